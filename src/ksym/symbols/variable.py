@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the chain of sources found out about a target."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ksym.symbols.types import Type
+
+
+class Space(enum.Enum):
+    """Whose address space an address belongs to."""
+
+    KERNEL = "kernel"
+    USER = "user"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is known, and which link of the chain said it.
+
+    ``what`` is one of ``address``, ``size``, ``type``, ``section``; ``source`` is worded for people,
+    e.g. ``/proc/kallsyms`` or ``BTF of vmlinux``.
+    """
+
+    what: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An object in memory that can be watched.
+
+    ``address`` is that of the object; for a per-CPU variable without ``@cpuN``, ``per_cpu`` maps each
+    possible CPU to its copy's address and ``address`` is the copy of the lowest CPU.
+    """
+
+    name: str
+    """What the SYMBOL column shows: the target as the user wrote it."""
+    address: int
+    length: int
+    """Bytes."""
+    space: Space
+    type: Type | None = None
+    bits: tuple[int, int] | None = None
+    """Bit field: offset from the least significant bit of the object, and width."""
+    per_cpu: dict[int, int] | None = None
+    section: str | None = None
+    executable: bool = False
+    """A function: only ``--x`` makes sense."""
+    facts: tuple[Fact, ...] = field(default=(), compare=False)
