@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which CPUs there are, and word of those that come and go."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+_SYS = Path("/sys/devices/system/cpu")
+_NETLINK_KOBJECT_UEVENT = 15  # linux/netlink.h
+
+
+def parse_cpus(text: str) -> list[int]:
+    """Parse the kernel's list format, ``0-3,8``.
+
+    Raises:
+        ValueError: the text is not such a list.
+    """
+    cpus: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        low, high = int(first), int(last or first)
+        if low < 0 or high < low or high > 1 << 16:
+            raise ValueError(f"no CPU list: {text.strip()!r}")
+        cpus.update(range(low, high + 1))
+    return sorted(cpus)
+
+
+def online_cpus() -> list[int]:
+    """The CPUs that run now."""
+    return parse_cpus((_SYS / "online").read_text())
+
+
+def possible_cpus() -> list[int]:
+    """The CPUs that could ever run: those with a copy of each per-CPU variable."""
+    return parse_cpus((_SYS / "possible").read_text())
+
+
+class CpuEvents:
+    """The kernel's uevents about CPUs, as a pollable socket.
+
+    ``online@/devices/system/cpu/cpu1`` and ``offline@...`` are sent by drivers/base/core.c to the
+    multicast group 1 of NETLINK_KOBJECT_UEVENT.
+
+    Raises:
+        OSError: no such socket may be opened here.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, _NETLINK_KOBJECT_UEVENT
+        )
+        try:
+            self._socket.bind((0, 1))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._socket.fileno()
+
+    def changed(self) -> bool:
+        """Consume what has arrived; whether any of it was about a CPU."""
+        found = False
+        while True:
+            try:
+                message = self._socket.recv(8192)
+            except BlockingIOError:
+                return found
+            except OSError:  # ENOBUFS: messages were dropped, so anything may have changed
+                return True
+            found = found or b"@/devices/system/cpu/cpu" in message.partition(b"\0")[0]
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-2-Clause
+r"""The memory map of a process: ``/proc/PID/maps``.
+
+A line is ``start-end perms offset major:minor inode      path`` (man 5 proc). The kernel escapes the
+newline alone, as ``\012`` (``seq_file_path`` in fs/seq_file.c), so a path may hold spaces, and a file that
+was removed since has `` (deleted)`` behind its name.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ksym.errors import KsymError, NotPermitted
+
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One range of a process's address space.
+
+    ``path`` is what the kernel shows, without the mark of a removed file: an absolute path, a pseudo name
+    such as ``[vdso]`` or ``[stack]``, or "" for anonymous memory. ``device`` is ``st_dev`` of the file.
+    """
+
+    start: int
+    end: int
+    perms: str
+    offset: int
+    device: int
+    inode: int
+    path: str
+    deleted: bool = False
+
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, int) and self.start <= address < self.end
+
+    @property
+    def is_file(self) -> bool:
+        """Backed by a file that has a path."""
+        return self.inode != 0 and self.path.startswith("/")
+
+    @property
+    def executable(self) -> bool:
+        """Its bytes may be executed."""
+        return "x" in self.perms
+
+    @property
+    def basename(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def file_key(self) -> tuple[int, int, str]:
+        """Equal for all mappings of one file."""
+        return self.device, self.inode, self.path
+
+
+def parse_maps(text: bytes) -> list[Mapping]:
+    """Parse the content of a ``maps`` file; lines that are not in its format are passed over.
+
+    >>> parse_maps(b"1000-2000 r--p 00000000 08:01 42    /usr/bin/my prog (deleted)\\n")[0].path
+    '/usr/bin/my prog'
+    """
+    found = []
+    for line in text.split(b"\n"):
+        parts = line.split(None, 5)
+        if len(parts) < 5:
+            continue
+        try:
+            start, end = (int(number, 16) for number in parts[0].split(b"-"))
+            major, minor = (int(number, 16) for number in parts[3].split(b":"))
+            offset, inode = int(parts[2], 16), int(parts[4])
+            device = os.makedev(major, minor)
+        except (ValueError, OverflowError):
+            continue
+        path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
+        # Taken away before the newline is put back, and only once: a file may be called "x (deleted)".
+        deleted = path.startswith("/") and path.endswith(_DELETED)
+        if deleted:
+            path = path[: -len(_DELETED)]
+        path = path.replace("\\012", "\n")
+        perms = parts[1].decode("ascii", "replace")
+        found.append(Mapping(start, end, perms, offset, device, inode, path, deleted))
+    return found
+
+
+def read_maps(pid: int) -> list[Mapping]:
+    """The mappings of a process, by address.
+
+    Raises:
+        KsymError: there is no such process.
+        NotPermitted: the process belongs to somebody else (ptrace access is needed, man 5 proc).
+    """
+    what = f"cannot read the memory map of process {pid}"
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:
+            return parse_maps(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        raise KsymError(what, "there is no such process", "check the PID with ps") from None
+    except PermissionError:
+        raise NotPermitted(what, "it belongs to another user", "run ksym as that user or as root") from None
+    except OSError as error:
+        raise KsymError(what, error.strerror or str(error)) from error

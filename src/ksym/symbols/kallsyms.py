@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""/proc/kallsyms: addresses of the kernel's symbols and of its modules', without sizes.
+
+Lines are ``ADDRESS KIND NAME`` and, for a module's symbol, a tab and ``[MODULE]`` (kernel/kallsyms.c, s_show).
+The text is kept as it is read and searched as bytes: most runs want one name out of 200,000.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+TEXT_KINDS = b"TtWw"
+"""Kinds (nm's letters) that stand for code; ``W`` is weak, in the kernel always a function."""
+
+
+@dataclass(frozen=True)
+class KernelSymbol:
+    """One line of kallsyms."""
+
+    address: int
+    kind: str
+    name: str
+    module: str | None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is code rather than data."""
+        return self.kind.encode() in TEXT_KINDS
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.name}" if self.module else self.name
+
+
+@dataclass(frozen=True)
+class Function:
+    """A named range of kernel text."""
+
+    start: int
+    end: int
+    name: str
+    module: str | None
+
+
+class Kallsyms:
+    """A kernel symbol table in kallsyms' (or System.map's) format.
+
+    Args:
+        data: The file's bytes.
+        source: Its name, for people.
+        slide: Added to every address of the kernel itself (KASLR, for a System.map).
+    """
+
+    def __init__(self, data: bytes, source: str = "/proc/kallsyms", slide: int = 0) -> None:
+        self.data = data if data.endswith(b"\n") or not data else data + b"\n"
+        self.source, self.slide = source, slide
+
+    @classmethod
+    def of_this_kernel(cls) -> Kallsyms:
+        """Read /proc/kallsyms.
+
+        Raises:
+            OSError: there is none (CONFIG_KALLSYMS is off).
+        """
+        return cls(Path("/proc/kallsyms").read_bytes())
+
+    @property
+    def hidden(self) -> bool:
+        """Whether addresses are shown as zeros (kernel.kptr_restrict, or no privileges)."""
+        return bool(self.data) and all(line[:16].strip(b"0") == b"" for line in self.data[:4096].split(b"\n")[:-1])
+
+    @cached_property
+    def has_data(self) -> bool:
+        """Whether variables are listed (CONFIG_KALLSYMS_ALL), by two that every kernel has."""
+        return any(self.find(name) for name in ("jiffies", "init_task"))
+
+    def find(self, name: str, module: str | None = None) -> list[KernelSymbol]:
+        """All symbols of that name; of that module alone if one is given."""
+        found = []
+        needle = b" " + name.encode()
+        at = self.data.find(needle)
+        while at >= 0:
+            end = at + len(needle)
+            if self.data[end : end + 1] in (b"\n", b"\t"):
+                symbol = self._line(self.data.rfind(b"\n", 0, at) + 1)
+                if symbol and symbol.name == name and (module is None or symbol.module == module):
+                    found.append(symbol)
+            at = self.data.find(needle, end)
+        return found
+
+    def _line(self, start: int) -> KernelSymbol | None:
+        fields = self.data[start : self.data.index(b"\n", start)].split()
+        if len(fields) < 3:
+            return None
+        try:
+            address = int(fields[0], 16)
+        except ValueError:
+            return None
+        module = fields[3].decode(errors="replace").strip("[]") if len(fields) > 3 else None
+        return KernelSymbol(
+            address + (0 if module else self.slide), chr(fields[1][0]), fields[2].decode(errors="replace"), module
+        )
+
+    def room(self, symbol: KernelSymbol) -> int | None:
+        """Bytes from ``symbol`` to the next symbol: an upper bound of its size; None if it is the last."""
+        if symbol.module:
+            addresses = self._module_addresses(symbol.module)
+        else:
+            addresses = self._following(symbol)
+        above = [address for address in addresses if address > symbol.address]
+        return min(above) - symbol.address if above else None
+
+    def _module_addresses(self, module: str) -> list[int]:
+        mark = b"\t[" + module.encode() + b"]\n"
+        addresses = []
+        at = self.data.find(mark)
+        while at >= 0:
+            start = self.data.rfind(b"\n", 0, at) + 1
+            addresses.append(int(self.data[start:at].split(None, 1)[0], 16))
+            at = self.data.find(mark, at + len(mark))
+        return addresses
+
+    def _following(self, symbol: KernelSymbol) -> list[int]:
+        """The first higher address behind the symbol's line: the kernel's own symbols are sorted by address."""
+        text = f"{symbol.address - self.slide:016x} {symbol.kind} {symbol.name}\n".encode()
+        at = self.data.find(text)
+        while at >= 0:
+            at = self.data.find(b"\n", at) + 1
+            following = self._line(at) if at < len(self.data) else None
+            if following is None or following.module:
+                break
+            if following.address > symbol.address:
+                return [following.address]
+        return []
+
+    def names(self, *, data_only: bool = False) -> Iterator[str]:
+        """Every name, for suggestions; with ``data_only`` those of variables."""
+        for line in self.data.splitlines():
+            fields = line.split()
+            if len(fields) >= 3 and not (data_only and fields[1] in TEXT_KINDS):
+                yield fields[2].decode(errors="replace")
+
+    def modules(self) -> set[str]:
+        """The modules that are loaded and have symbols."""
+        return {
+            line.rsplit(b"\t[", 1)[1].rstrip(b"]").decode(errors="replace")
+            for line in self.data.splitlines()
+            if b"\t[" in line
+        }
+
+    @cached_property
+    def _text(self) -> tuple[list[int], list[bytes]]:
+        rows = []
+        for line in self.data.splitlines():
+            if line[17:18] in TEXT_KINDS and line[16:17] == b" ":
+                rows.append((int(line[:16], 16), line[19:]))
+        rows.sort(key=lambda row: row[0])
+        return [row[0] for row in rows], [row[1] for row in rows]
+
+    def function_at(self, address: int) -> Function | None:
+        """The function that holds ``address``; modules, BPF programs (``[bpf]``) and trampolines included."""
+        starts, names = self._text
+        at = bisect.bisect_right(starts, address) - 1
+        if at < 0:
+            return None
+        first = bisect.bisect_left(starts, starts[at])
+        after = bisect.bisect_right(starts, starts[at])
+        end = starts[after] if after < len(starts) else starts[at] + (1 << 20)
+        name, _, module = names[first].partition(b"\t")
+        return Function(
+            starts[at], end, name.decode(errors="replace"), module.strip(b"[]").decode(errors="replace") or None
+        )

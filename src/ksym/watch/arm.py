@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Planting a plan: all of it or none of it, and giving every register back.
+
+An :class:`ArmedWatch` owns every descriptor and every ring of a run. Whatever ends the run (its end, an
+error, a signal, an exception), leaving its ``with`` block closes them all; if ksym dies, the kernel does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import resource
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from ksym.errors import KsymError
+from ksym.linux import perf_event
+from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
+from ksym.linux.ring import Ring
+from ksym.symbols.variable import Space
+from ksym.watch.plan import Plan, PlannedEvent, Scope
+from ksym.watch.refusals import explain
+
+SAMPLE_TYPE = Sample.IDENTIFIER | Sample.IP | Sample.TID | Sample.TIME | Sample.CPU
+"""What every record carries; CALLCHAIN is added for stacks."""
+
+RING_BYTES = 4 << 20
+_RINGS_TOTAL = 128 << 20
+_RING_LEAST = 256 << 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to plant.
+
+    Args:
+        counting: Counters only: no rings, no samples, the hardware's own cost.
+        stacks: Samples carry call chains.
+        user_ips: Samples may come from user space, so that mappings must be followed to name them.
+        kernel_accesses: A user variable's accesses by the kernel are wanted too.
+        ring_bytes: Ring size a CPU, a power of two; 0 lets the number of CPUs decide.
+    """
+
+    counting: bool = False
+    stacks: bool = False
+    user_ips: bool = False
+    kernel_accesses: bool = False
+    ring_bytes: int = 0
+
+
+@dataclass
+class ArmedEvent:
+    """An open event and what it was opened for."""
+
+    planned: PlannedEvent
+    event: PerfEvent
+
+
+class ArmedWatch:
+    """A plan in the machine's registers.
+
+    Args:
+        plan: What to plant.
+        scope: Where; asked again when threads appear while arming.
+        options: How.
+
+    Raises:
+        KsymError: it cannot be planted; nothing is left behind.
+    """
+
+    def __init__(self, plan: Plan, scope: Callable[[], Scope], options: Options) -> None:
+        self.plan, self.options = plan, options
+        self._scope = scope
+        self.events: list[ArmedEvent] = []
+        self.rings: dict[int, Ring] = {}
+        self._sideband: list[PerfEvent] = []
+        self._owners: dict[int, PerfEvent] = {}
+        self._retired = [0] * len(plan.watches)
+        self.unstable_threads = False
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        """Open everything, disabled.
+
+        A thread that starts while others are opened may have been started by one that was not yet covered;
+        then all is closed and tried again, so that no thread is left out and none counted twice.
+        """
+        for _ in range(8):
+            scope = self._scope()
+            _allow_files(self._descriptors(scope))
+            self._open_scope(scope)
+            if set(self._scope().threads) <= set(scope.threads):
+                return
+            self.close()
+        self._open_scope(self._scope())
+        self.unstable_threads = True
+
+    def _descriptors(self, scope: Scope) -> int:
+        places = [place for watch in self.plan.watches for place in scope.places(watch, counting=False)]
+        return len(self.plan.events(scope, counting=self.options.counting)) + len(set(places)) + 64
+
+    def _open_scope(self, scope: Scope) -> None:
+        self.scope = scope
+        if not self.options.counting:
+            self._open_rings(scope)
+        reached = set()
+        for planned in self.plan.events(scope, counting=self.options.counting):
+            try:
+                self._open_event(planned)
+            except OSError as error:
+                if error.errno == errno.ESRCH and planned.pid > 0 and len(scope.threads) > 1:
+                    continue  # a thread that has just ended
+                raise explain(error, planned, self.plan) from error
+            reached.add(planned.watch.index)
+        if len(reached) < len(self.plan.watches):
+            raise explain(OSError(errno.ESRCH, "no thread left"), planned, self.plan)
+
+    def _attr(self, planned: PlannedEvent) -> Attr:
+        options, watch = self.options, planned.watch
+        user = watch.variable.space is Space.USER
+        flags = Flag.DISABLED | Flag.EXCLUDE_HV
+        if planned.pid > 0:
+            flags |= Flag.INHERIT
+        if user and not options.kernel_accesses:
+            flags |= Flag.EXCLUDE_KERNEL
+        if user and understands(flags=Flag.REMOVE_ON_EXEC):
+            # Behind an exec the address means something else.
+            flags |= Flag.REMOVE_ON_EXEC
+        sample_type = 0
+        if not options.counting:
+            flags |= Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID | Flag.WATERMARK
+            sample_type = SAMPLE_TYPE | (Sample.CALLCHAIN if options.stacks else 0)
+        read_format = perf_event.FORMAT_ID
+        if understands(read_format=perf_event.FORMAT_LOST):
+            read_format |= perf_event.FORMAT_LOST
+        return Attr(
+            perf_event.TYPE_BREAKPOINT,
+            sample_period=0 if options.counting else 1,
+            sample_type=sample_type,
+            read_format=read_format,
+            flags=flags,
+            wakeup=self._ring_bytes(len(self.scope.cpus)) // 4,
+            bp_type=watch.mode.value,
+            bp_address=planned.address,
+            bp_length=planned.piece.length,
+            clockid=0 if options.counting else perf_event.CLOCK_MONOTONIC,
+        )
+
+    def _open_event(self, planned: PlannedEvent) -> None:
+        event = PerfEvent(self._attr(planned), pid=planned.pid, cpu=planned.cpu)
+        self.events.append(ArmedEvent(planned, event))
+        if not self.options.counting:
+            event.output_to(self._owners[planned.cpu])
+
+    def _open_rings(self, scope: Scope) -> None:
+        """One ring a CPU, owned by a dummy event that also reports names, forks, exits and mappings."""
+        places: dict[tuple[int, int], None] = {}
+        if any(scope.system_wide(watch) for watch in self.plan.watches):
+            places.update(dict.fromkeys((-1, cpu) for cpu in scope.cpus))
+        else:
+            places.update(dict.fromkeys((tid, cpu) for tid in scope.threads for cpu in scope.cpus))
+        for pid, cpu in places:
+            try:
+                self._open_sideband(pid, cpu)
+            except OSError as error:
+                if error.errno == errno.ESRCH and len(scope.threads) > 1:
+                    continue
+                raise explain(error, None, self.plan) from error
+
+    def _open_sideband(self, pid: int, cpu: int) -> None:
+        flags = (
+            Flag.DISABLED | Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
+            | Flag.COMM | Flag.COMM_EXEC | Flag.TASK | Flag.WATERMARK
+        )  # fmt: skip
+        if pid > 0:
+            flags |= Flag.INHERIT
+        if self.options.user_ips:
+            flags |= Flag.MMAP | Flag.MMAP2
+        size = self._ring_bytes(len(self.scope.cpus))
+        attr = Attr(
+            perf_event.TYPE_SOFTWARE,
+            perf_event.COUNT_SW_DUMMY,
+            sample_type=SAMPLE_TYPE,
+            flags=flags,
+            wakeup=size // 4,
+            clockid=perf_event.CLOCK_MONOTONIC,
+        )
+        event = PerfEvent(attr, pid=pid, cpu=cpu)
+        self._sideband.append(event)
+        if cpu in self._owners:
+            event.output_to(self._owners[cpu])
+        else:
+            self._owners[cpu] = event
+            self.rings[cpu] = _map_ring(event, size)
+
+    def _ring_bytes(self, cpus: int) -> int:
+        if self.options.ring_bytes:
+            return self.options.ring_bytes
+        size = RING_BYTES
+        while size > _RING_LEAST and size * cpus > _RINGS_TOTAL:
+            size //= 2
+        return size
+
+    def enable(self) -> None:
+        """Arm: from here on every access is seen."""
+        for event in self._sideband:
+            event.enable()
+        for armed in self.events:
+            armed.event.enable()
+
+    def disable(self) -> None:
+        """Disarm; counters and rings can still be read."""
+        for armed in self.events:
+            with contextlib.suppress(OSError):  # its CPU may have gone
+                armed.event.disable()
+
+    def counts(self) -> list[int]:
+        """Exact hits of each watch so far, from the counters."""
+        totals = list(self._retired)
+        for armed in self.events:
+            totals[armed.planned.watch.index] += armed.event.read()[0]
+        return totals
+
+    def by_id(self) -> dict[int, PlannedEvent]:
+        """What each record's identifier stands for."""
+        return {armed.event.id: armed.planned for armed in self.events}
+
+    def drop_cpu(self, cpu: int) -> None:
+        """Forget the events of a CPU that went offline; their counts stay in the totals.
+
+        The kernel takes a CPU's events off it for good when it goes down (perf_event_exit_cpu).
+        The ring stays: records may still lie in it.
+        """
+        for armed in [armed for armed in self.events if armed.planned.cpu == cpu]:
+            self._retired[armed.planned.watch.index] += armed.event.read()[0]
+            armed.event.close()
+            self.events.remove(armed)
+
+    def add_cpu(self, cpu: int) -> list[PlannedEvent]:
+        """Cover a CPU that came online while armed; returns what was planted.
+
+        Raises:
+            KsymError: it cannot be covered.
+        """
+        scope = Scope((cpu,), self.scope.threads, self.scope.only_threads)
+        added = []
+        try:
+            if not self.options.counting:
+                self._replace_ring(cpu)
+                self._open_rings(scope)
+            for planned in self.plan.events(scope, counting=self.options.counting):
+                if planned.cpu == cpu:
+                    self._open_event(planned)
+                    added.append(self.events[-1])
+        except OSError as error:
+            for armed in added:
+                armed.event.close()
+                self.events.remove(armed)
+            raise explain(error, planned, self.plan) from error
+        for event in self._sideband:
+            if event.cpu == cpu:
+                event.enable()
+        for armed in added:
+            armed.event.enable()
+        return [armed.planned for armed in added]
+
+    def _replace_ring(self, cpu: int) -> None:
+        for event in [event for event in self._sideband if event.cpu == cpu]:
+            event.close()
+            self._sideband.remove(event)
+        self._owners.pop(cpu, None)
+        ring = self.rings.pop(cpu, None)
+        if ring is not None:
+            ring.close()
+
+    def close(self) -> None:
+        """Give every register, descriptor and ring back; closing twice does nothing."""
+        for ring in self.rings.values():
+            ring.close()
+        for armed in self.events:
+            armed.event.close()
+        for event in self._sideband:
+            event.close()
+        self.rings.clear()
+        self.events.clear()
+        self._sideband.clear()
+        self._owners.clear()
+
+
+def _map_ring(event: PerfEvent, size: int) -> Ring:
+    """Map a ring, a smaller one where ``perf_event_mlock_kb`` allows no larger."""
+    while True:
+        try:
+            return Ring(event, size)
+        except PermissionError as error:
+            size //= 2
+            if size < mmap.PAGESIZE:
+                raise KsymError(
+                    "cannot map a ring buffer", "kernel.perf_event_mlock_kb leaves no room for it",
+                    "end other perf users or raise it: sysctl kernel.perf_event_mlock_kb=2048",
+                ) from error  # fmt: skip
+
+
+def _allow_files(needed: int) -> None:
+    """Raise the limit on open files to ``needed``, as far as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        want = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From variables to what will be planted: pure data, that can be printed and tested.
+
+A *watch* is one request on one variable. It takes a register for each of its *pieces*, because a debug
+register covers 1, 2, 4 or 8 naturally aligned bytes. A piece becomes one perf event for each CPU (or
+for each thread and CPU), all of which use the same register number's worth of one CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ksym.language.request import Mode, Request
+from ksym.linux.libc import MACHINE
+from ksym.symbols.variable import Space, Variable
+
+WORD = 8
+"""Widest register, bytes; wider ones exist only on some AMD processors (BPEXT)."""
+
+# x86 takes sizeof(long) for execution (arch/x86/kernel/hw_breakpoint.c), arm64 the 4 bytes of one instruction.
+EXECUTE_LENGTH = 4 if MACHINE == "aarch64" else 8
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one debug register covers: ``length`` bytes at ``offset`` from the variable's start."""
+
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One request, ready to be planted."""
+
+    index: int
+    request: Request
+    variable: Variable
+    pieces: tuple[Piece, ...]
+
+    @property
+    def name(self) -> str:
+        """What the SYMBOL column shows."""
+        return self.variable.name
+
+    @property
+    def mode(self) -> Mode:
+        """The accesses asked for."""
+        return self.request.mode
+
+    def address(self, piece: Piece, cpu: int) -> int:
+        """Where ``piece`` lies as seen by ``cpu``: its own copy, for a per-CPU variable."""
+        copies = self.variable.per_cpu
+        base = copies.get(cpu, self.variable.address) if copies else self.variable.address
+        return base + piece.offset
+
+
+@dataclass(frozen=True)
+class PlannedEvent:
+    """One perf event to open; ``pid`` and ``cpu`` are as perf_event_open(2) takes them."""
+
+    watch: Watch
+    piece: Piece
+    pid: int
+    cpu: int
+
+    @property
+    def address(self) -> int:
+        """The watched address."""
+        return self.watch.address(self.piece, self.cpu)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where to watch.
+
+    Kernel variables are watched on ``cpus`` whoever runs there, or, with ``only_threads``, in ``threads``
+    alone. A user variable's address means something in its own process only: always in ``threads``.
+    """
+
+    cpus: tuple[int, ...]
+    threads: tuple[int, ...] = ()
+    only_threads: bool = False
+
+    def system_wide(self, watch: Watch) -> bool:
+        """Whether ``watch`` is planted on CPUs rather than in threads."""
+        return watch.variable.space is Space.KERNEL and not self.only_threads
+
+    def places(self, watch: Watch, *, counting: bool) -> list[tuple[int, int]]:
+        """The (pid, cpu) pairs that need an event each.
+
+        An inherited event can only be mapped when it is bound to a CPU (kernel/events/core.c, perf_mmap),
+        so that sampling a thread takes one event a CPU; counting it takes one.
+        """
+        if self.system_wide(watch):
+            return [(-1, cpu) for cpu in self.cpus]
+        if counting:
+            return [(tid, -1) for tid in self.threads]
+        return [(tid, cpu) for tid in self.threads for cpu in self.cpus]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All watches of a run."""
+
+    watches: tuple[Watch, ...]
+
+    @property
+    def registers(self) -> int:
+        """Debug registers that each CPU must have free."""
+        return sum(len(watch.pieces) for watch in self.watches)
+
+    def events(self, scope: Scope, *, counting: bool) -> list[PlannedEvent]:
+        """Every event to open, watch by watch, so that the first takes the lowest register."""
+        return [
+            PlannedEvent(watch, piece, pid, cpu)
+            for watch in self.watches
+            for piece in watch.pieces
+            for pid, cpu in scope.places(watch, counting=counting)
+        ]
+
+
+def split(address: int, length: int) -> tuple[Piece, ...]:
+    """Cut ``length`` bytes at ``address`` into the fewest naturally aligned pieces.
+
+    >>> split(0x1002, 4)
+    (Piece(offset=0, length=2), Piece(offset=2, length=2))
+    """
+    pieces = []
+    offset = 0
+    while offset < length:
+        at = address + offset
+        aligned = at & -at if at else WORD
+        size = min(WORD, aligned, 1 << ((length - offset).bit_length() - 1))
+        pieces.append(Piece(offset, size))
+        offset += size
+    return tuple(pieces)
+
+
+def make_plan(found: Iterable[tuple[Request, Variable]]) -> Plan:
+    """Plan a run of these requests."""
+    watches = []
+    for index, (request, variable) in enumerate(found):
+        if request.mode is Mode.EXECUTE:
+            pieces: tuple[Piece, ...] = (Piece(0, EXECUTE_LENGTH),)
+        else:
+            pieces = split(variable.address, variable.length)
+        watches.append(Watch(index, request, variable, pieces))
+    return Plan(tuple(watches))

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Why the kernel refused a watch, in words: the cause, and the cure.
+
+Each errno of perf_event_open(2) has several causes; what is known of the plan and of the machine tells
+them apart (kernel/events/core.c, kernel/events/hw_breakpoint.c, arch/*/kernel/hw_breakpoint.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from ksym.errors import KsymError, NoRegisters, NotPermitted, NotWatchable
+from ksym.language.request import Mode
+from ksym.symbols.variable import Space
+from ksym.watch.plan import Plan, PlannedEvent
+from ksym.watch.registers import free_registers, holders
+
+# Memory on which the trap itself works; a watch there would recurse (within_cpu_entry() in
+# arch/x86/kernel/hw_breakpoint.c).
+_TRAP_PATH = "cpu_entry_area, __per_cpu_offset, the GDT, cpu_tss_rw, cpu_tlbstate and cpu_dr7"
+
+
+def paranoid() -> int | None:
+    """The value of kernel.perf_event_paranoid; None where there is no perf at all."""
+    try:
+        return int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def explain(error: OSError, planned: PlannedEvent | None, plan: Plan) -> KsymError:
+    """Turn a refusal to open ``planned`` (None: a ring) into the error that a user reads."""
+    names = ", ".join(watch.name for watch in plan.watches)
+    what = f"cannot watch {planned.watch.name if planned else names}"
+    number = error.errno
+    if number == errno.ENOSPC and planned:
+        return _no_registers(what, planned, plan)
+    if number in (errno.EACCES, errno.EPERM):
+        return _no_privilege(what, planned)
+    if number in (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP):
+        if paranoid() is None:
+            return NotPermitted(what, "this kernel has no perf events", "use one with CONFIG_PERF_EVENTS")
+        return NotWatchable(
+            what, "this kernel or machine has no hardware breakpoints for that",
+            "ask `ksym doctor` what works here; virtual machines may hide the debug registers",
+        )  # fmt: skip
+    if number == errno.ESRCH:
+        pid = f"process {planned.pid}" if planned else "the process"
+        return KsymError(what, f"{pid} ended while the watch was being planted", "start the program with -- COMMAND")
+    if number == errno.ENODEV and planned:
+        return KsymError(what, f"CPU {planned.cpu} is offline", "leave it out of -C")
+    if number in (errno.EMFILE, errno.ENFILE):
+        return KsymError(
+            what, "it needs more open files than are allowed (one for each CPU, thread and register)",
+            "raise the limit with `ulimit -n`, or name fewer CPUs with -C",
+        )  # fmt: skip
+    if number == errno.EINVAL and planned:
+        return _invalid(what, planned)
+    if number == errno.ENOMEM:
+        return KsymError(what, "the kernel has no memory for the ring buffers", "name fewer CPUs with -C")
+    return KsymError(what, os.strerror(number or 0), "`ksym doctor` shows what works here")
+
+
+def _no_registers(what: str, planned: PlannedEvent, plan: Plan) -> KsymError:
+    # Counted on the CPU and thread that refused: others may have more.
+    try:
+        free = free_registers(pid=planned.pid, cpu=planned.cpu)
+    except OSError:
+        free = 0
+    needed = plan.registers
+    where = f"CPU {planned.cpu}" if planned.cpu >= 0 else f"thread {planned.pid}"
+    why = f"it takes {needed} debug registers and {where} has {free} free"
+    if len(plan.watches) == 1 and len(plan.watches[0].pieces) > 1:
+        why += f" ({plan.watches[0].variable.length} bytes, at most 8 a register)"
+    elif len(plan.watches) > 1:
+        why += f" (requests: {', '.join(f'{watch.name} {len(watch.pieces)}' for watch in plan.watches)})"
+    others = holders()
+    if others:
+        why += "; held perhaps by " + ", ".join(map(str, others[:4]))
+        todo = "end one of them, or watch less: a member, an element, ADDRESS/LENGTH"
+    else:
+        todo = "watch less: a member, an element, or *(TYPE *)&NAME"
+    return NoRegisters(what, why, todo)
+
+
+def _no_privilege(what: str, planned: PlannedEvent | None) -> KsymError:
+    level = paranoid()
+    kernel = planned is not None and planned.watch.variable.space is Space.KERNEL
+    if kernel:
+        return NotPermitted(
+            what, "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
+        )
+    if level is not None and level > 2:
+        return NotPermitted(
+            what, f"kernel.perf_event_paranoid is {level}, which keeps perf from all but root (CAP_PERFMON)",
+            "run it with sudo, or: sysctl kernel.perf_event_paranoid=2",
+        )  # fmt: skip
+    return NotPermitted(
+        what, "that process is not yours, or it may not be traced", "run it with sudo (CAP_PERFMON, CAP_SYS_PTRACE)"
+    )
+
+
+def _invalid(what: str, planned: PlannedEvent) -> KsymError:
+    watch = planned.watch
+    if watch.mode is Mode.READ:
+        return NotWatchable(
+            what, "this processor has no read-only watchpoints, only write and read-write",
+            f"ask for {watch.name}:rw- and look at the R rows",
+        )  # fmt: skip
+    if watch.mode is Mode.EXECUTE:
+        return NotWatchable(
+            what, "the kernel lets no breakpoint be set there (not probed text, or no CONFIG_KPROBES)",
+            "see /sys/kernel/debug/kprobes/blacklist",
+        )  # fmt: skip
+    if watch.variable.space is Space.KERNEL:
+        return NotWatchable(
+            what, f"the kernel refuses watches on what its own trap handler uses ({_TRAP_PATH})",
+            "watch another variable",
+        )  # fmt: skip
+    return NotWatchable(
+        what, f"the kernel refuses {planned.piece.length} bytes at {planned.address:#x}",
+        "check the address with `ksym resolve`",
+    )  # fmt: skip

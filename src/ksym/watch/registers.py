@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Debug registers: how many are free, and who may hold the others.
+
+The machine is asked, by taking registers until the kernel says ENOSPC; a slot is reserved when an event
+is opened, whether or not it is enabled (kernel/events/hw_breakpoint.c, reserve_bp_slot).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ksym.linux import perf_event
+from ksym.linux.perf_event import Attr, Flag, PerfEvent
+
+_MOST = 64  # no architecture has more; ends the loop if a kernel never said ENOSPC
+
+
+def free_registers(*, pid: int = -1, cpu: int = 0, execute: bool = False) -> int:
+    """Count the registers that a watch on (``pid``, ``cpu``) could take now.
+
+    Raises:
+        OSError: the kernel refuses even to try (EACCES, EPERM, ENOENT).
+    """
+    target = ctypes.c_uint64()
+    events: list[PerfEvent] = []
+    attr = Attr(
+        perf_event.TYPE_BREAKPOINT,
+        flags=Flag.DISABLED | Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV,
+        bp_type=4 if execute else 2,
+        bp_address=ctypes.addressof(target),
+        bp_length=8,
+    )
+    try:
+        while len(events) < _MOST:
+            try:
+                events.append(PerfEvent(attr, pid=pid, cpu=cpu))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                break
+        return len(events)
+    finally:
+        for event in events:
+            event.close()
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that may hold debug registers."""
+
+    pid: int
+    comm: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.comm} (pid {self.pid}, {self.why})"
+
+
+def holders() -> list[Holder]:
+    """Processes that hold perf events, and debuggers that trace somebody.
+
+    The kernel does not tell which of their events are breakpoints, so these are candidates.
+    """
+    found: dict[int, Holder] = {}
+    own = os.getpid()
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit() or int(entry.name) == own:
+            continue
+        pid = int(entry.name)
+        # Processes come and go while we look, and without privileges most may not be looked into.
+        with contextlib.suppress(OSError):
+            tracer = _tracer(pid)
+            if tracer and tracer != own:
+                found.setdefault(tracer, Holder(tracer, _comm(tracer), f"debugs pid {pid}"))
+            for fd in os.scandir(f"/proc/{pid}/fd"):
+                if os.readlink(fd.path) == "anon_inode:[perf_event]":
+                    found[pid] = Holder(pid, _comm(pid), "perf events")
+                    break
+    return list(found.values())
+
+
+def _comm(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+    return "?"
+
+
+def _tracer(pid: int) -> int:
+    with open(f"/proc/{pid}/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"TracerPid:"):
+                return int(line.split()[1])
+    return 0
