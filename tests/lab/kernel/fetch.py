@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Download stock Debian kernels with this machine's own apt.
+
+The mirrors, proxies and keys are the machine's; its package lists and its installed packages stay
+as they are, because apt works on a private state in the cache. The cache is
+``$KSYM_LAB_CACHE`` (default ``~/.cache/ksym-lab``)::
+
+    apt/SUITE/              apt's private state
+    newest/SUITE/PACKAGE    the release that the meta package stood for when last asked
+    images/RELEASE/         the unpacked kernel
+
+What the mirror says is believed for a day; later, and without a network, what is cached is used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.kernel import LabError
+from lab.kernel.image import Image
+from lab.kernel.kernels import Kernel
+
+BELIEVED = 24 * 3600
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-(\d\S*)")
+
+
+def cache() -> Path:
+    """The directory where kernels are kept."""
+    return Path(os.environ.get("KSYM_LAB_CACHE") or "~/.cache/ksym-lab").expanduser().resolve()
+
+
+def fetch(kernel: Kernel) -> Image:
+    """The newest image of a kernel, downloaded unless the cache has it.
+
+    Raises:
+        LabError: It is neither cached nor to be had.
+    """
+    newest = cache() / "newest" / kernel.suite / kernel.package
+    with _locked():
+        known = _image(newest)
+        if known and time.time() - newest.stat().st_mtime < BELIEVED:
+            return known
+        try:
+            image = _download(kernel)
+        except (OSError, subprocess.CalledProcessError) as error:
+            if known:
+                return known
+            said = (getattr(error, "stderr", None) or str(error)).strip()
+            raise LabError(f"cannot download {kernel.package} of {kernel.suite}: {said}") from error
+        newest.parent.mkdir(parents=True, exist_ok=True)
+        newest.write_text(image.release + "\n")
+        return image
+
+
+def cached(kernel: Kernel) -> Image | None:
+    """The image that the cache has, whatever its age."""
+    return _image(cache() / "newest" / kernel.suite / kernel.package)
+
+
+def _image(newest: Path) -> Image | None:
+    if not newest.exists():
+        return None
+    image = Image(cache() / "images" / newest.read_text().strip())
+    return image if image.directory.is_dir() else None
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    """Two suites may run at once, and share the cache."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download(kernel: Kernel) -> Image:
+    apt = _Apt(kernel.suite)
+    apt.run("apt-get", "-qq", "update")
+    packages = apt.kernel_packages(kernel.package)
+    release = KERNEL_PACKAGE.fullmatch(packages[0])
+    assert release
+    image = Image(cache() / "images" / release[1])
+    if image.directory.is_dir():
+        return image
+    image.directory.parent.mkdir(exist_ok=True)
+    # Made beside its place and moved there whole, so that a killed download leaves no half of an image.
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="unpack-") as work:
+        made = Image(Path(work) / release[1])
+        made.directory.mkdir()
+        apt.run("apt-get", "-qq", "download", *packages, cwd=Path(work))
+        for archive in Path(work).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", archive, made.directory], check=True)
+        made.unpack()
+        made.directory.rename(image.directory)
+    return image
+
+
+class _Apt:
+    """apt on a private state that knows a single suite and thinks that nothing is installed."""
+
+    def __init__(self, suite: str) -> None:
+        self._state = cache() / "apt" / suite
+        for name in ("lists/partial", "archives/partial"):
+            (self._state / name).mkdir(parents=True, exist_ok=True)
+        (self._state / "status").touch()
+        keys = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
+        source = f"deb {keys}{_mirror(security=suite.endswith('-security'))} {suite} main\n"
+        (self._state / "sources.list").write_text(source)
+
+    def run(self, tool: str, *words: str, cwd: Path | None = None) -> str:
+        """Run a tool of apt's and give back what it says."""
+        settings = {
+            "Dir::Etc::sourcelist": self._state / "sources.list",
+            "Dir::Etc::sourceparts": "/dev/null",
+            "Dir::Etc::preferences": "/dev/null",
+            "Dir::Etc::preferencesparts": "/dev/null",
+            "Dir::State::lists": self._state / "lists",
+            "Dir::State::status": self._state / "status",
+            "Dir::Cache": self._state,
+            "APT::Architecture": "amd64",
+            "APT::Architectures": "amd64",
+            "APT::Sandbox::User": "root",
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            # A suite past its end of life is still signed, and still good to test on.
+            "Acquire::Check-Valid-Until": "false",
+        }
+        options = [f"-o{name}={value}" for name, value in settings.items()]
+        done = subprocess.run([tool, *options, *words], cwd=cwd, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def kernel_packages(self, meta: str) -> list[str]:
+        """The versioned packages behind a meta package, the image first."""
+        unwanted = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+        listing = self.run("apt-cache", "depends", "--recurse", *(f"--no-{word}" for word in unwanted), meta)
+        names = sorted({line for line in listing.splitlines() if KERNEL_PACKAGE.fullmatch(line)})
+        names.sort(key=lambda name: not name.startswith("linux-image-"))
+        if not names or not names[0].startswith("linux-image-"):
+            raise LabError(f"{meta} leads to no kernel image")
+        return names
+
+
+def _mirror(*, security: bool) -> str:
+    """Where this machine gets Debian from, or its security updates.
+
+    Raises:
+        LabError: apt has no such source.
+    """
+    fields = "$(SITE) $(RELEASE) $(ORIGIN)"
+    command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for line in listing.splitlines():
+        site, release, origin = [*line.split(maxsplit=2), ""][:3]
+        # The origin is known once the machine's own lists were downloaded; until then the path tells.
+        ours = origin == "Debian" or "debian" in site.rstrip("/").rsplit("/", 1)[-1]
+        if ours and security == release.endswith("-security"):
+            return site
+    wanted = "security updates" if security else "packages"
+    raise LabError(f"this machine's apt has no source of Debian's {wanted}")
