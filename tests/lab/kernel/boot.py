@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import os
+import platform
 import re
 import selectors
 import shutil
@@ -75,6 +76,8 @@ def missing() -> list[str]:
     lacks += [path for path in ("/bin/busybox", "/sbin/depmod") if not Path(path).exists()]
     if not _file_server():
         lacks.append("virtiofsd")
+    if platform.machine() != "x86_64":
+        lacks.append("an x86-64 machine (the guest runs this machine's programs)")
     if os.geteuid() != 0:
         lacks.append("root (the guest's file server needs it)")
     return lacks

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-2-Clause
+
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit native lab test-kernels bench pyz dist clean setup
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+# Where pip reaches nothing, ksym still runs: from its sources, with the standard library alone.
+demo: ## show what ksym does, on this machine
+	@scripts/setup-debian demo
+	@if scripts/setup-venv; then \
+	    exec $(BIN)/ksym demo; \
+	else \
+	    echo 'ksym: it could not be installed into .venv; it runs from src/ with the standard library alone'; \
+	    PYTHONPATH=src exec python3 -m ksym demo; \
+	fi
+
+setup: ## install what the tests need
+	@scripts/setup-debian test
+	@scripts/setup-venv test
+
+test: setup ## run every check and every test, lab kernels (quick set) included
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(PYTEST)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+unit: setup ## the tests that plant no watchpoint
+	$(PYTEST) -m 'not native and not lab'
+
+native: setup ## the tests on this machine's own kernel
+	$(PYTEST) -m native
+
+lab: setup ## the tests on emulated kernels (quick set; KSYM_KERNELS=NAME... for others)
+	$(PYTEST) -m lab
+
+test-kernels: setup ## the tests on every emulated kernel that the suite knows
+	KSYM_KERNELS=all $(PYTEST) tests/lab/test_kernels.py
+
+bench: setup ## measure what ksym costs
+	$(BIN)/python scripts/bench
+
+pyz: ## build dist/ksym.pyz, all of ksym in one file
+	@python3 scripts/build-pyz dist/ksym.pyz
+
+dist: setup pyz ## build the wheel and dist/ksym.pyz
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove what was built here; the lab's kernels stay in ~/.cache/ksym-lab
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
