@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From an object in memory along ``.member``, ``->member`` and ``[index]`` to the part that is meant.
+
+``.`` and ``->`` say the same here: a pointer in the way is read and followed. Nothing is read where
+the path stays inside one object.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from ksym.errors import KsymError, Place, Span
+from ksym.language.request import Index, Member, Step
+from ksym.symbols.ctext import POINTER_SIZE
+from ksym.symbols.memory import Memory, MemoryFault
+from ksym.symbols.nearest import suggestion
+from ksym.symbols.types import Array, Enum, Field, Pointer, Struct, Type, Typedef, resolve
+
+_ERR_PTR = 4095
+"""MAX_ERRNO of include/linux/err.h: pointers this near to the top are error codes."""
+_FIRST_PAGE = 4096
+_UNITS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Location:
+    """An object of a type at an address.
+
+    For a bit field, ``bits`` is (first bit, width) counted from the least significant bit of the
+    ``length`` bytes at ``address``, which are its smallest naturally aligned unit; ``type`` is as declared.
+    """
+
+    address: int
+    type: Type
+    bits: tuple[int, int] | None = None
+    unit: int = 0
+    """Bytes of a bit field's unit; 0 for all else."""
+
+    @property
+    def length(self) -> int:
+        """Bytes to watch."""
+        return self.unit or self.type.size
+
+
+class MemberError(KsymError):
+    """The type has no member of that name."""
+
+
+def walk(
+    location: Location,
+    steps: Iterable[Step],
+    memory: Memory,
+    place: Callable[[Span], Place] | None = None,
+    *,
+    byteorder: str = sys.byteorder,
+) -> Location:
+    """Follow a path.
+
+    Args:
+        location: Where it starts.
+        steps: Members and indexes.
+        memory: The address space in which pointers are followed.
+        place: Turns a step's span into the place of an error; ``request.place``.
+        byteorder: That of the machine in which ``location`` lies.
+
+    Raises:
+        MemberError: With the nearest names.
+        KsymError: A pointer is NULL or cannot be read, an index is out of bounds, or a step does not fit
+            the type.
+    """
+    for step in steps:
+        here = _Here(location, step, place, memory, byteorder)
+        location = here.member(step) if isinstance(step, Member) else here.element(step)
+    return location
+
+
+def find_member(kind: Struct, name: str) -> Field | None:
+    """The member of that name, also inside unnamed structs and unions; its offset counts from ``kind``'s."""
+    for each, offset in _members(kind):
+        if each.name == name:
+            return Field(name, each.type, offset, each.bits)
+    return None
+
+
+def member_names(kind: Struct) -> list[str]:
+    """All names that `find_member` finds, in declaration order."""
+    return [each.name for each, _ in _members(kind)]
+
+
+def describe(kind: Type) -> str:
+    """A type in a few words for display: ``pid_t (int)``, ``struct net, 4352 bytes``.
+
+    >>> from ksym.symbols.ctext import parse_type
+    >>> describe(parse_type("u32"))
+    'u32 (unsigned int)'
+    """
+    if isinstance(kind, Typedef):
+        return f"{kind.name} ({resolve(kind).name})"
+    if isinstance(kind, Struct):
+        return f"{kind.name}, {kind.size} bytes" if kind.size else f"{kind.name}, incomplete"
+    if isinstance(kind, Enum):
+        return f"{kind.name}, {len(kind.enumerators)} constants"
+    return kind.name
+
+
+def _members(kind: Struct) -> Iterator[tuple[Field, int]]:
+    """Named members with their offsets, unnamed structs and unions opened up in place."""
+    waiting = [(each, each.offset) for each in reversed(kind.fields)]
+    # Types that come from damaged descriptions can contain themselves.
+    opened = {id(kind)}
+    while waiting:
+        field, offset = waiting.pop()
+        if field.name:
+            yield field, offset
+            continue
+        inner = resolve(field.type)
+        if isinstance(inner, Struct) and id(inner) not in opened:
+            opened.add(id(inner))
+            waiting += [(each, offset + each.offset) for each in reversed(inner.fields)]
+
+
+@dataclass(frozen=True)
+class _Here:
+    """One step from one place, with what its errors need."""
+
+    location: Location
+    step: Step
+    place: Callable[[Span], Place] | None
+    memory: Memory
+    byteorder: str
+
+    def member(self, step: Member) -> Location:
+        address, kind = self.location.address, resolve(self.location.type)
+        if self.location.bits:
+            raise self.error("it is a member of a bit field, which has none")
+        if isinstance(kind, Pointer):
+            address, kind = self.follow(kind)
+        if isinstance(kind, Array):
+            count = f"{kind.count} elements" if kind.count else "elements"
+            why = f"it is a member of an array ({kind.name})"
+            raise self.error(why, f"choose one of its {count}, as in [0]")
+        if not isinstance(kind, Struct):
+            raise self.error(f"it is a member of {_a(kind)}, which has none")
+        if not kind.size and not kind.fields:
+            raise self.error(f"{kind.name} is only declared, its members are not known")
+        found = find_member(kind, step.name)
+        if found is None:
+            todo = suggestion(step.name, member_names(kind))
+            raise self.error(f"{kind.name} has no member '{step.name}'", todo, cls=MemberError)
+        if found.bits is None:
+            return Location(address + found.offset, found.type)
+        return self.bit_field(address + found.offset, found, found.bits)
+
+    def element(self, step: Index) -> Location:
+        kind = resolve(self.location.type)
+        if isinstance(kind, Array):
+            # Nothing knows how many elements a flexible array has.
+            if step.number < 0 or (kind.count and step.number >= kind.count):
+                last = f"0 to {kind.count - 1}" if kind.count else "0 and up"
+                many = "1 element" if kind.count == 1 else f"{kind.count or 'no negative'} elements"
+                raise self.error(f"the array has {many}", f"number them {last}")
+            return Location(self.location.address + step.number * kind.element.size, kind.element)
+        if not isinstance(kind, Pointer) or self.location.bits:
+            raise self.error(f"it is an element of {_a(kind)}, which has none")
+        address, target = self.follow(kind)
+        if not target.size:
+            raise self.error(f"elements of {target.name} have no known size")
+        return Location(address + step.number * target.size, target)
+
+    def follow(self, kind: Pointer) -> tuple[int, Type]:
+        """Where the pointer here points to, and what lies there."""
+        try:
+            data = self.memory.read(self.location.address, POINTER_SIZE)
+        except MemoryFault as fault:
+            where = f"{self.location.address:#x}"
+            raise self.error(f"the pointer ({kind.name}) at {where} cannot be read") from fault
+        value = int.from_bytes(data, "big" if self.byteorder == "big" else "little")
+        if value < _FIRST_PAGE:
+            what = "NULL" if not value else f"{value:#x}, which is no address"
+            raise self.error(f"the pointer ({kind.name}) before this step is {what}")
+        if value >= 2**64 - _ERR_PTR:
+            raise self.error(f"the pointer ({kind.name}) before this step holds the error {value - 2**64}")
+        return value, resolve(kind.target)
+
+    def bit_field(self, address: int, found: Field, bits: tuple[int, int]) -> Location:
+        """The smallest naturally aligned unit that holds the bits, as the hardware can watch it."""
+        first, width = bits
+        size = found.type.size
+        low, high = first // 8, (first + width - 1) // 8
+        if self.byteorder == "big":
+            start, end = address + size - 1 - high, address + size - low
+        else:
+            start, end = address + low, address + high + 1
+        for unit in _UNITS:
+            base = start & -unit
+            if end <= base + unit:
+                # Distance from the unit's least significant byte to the field's.
+                skipped = base + unit - end if self.byteorder == "big" else start - base
+                return Location(base, found.type, (8 * skipped + first % 8, width), unit)
+        raise self.error("the bit field crosses a boundary of 8 bytes, which no register can watch at once")
+
+    def error(self, why: str, todo: str = "", cls: type[KsymError] = KsymError) -> KsymError:
+        place = self.place(self.step.span) if self.place else None
+        name = self.step.name if isinstance(self.step, Member) else f"[{self.step.number}]"
+        what = place.text[: place.span.end] if place else name
+        return cls(f"cannot reach {what}", why, todo, place=place)
+
+
+def _a(kind: Type) -> str:
+    return f"{'an' if kind.name[:1] in 'aeiou' else 'a'} {kind.name}"
