@@ -70,7 +70,9 @@ class Kallsyms:
     @property
     def hidden(self) -> bool:
         """Whether addresses are shown as zeros (kernel.kptr_restrict, or no privileges)."""
-        return bool(self.data) and all(line[:16].strip(b"0") == b"" for line in self.data[:4096].split(b"\n")[:-1])
+        return bool(self.data) and all(
+            line[:16].strip(b"0") == b"" for line in self.data[:4096].split(b"\n")[:-1]
+        )
 
     @cached_property
     def has_data(self) -> bool:
@@ -101,8 +103,23 @@ class Kallsyms:
             return None
         module = fields[3].decode(errors="replace").strip("[]") if len(fields) > 3 else None
         return KernelSymbol(
-            address + (0 if module else self.slide), chr(fields[1][0]), fields[2].decode(errors="replace"), module
+            address + (0 if module else self.slide),
+            chr(fields[1][0]),
+            fields[2].decode(errors="replace"),
+            module,
         )
+
+    def at(self, address: int) -> list[KernelSymbol]:
+        """All symbols at exactly that address."""
+        found = []
+        needle = b"%016x " % (address - self.slide)
+        at = self.data.find(needle)
+        while at >= 0:
+            symbol = self._line(at) if at == 0 or self.data[at - 1] == 0x0A else None
+            if symbol:
+                found.append(symbol)
+            at = self.data.find(needle, at + len(needle))
+        return found
 
     def room(self, symbol: KernelSymbol) -> int | None:
         """Bytes from ``symbol`` to the next symbol: an upper bound of its size; None if it is the last."""
@@ -171,5 +188,8 @@ class Kallsyms:
         end = starts[after] if after < len(starts) else starts[at] + (1 << 20)
         name, _, module = names[first].partition(b"\t")
         return Function(
-            starts[at], end, name.decode(errors="replace"), module.strip(b"[]").decode(errors="replace") or None
+            starts[at],
+            end,
+            name.decode(errors="replace"),
+            module.strip(b"[]").decode(errors="replace") or None,
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
-from ksym.symbols.memory import Memory, MemoryFault
+from ksym.linux.memory import Memory, MemoryFault
 
 _PARAM = struct.Struct("=QQQHbB4xQ")
 _NAME_MOST = 128
@@ -142,8 +142,8 @@ class Parameters:
     def _getter(self, ops: int) -> str:
         """Name of ``ops->get``; struct kernel_param_ops: unsigned int flags; set, get, free."""
         (getter,) = self._pointers(ops + 16, 1)
-        function = self._kallsyms.function_at(getter)
-        return function.name if function else ""
+        names = [symbol.name for symbol in self._kallsyms.at(getter)]
+        return names[0] if names else ""
 
 
 def _plain(name: str) -> str:
