@@ -58,9 +58,9 @@ class Mapping:
 
 
 def parse_maps(text: bytes) -> list[Mapping]:
-    """Parse the content of a ``maps`` file; lines that are not in its format are passed over.
+    r"""Parse the content of a ``maps`` file; lines that are not in its format are passed over.
 
-    >>> parse_maps(b"1000-2000 r--p 00000000 08:01 42    /usr/bin/my prog (deleted)\\n")[0].path
+    >>> parse_maps(b"1000-2000 r--p 00000000 08:01 42    /usr/bin/my prog (deleted)\n")[0].path
     '/usr/bin/my prog'
     """
     found = []
