@@ -130,5 +130,10 @@ class Request:
         """The place of ``span`` for an error message."""
         return Place(self.text, span)
 
+    @property
+    def clears_all(self) -> bool:
+        """Whether this is the tracing directory's ``*:---``, which clears every watch."""
+        return self.mode is Mode.CLEAR and self.target.text == "*"
+
     def __str__(self) -> str:
-        return f"{self.target.text}:{self.mode}"
+        return f"{self.target.text}:{self.mode}" + (f" if {self.condition}" if self.condition else "")

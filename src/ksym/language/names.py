@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Names and numbers: the leaves of TARGET.
+
+A name may hold dots: compilers call a function's static variable ``counter.0`` and a clone
+``foo.isra.0``. As no member of C begins with a digit, all up to the last piece made of digits belongs
+to the name.
+"""
+
+from __future__ import annotations
+
+from ksym.errors import Span
+from ksym.language.request import Address, Symbol, UserSymbol
+from ksym.language.tokens import (
+    END,
+    NUMBER,
+    WORD,
+    Cursor,
+    Source,
+    Token,
+    is_decimal,
+    is_word_char,
+    number,
+    quote,
+)
+
+_HEX = "0123456789abcdef"
+_ADDRESS_LIMIT = 1 << 64
+
+
+class Names(Cursor):
+    """A cursor over the tokens of a TARGET that reads names, with module or program, and addresses.
+
+    Args:
+        source: The request.
+        start: First character of TARGET.
+        end: End of TARGET.
+        object_end: Where the colon after a program or library stands; None for a kernel target.
+    """
+
+    def __init__(self, source: Source, start: int, end: int, object_end: int | None) -> None:
+        super().__init__(source, start if object_end is None else object_end + 1, end)
+        self.start, self.end, self.object_end = start, end, object_end
+
+    def slice(self, start: int, end: int) -> str:
+        """The request's text between two places, without blanks around it."""
+        return self.source.text[start:end].strip()
+
+    # Names.
+
+    def symbol(self) -> Symbol:
+        """``name`` or ``module:name``."""
+        start, scope = self.token.start, None
+        colon = self.scope_end()
+        if colon is not None:
+            scope = self.source.text[start:colon]
+            if scope[:2] in ("0x", "0X"):
+                why = "an address belongs to no module"
+                raise self.source.error(why, f"write {scope} alone", start, colon)
+            while self.token.start <= colon and self.token.kind != END:
+                self.take()
+        name = self.name("of the variable")
+        # 16 digits that begin with ffff are a kernel address copied from /proc/kallsyms.
+        if len(name) == 16 and name.lower().startswith("ffff") and not name.lower().strip(_HEX):
+            token = self.tokens[self.at - 1]
+            raise self.refuse("this looks like an address without 0x", f"write 0x{name}", token)
+        # modprobe takes '-' for '_'; the kernel itself knows the underscore alone.
+        return Symbol(scope and scope.replace("-", "_"), name, Span(start, self.taken_end()))
+
+    def scope_end(self) -> int | None:
+        """The colon that makes what comes next a module's name, which C's tokens would take apart."""
+        text, at = self.source.text, self.token.start
+        while at < self.end and (is_word_char(text[at]) or text[at] == "-"):
+            at += 1
+        single = text[at : at + 1] == ":" and text[at + 1 : at + 2] != ":"
+        return at if self.token.start < at < self.end and single else None
+
+    def user_symbol(self) -> UserSymbol:
+        """The name, with C++ namespaces, behind a program or library."""
+        assert self.object_end is not None
+        program, start = self.slice(self.start, self.object_end), self.token.start
+        if self.token.is_op("::"):  # the global namespace, as gdb takes it
+            self.take()
+        names = []
+        while self.token.kind == WORD and self.peek(1).is_op("::"):
+            names.append(self.take().text)
+            self.take()
+        names.append(self.name(f"of a variable of {quote(program)}"))
+        return UserSymbol(program, "::".join(names), Span(start, self.taken_end()))
+
+    def name(self, whose: str) -> str:
+        """A symbol's name with the suffixes that compilers append."""
+        token = self.token
+        if token.kind != WORD:
+            if token.kind == END:
+                raise self.refuse(f"the name {whose} is missing", "put it in front of ACCESS", token)
+            if token.kind == NUMBER:
+                raise self.refuse(f"the name {whose} cannot begin with a digit", "write its name", token)
+            if token.is_op(":"):
+                raise self.refuse("the module's name is missing before ':'", "write MODULE:SYMBOL", token)
+            why = f"the name {whose} is expected, not {quote(token.text)}"
+            raise self.refuse(why, "write its name", token)
+        self.take()
+        pieces = 0
+        while self.peek(2 * pieces).is_op(".") and self.peek(2 * pieces + 1).kind in (WORD, NUMBER):
+            pieces += 1
+        suffix = max((i + 1 for i in range(pieces) if is_decimal(self.peek(2 * i + 1).text)), default=0)
+        # A struct may have a member 'cold'; at the very end it is GCC's name for the unlikely part.
+        cold = pieces == suffix + 1 and self.peek(2 * suffix + 1).text == "cold"
+        if cold and not self.peek(2 * pieces).is_op("->", "["):
+            suffix = pieces
+        words = [token.text]
+        for _ in range(suffix):
+            self.take()
+            words.append(self.take().text)
+        return ".".join(words)
+
+    # Addresses.
+
+    def address(self) -> Address:
+        """``0xADDR`` or ``0xADDR/LENGTH``."""
+        token = self.take()
+        value = self.address_value(token)
+        if not self.token.is_op("/"):
+            return Address(value, None, token.span)
+        self.take()
+        length = self.token
+        if length.kind != NUMBER:
+            raise self.refuse("a length is expected after '/'", f"write {token.text}/4", length)
+        count = number(self.source, self.take())
+        if count == 0:
+            raise self.refuse("nothing can be watched in 0 bytes", f"write {token.text}/4", length)
+        if value + count > _ADDRESS_LIMIT:
+            raise self.refuse("the length reaches past the end of memory", "write a smaller one", length)
+        return Address(value, count, Span(token.start, length.end))
+
+    def address_value(self, token: Token) -> int:
+        """The value of a hexadecimal NUMBER."""
+        if token.text[:2] in ("0x", "0X"):
+            digits = token.text[2:].lower()
+            if len(digits.lstrip("0")) > 16 and not digits.strip(_HEX):
+                raise self.refuse("an address has at most 64 bits, 16 digits", "check the address", token)
+            return number(self.source, token)
+        if is_decimal(token.text):
+            short = len(token.text) <= 20
+            todo = f"write {int(token.text):#x}" if short else "write it with 0x"
+            raise self.refuse("addresses are written in hexadecimal", todo, token)
+        todo = "check its spelling" if token.text.lower().strip(_HEX) else f"write 0x{token.text}"
+        raise self.refuse("a name cannot begin with a digit, and an address begins with 0x", todo, token)
