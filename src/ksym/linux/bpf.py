@@ -55,7 +55,10 @@ def load(kind: int, code: bytes, *, flags: int = 0) -> int:
         OSError: another refusal (EPERM without CAP_BPF, EINVAL for an unknown program type).
     """
     # bpf_probe_read_kernel and bpf_get_current_task are gpl_only helpers (kernel/trace/bpf_trace.c).
-    program, licence = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"Dual BSD/GPL")
+    program, licence = (
+        ctypes.create_string_buffer(code, len(code)),
+        ctypes.create_string_buffer(b"Dual BSD/GPL"),
+    )
 
     def attr(log: ctypes.Array[ctypes.c_char] | None) -> bytes:
         level, size, at = (1, _LOG_SIZE, ctypes.addressof(log)) if log is not None else (0, 0, 0)
@@ -86,7 +89,21 @@ def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:
     """
     attr = ctypes.create_string_buffer(
         struct.pack(
-            "=IIIIQQIIIIQQII", program, 0, 0, 0, 0, 0, 0, 0, len(context), 0, ctypes.addressof(context), 0, 0, 0
+            "=IIIIQQIIIIQQII",
+            program,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            len(context),
+            0,
+            ctypes.addressof(context),
+            0,
+            0,
+            0,
         ),
         80,
     )

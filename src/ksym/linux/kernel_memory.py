@@ -9,7 +9,7 @@ import os
 import struct
 
 from ksym.linux import bpf
-from ksym.symbols.memory import Memory, MemoryFault
+from ksym.linux.memory import Memory, MemoryFault
 
 _WINDOW = 1 << 16
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What the symbol stage needs of memory: reading bytes. ``linux/`` has the implementations."""
+"""Memory that can be read: what the symbol stage needs of it. ``kernel_memory`` has the kernel's."""
 
 from __future__ import annotations
 

@@ -156,7 +156,10 @@ def understands(*, flags: int = 0, read_format: int = 0) -> bool:
     119a784c8127), ``remove_on_exec`` in 5.13 (commit 2e498d0a74e5).
     """
     attr = Attr(
-        TYPE_SOFTWARE, COUNT_SW_DUMMY, read_format=read_format, flags=flags | Flag.DISABLED | Flag.EXCLUDE_KERNEL
+        TYPE_SOFTWARE,
+        COUNT_SW_DUMMY,
+        read_format=read_format,
+        flags=flags | Flag.DISABLED | Flag.EXCLUDE_KERNEL,
     )
     try:
         PerfEvent(attr, pid=0, cpu=-1).close()

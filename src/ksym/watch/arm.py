@@ -125,6 +125,7 @@ class ArmedWatch:
             except OSError as error:
                 if error.errno == errno.ESRCH and planned.pid > 0 and len(scope.threads) > 1:
                     continue  # a thread that has just ended
+                self.close()  # so that what is free can be counted
                 raise explain(error, planned, self.plan) from error
             reached.add(planned.watch.index)
         if len(reached) < len(self.plan.watches):
@@ -170,7 +171,7 @@ class ArmedWatch:
     def _open_rings(self, scope: Scope) -> None:
         """One ring a CPU, owned by a dummy event that also reports names, forks, exits and mappings."""
         places: dict[tuple[int, int], None] = {}
-        if any(scope.system_wide(watch) for watch in self.plan.watches):
+        if self.any_system_wide:
             places.update(dict.fromkeys((-1, cpu) for cpu in scope.cpus))
         else:
             places.update(dict.fromkeys((tid, cpu) for tid in scope.threads for cpu in scope.cpus))
@@ -235,6 +236,15 @@ class ArmedWatch:
         for armed in self.events:
             totals[armed.planned.watch.index] += armed.event.read()[0]
         return totals
+
+    def ring_fds(self) -> set[int]:
+        """Descriptors that poll(2) reports readable when a ring is a quarter full."""
+        return {owner.fd for owner in self._owners.values()}
+
+    @property
+    def any_system_wide(self) -> bool:
+        """Whether something is planted on CPUs rather than in threads."""
+        return any(self.scope.system_wide(watch) for watch in self.plan.watches)
 
     def by_id(self) -> dict[int, PlannedEvent]:
         """What each record's identifier stands for."""

@@ -48,7 +48,9 @@ def explain(error: OSError, planned: PlannedEvent | None, plan: Plan) -> KsymErr
         )  # fmt: skip
     if number == errno.ESRCH:
         pid = f"process {planned.pid}" if planned else "the process"
-        return KsymError(what, f"{pid} ended while the watch was being planted", "start the program with -- COMMAND")
+        return KsymError(
+            what, f"{pid} ended while the watch was being planted", "start the program with -- COMMAND"
+        )
     if number == errno.ENODEV and planned:
         return KsymError(what, f"CPU {planned.cpu} is offline", "leave it out of -C")
     if number in (errno.EMFILE, errno.ENFILE):
@@ -98,7 +100,9 @@ def _no_privilege(what: str, planned: PlannedEvent | None) -> KsymError:
             "run it with sudo, or: sysctl kernel.perf_event_paranoid=2",
         )  # fmt: skip
     return NotPermitted(
-        what, "that process is not yours, or it may not be traced", "run it with sudo (CAP_PERFMON, CAP_SYS_PTRACE)"
+        what,
+        "that process is not yours, or it may not be traced",
+        "run it with sudo (CAP_PERFMON, CAP_SYS_PTRACE)",
     )
 
 
