@@ -30,7 +30,8 @@ from lab.kernel.kernels import Kernel
 
 BELIEVED = 24 * 3600
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules)-(\d\S*)")
+# A version of two numbers would be that of a meta package.
+KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules|base)-(\d+\.\d+\.\d\S*)")
 
 
 def cache() -> Path:
@@ -51,11 +52,10 @@ def fetch(kernel: Kernel) -> Image:
             return known
         try:
             image = _download(kernel)
-        except (OSError, subprocess.CalledProcessError) as error:
+        except LabError:
             if known:
                 return known
-            said = (getattr(error, "stderr", None) or str(error)).strip()
-            raise LabError(f"cannot download {kernel.package} of {kernel.suite}: {said}") from error
+            raise
         newest.parent.mkdir(parents=True, exist_ok=True)
         newest.write_text(image.release + "\n")
         return image
@@ -135,8 +135,7 @@ class _Apt:
             "Acquire::Check-Valid-Until": "false",
         }
         options = [f"-o{name}={value}" for name, value in settings.items()]
-        done = subprocess.run([tool, *options, *words], cwd=cwd, capture_output=True, text=True, check=True)
-        return done.stdout
+        return _said([tool, *options, *words], cwd)
 
     def kernel_packages(self, meta: str) -> list[str]:
         """The versioned packages behind a meta package, the image first."""
@@ -156,8 +155,7 @@ def _mirror(*, security: bool) -> str:
         LabError: apt has no such source.
     """
     fields = "$(SITE) $(RELEASE) $(ORIGIN)"
-    command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    listing = _said(["apt-get", "indextargets", "--format", fields, "Created-By: Packages"])
     for line in listing.splitlines():
         site, release, origin = [*line.split(maxsplit=2), ""][:3]
         # The origin is known once the machine's own lists were downloaded; until then the path tells.
@@ -166,3 +164,17 @@ def _mirror(*, security: bool) -> str:
             return site
     wanted = "security updates" if security else "packages"
     raise LabError(f"this machine's apt has no source of Debian's {wanted}")
+
+
+def _said(command: list[str], cwd: Path | None = None) -> str:
+    """What a command of apt's prints.
+
+    Raises:
+        LabError: It failed, with its own words.
+    """
+    try:
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+    except FileNotFoundError:
+        raise LabError(f"no {command[0]}; kernels are fetched on Debian") from None
+    except subprocess.CalledProcessError as error:
+        raise LabError(f"{command[0]}: {error.stderr.strip()}") from error
