@@ -237,6 +237,16 @@ class ArmedWatch:
             totals[armed.planned.watch.index] += armed.event.read()[0]
         return totals
 
+    def counts_by_place(self, index: int) -> dict[str, int]:
+        """Hits of one watch so far, by CPU or thread."""
+        places: dict[str, int] = {}
+        for armed in self.events:
+            planned = armed.planned
+            if planned.watch.index == index:
+                place = f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid}"
+                places[place] = places.get(place, 0) + armed.event.read()[0]
+        return places
+
     def ring_fds(self) -> set[int]:
         """Descriptors that poll(2) reports readable when a ring is a quarter full."""
         return {owner.fd for owner in self._owners.values()}

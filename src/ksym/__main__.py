@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The program: picks the command, and is the one place that turns errors into words and statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ksym import __version__
+from ksym.errors import KsymError, UsageError
+
+# Only the chosen command's module is imported: the time from Enter to armed counts.
+COMMANDS = {
+    "trace": "live table, a row an access",
+    "stat": "counts only, at the hardware's own cost",
+    "resolve": "what ksym knows about a name; plants nothing",
+    "doctor": "what this machine can and cannot do, and why",
+    "selftest": "plants watches, touches them, checks the exact counts",
+    "demo": "a real kernel variable, read and written while it is watched",
+}
+
+
+def usage() -> str:
+    """What ``ksym --help`` prints."""
+    rows = "\n".join(f"  ksym {name:<9} {what}" for name, what in COMMANDS.items())
+    return (
+        "usage: ksym COMMAND ...\n\n"
+        "Who reads or writes this variable? Hardware watchpoints on kernel and user variables, by name.\n\n"
+        f"commands (ksym COMMAND --help tells more):\n{rows}\n\n"
+        "examples:\n"
+        "  ksym trace pid_max                          every access to a kernel variable\n"
+        "  ksym trace jiffies_64:-w- --limit 10        the next ten writes\n"
+        "  ksym stat workqueue:panic_on_stall -I 1000  hits a second of a module's parameter\n"
+        "  ksym trace 'task(1).comm' -g                a member of a task, with stacks\n"
+        "  ksym trace ./prog:counter -- ./prog         a variable of a program, from its first instruction\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _dispatch(arguments)
+    except KsymError as error:
+        if os.environ.get("KSYM_DEBUG") == "1":
+            raise
+        _tell(error)
+        return error.status
+    except BrokenPipeError:
+        # The reader has seen enough. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if arguments else UsageError.status
+    if arguments[0] in ("-V", "--version"):
+        print(f"ksym {__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        from ksym.symbols.nearest import suggestion
+
+        hint = suggestion(name, COMMANDS) or "see ksym --help"
+        raise UsageError("cannot read the command line", f"there is no command {name!r}", hint)
+    from importlib import import_module
+
+    from ksym.commands.parser import parse
+
+    module = import_module(f"ksym.commands.{name}")
+    return int(module.run(parse(name, module, rest)))
+
+
+def _tell(error: KsymError) -> None:
+    """One line; on a terminal also the request, with a caret under the place."""
+    from ksym.views.text import printable
+
+    print(f"ksym: {printable(error.line())}", file=sys.stderr)
+    if error.place is not None and sys.stderr.isatty():
+        print("\n".join(map(printable, error.place.caret().split("\n"))), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

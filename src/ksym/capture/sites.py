@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The places in code that accesses come from: function, offset, instruction.
+
+A run has few of them and many hits, so each is worked out once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ksym.capture.instructions import UNKNOWN, Instruction, X86Decoder, available
+from ksym.linux.libc import MACHINE
+from ksym.symbols.kallsyms import Kallsyms
+from ksym.linux.memory import Memory, MemoryFault
+
+KERNEL_HALF = 1 << 63
+"""Addresses from here on are the kernel's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An address in code, named.
+
+    ``owner`` is the kernel module, executable or library; None for the kernel itself. ``size`` is the
+    function's, 0 if unknown. ``function`` is None where nothing is known.
+    """
+
+    function: str | None
+    offset: int
+    size: int = 0
+    owner: str | None = None
+
+    def __str__(self) -> str:
+        if self.function is None:
+            return f"{self.offset:#x}" + (f" [{self.owner}]" if self.owner else "")
+        return f"{self.function}+{self.offset:#x}" + (f" [{self.owner}]" if self.owner else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where hits come from.
+
+    Args:
+        ip: As the processor reported it: on x86 the instruction after the access.
+        address: Start of the accessing instruction where it is known, else ``ip``.
+        named: ``ip`` in words.
+        instruction: The accessing instruction, where it could be found.
+        size: Bytes that one access by it touches; 0 if not known.
+    """
+
+    ip: int
+    address: int
+    named: Named
+    instruction: Instruction | None
+    size: int
+
+    def access(self, *, writes_only: bool) -> str:
+        """READ, WRITE, READ_WRITE or UNKNOWN, as far as the instruction tells."""
+        if self.instruction is None:
+            return UNKNOWN
+        return self.instruction.access(writes_only=writes_only)
+
+
+class UserCode(Protocol):
+    """What is asked about user-space code; ``capture.usernames`` has it."""
+
+    def name(self, pid: int, ip: int) -> Named:
+        """Name an address of a process."""
+        ...
+
+    def read(self, pid: int, address: int, length: int) -> bytes:
+        """Code bytes of a process; fewer or none where they cannot be had."""
+        ...
+
+
+class Sites:
+    """All sites of a run.
+
+    Args:
+        kallsyms: Makes the kernel's symbol table; called at the first hit, and again when an address is
+            outside all known functions (a module or BPF program loaded meanwhile).
+        memory: Gives the kernel's memory, or None where it cannot be read; called at the first need.
+        users: Names for user-space code.
+    """
+
+    def __init__(
+        self, kallsyms: Callable[[], Kallsyms | None], memory: Callable[[], Memory | None], users: UserCode | None
+    ) -> None:
+        self._make_kallsyms, self._memory, self._users = kallsyms, memory, users
+        self._kallsyms: Kallsyms | None = None
+        self._loaded = False
+        self._cache: dict[tuple[int, int, bool], Site] = {}
+        self._names: dict[tuple[int, int], Named] = {}
+        self._decoders: dict[int, X86Decoder] = {}
+        self._traps_after = MACHINE == "x86_64"
+
+    def site(self, pid: int, ip: int, *, execute: bool) -> Site:
+        """The site that reported ``ip`` in ``pid``."""
+        key = (0 if ip >= KERNEL_HALF else pid, ip, execute)
+        site = self._cache.get(key)
+        if site is None:
+            site = self._cache[key] = self._make(pid, ip, execute)
+        return site
+
+    def _make(self, pid: int, ip: int, execute: bool) -> Site:
+        behind = self._traps_after and not execute
+        named = self.name(pid, ip, behind=behind)
+        instruction = None
+        if behind and available():
+            start = ip - named.offset if named.function else None
+            instruction = self._decoder(pid, ip).find(ip, start)
+        if instruction is None:
+            size = 1 if behind and _is_rep_string(self._read(pid, ip, 4)) else 0
+            return Site(ip, ip, named, None, size)
+        return Site(ip, instruction.address, named, instruction, instruction.size)
+
+    def name(self, pid: int, ip: int, *, behind: bool = False) -> Named:
+        """Name an address.
+
+        Args:
+            pid: Whose address, for one in user space.
+            ip: The address.
+            behind: ``ip`` is just behind what matters (a trap after the access, a return address), so that the
+                function is the one that holds the byte before it.
+        """
+        back = 1 if behind else 0
+        key = (0 if ip >= KERNEL_HALF else pid, ip - back)
+        named = self._names.get(key)
+        if named is None:
+            named = self._kernel_name(ip - back) if ip >= KERNEL_HALF else self._user_name(pid, ip - back)
+            named = Named(named.function, named.offset + back, named.size, named.owner)
+            self._names[key] = named
+        return named
+
+    def _kernel_name(self, ip: int) -> Named:
+        for fresh in (False, True):
+            if fresh or not self._loaded:
+                self._kallsyms, self._loaded = self._make_kallsyms(), True
+            function = self._kallsyms.function_at(ip) if self._kallsyms else None
+            if function and ip < function.end:
+                return Named(
+                    function.name, ip - function.start, function.end - function.start, function.module
+                )
+        return Named(None, ip)
+
+    def _user_name(self, pid: int, ip: int) -> Named:
+        return self._users.name(pid, ip) if self._users else Named(None, ip)
+
+    def _decoder(self, pid: int, ip: int) -> X86Decoder:
+        key = -1 if ip >= KERNEL_HALF else pid
+        decoder = self._decoders.get(key)
+        if decoder is None:
+            decoder = self._decoders[key] = X86Decoder(
+                lambda address, length: self._read(pid, address, length)
+            )
+        return decoder
+
+    def _read(self, pid: int, address: int, length: int) -> bytes:
+        if address < KERNEL_HALF:
+            return self._users.read(pid, address, length) if self._users else b""
+        memory = self._memory()
+        if memory is None:
+            return b""
+        try:
+            return memory.read(address, length)
+        except MemoryFault:
+            return b""
+
+
+def _is_rep_string(code: bytes) -> bool:
+    """Whether x86 code starts with a repeated string instruction; what is needed to coalesce without a decoder.
+
+    F2/F3, prefixes, then A4-A7 or AA-AF without A8/A9 (Intel SDM volume 2, MOVS, STOS, LODS, CMPS, SCAS).
+    """
+    repeated = False
+    for byte in code:
+        if byte in (0xF2, 0xF3):
+            repeated = True
+        elif byte == 0x66 or 0x40 <= byte <= 0x4F:
+            continue
+        else:
+            return repeated and (0xA4 <= byte <= 0xA7 or 0xAA <= byte <= 0xAF)
+    return False

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Names for instruction addresses of user programs: function, offset and object.
+
+The kernel hands out bare addresses, and the process may be gone when they are named: ``snapshot`` keeps its
+memory map and opens its files while it lives.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from typing import NamedTuple
+
+from ksym.errors import KsymError
+from ksym.linux.maps import Mapping, read_maps
+from ksym.symbols import demangle
+from ksym.symbols.debugfile import find_debug_file
+from ksym.symbols.elf import ElfError, ElfFile
+from ksym.symbols.loaded import load_bias, readable_path
+
+_VDSO = "[vdso]"
+_MOST_UNKNOWN = 4096
+
+
+class UserName(NamedTuple):
+    """``function+offset`` of ``object``.
+
+    Without a symbol, ``function`` is the object's name too and ``offset`` the one in its file.
+    """
+
+    function: str
+    offset: int
+    object: str
+
+    def __str__(self) -> str:
+        return f"{self.function}+{self.offset:#x}"
+
+
+class ObjectCache:
+    """ELF files by identity, shared by all processes that have them mapped."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[int, int, str], list[ElfFile]] = {}
+        self._names: dict[tuple[tuple[int, int, str], int], tuple[str, int] | None] = {}
+
+    def open(self, pid: int, mapping: Mapping) -> list[ElfFile]:
+        """The file of a mapping, behind its debug file where it is stripped; empty if it cannot be read."""
+        key = mapping.file_key
+        if key not in self._files:
+            self._files[key] = self._load(pid, mapping)
+        return self._files[key]
+
+    def _load(self, pid: int, mapping: Mapping) -> list[ElfFile]:
+        try:
+            if mapping.path == _VDSO:
+                with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+                    image = os.pread(memory.fileno(), mapping.end - mapping.start, mapping.start)
+                return [ElfFile(_VDSO, data=image)]
+            elf = ElfFile(readable_path(pid, mapping), label=mapping.path)
+            extra = None if elf.has_symtab else find_debug_file(elf, root=f"/proc/{pid}/root")
+            return [elf] if extra is None else [extra, elf]
+        except (ElfError, OSError, ValueError, OverflowError):
+            return []
+
+    def function(self, key: tuple[int, int, str], address: int) -> tuple[str, int] | None:
+        """Function and offset of a link-time address in an opened file."""
+        place = key, address
+        if place not in self._names:
+            self._names[place] = self._search(self._files.get(key, []), address)
+        return self._names[place]
+
+    def _search(self, files: list[ElfFile], address: int) -> tuple[str, int] | None:
+        for elf in files:
+            try:
+                hit = elf.symbol_at(address)
+            except ElfError:
+                continue
+            if hit is not None:
+                symbol, offset = hit
+                return demangle.demangle(symbol.name) or symbol.name, offset
+        return None
+
+    def close(self) -> None:
+        """Close all files; names that were found stay known."""
+        for files in self._files.values():
+            for elf in files:
+                elf.close()
+        self._files.clear()
+
+
+class UserNames:
+    """Names the instruction addresses of one process.
+
+    Args:
+        pid: The process (thread group).
+        cache: Shared by the ``UserNames`` of several processes.
+    """
+
+    def __init__(self, pid: int, cache: ObjectCache | None = None) -> None:
+        self.pid = pid
+        self._cache = cache or ObjectCache()
+        self._mappings: list[Mapping] = []
+        self._starts: list[int] = []
+        self._biases: dict[tuple[int, int, str], int | None] = {}
+        self._unknown: set[int] = set()
+
+    def snapshot(self) -> bool:
+        """Read the memory map and open the files in it.
+
+        To be called early, and again when the process has started another program. False, keeping what
+        was known, where the process is gone.
+        """
+        try:
+            mappings = read_maps(self.pid)
+        except KsymError:
+            return False
+        if not mappings:  # a process that is about to be reaped has an empty map
+            return False
+        self._mappings = mappings
+        self._starts = [mapping.start for mapping in mappings]
+        self._biases.clear()
+        self._unknown.clear()
+        for mapping in mappings:
+            if mapping.executable and (mapping.is_file or mapping.path == _VDSO):
+                self._cache.open(self.pid, mapping)
+        return True
+
+    def name(self, ip: int) -> UserName | None:
+        """The function that holds ``ip``, or the object with the file offset; None for memory of no file."""
+        mapping = self._mapping(ip)
+        if mapping is None or not (mapping.is_file or mapping.path == _VDSO):
+            return None
+        basename = mapping.basename
+        bias = self._bias(mapping)
+        hit = None if bias is None else self._cache.function(mapping.file_key, ip - bias)
+        if hit is None:
+            return UserName(basename, ip - mapping.start + mapping.offset, basename)
+        return UserName(hit[0], hit[1], basename)
+
+    def _mapping(self, ip: int) -> Mapping | None:
+        found = self._look(ip)
+        page = ip >> 12
+        # A library that was loaded since; code made at run time must not cost a reading of maps at each hit.
+        if found is None and page not in self._unknown and self.snapshot():
+            found = self._look(ip)
+        if found is None and len(self._unknown) < _MOST_UNKNOWN:
+            self._unknown.add(page)
+        return found
+
+    def _look(self, ip: int) -> Mapping | None:
+        at = bisect_right(self._starts, ip) - 1
+        return self._mappings[at] if at >= 0 and ip in self._mappings[at] else None
+
+    def _bias(self, mapping: Mapping) -> int | None:
+        key = mapping.file_key
+        if key not in self._biases:
+            files = self._cache.open(self.pid, mapping)
+            same = [each for each in self._mappings if each.file_key == key]
+            try:
+                # the last one is the file itself: its program headers are those that were loaded
+                self._biases[key] = load_bias(files[-1], same) if files else None
+            except ElfError:
+                self._biases[key] = None
+        return self._biases[key]

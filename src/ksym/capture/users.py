@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""User-space code of all processes of a run: names, and bytes to decode.
+
+A process that lives is asked (/proc/PID/maps, /proc/PID/mem). One that was started during the run may be gone when
+its hits are named; its executable mappings are known from the kernel's records.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ksym.capture.access import MappingFollower
+from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
+from ksym.capture.sites import Named
+from ksym.capture.usernames import ObjectCache, UserNames
+from ksym.errors import KsymError
+from ksym.symbols import demangle
+from ksym.symbols.debugfile import find_debug_file
+from ksym.symbols.elf import ET_EXEC, ElfFile
+
+_GENERATIONS = 4096
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A file that was seen mapped: the ELF file, and its debug file where it is stripped."""
+
+    elf: ElfFile
+    tables: tuple[ElfFile, ...]
+
+
+class Users(MappingFollower):
+    """What is known of the code of processes.
+
+    Args:
+        pid: A process that is watched from the start, whose map is read at once; may be None.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
+        self._cache = ObjectCache()
+        self._live: dict[int, UserNames] = {}
+        self._recorded: dict[int, list[MmapRecord]] = {}
+        self._parents: dict[int, int] = {}
+        self._images: dict[str, _Image | None] = {}
+        self._ended: dict[int, None] = {}
+        if pid is not None:
+            self._names(pid).snapshot()
+
+    # -- what the records tell -------------------------------------------------------------------
+
+    def mapped(self, record: MmapRecord) -> None:
+        """See MappingFollower."""
+        self._recorded.setdefault(record.pid, []).append(record)
+
+    def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
+        """See MappingFollower."""
+        pid = record.pid
+        if isinstance(record, CommRecord):
+            if record.exec:
+                self._live.pop(pid, None)
+                self._parents.pop(pid, None)
+                self._recorded[pid] = []
+        elif isinstance(record, ForkRecord):
+            if pid != record.parent_pid:
+                self._ended.pop(pid, None)
+                self._live.pop(pid, None)
+                self._recorded.pop(pid, None)
+                self._parents[pid] = record.parent_pid
+        elif record.pid == record.tid:
+            self._end(pid)
+
+    def _end(self, pid: int) -> None:
+        """A process is over; what is known of it is kept for hits that are not named yet, but not for ever."""
+        self._ended[pid] = None
+        if len(self._ended) > _GENERATIONS:
+            old = next(iter(self._ended))
+            del self._ended[old]
+            for table in (self._live, self._recorded, self._parents):
+                table.pop(old, None)
+
+    # -- what is asked -----------------------------------------------------------------------------
+
+    def name(self, pid: int, ip: int) -> Named:
+        """See sites.UserCode."""
+        for ancestor in self._line(pid):
+            found = self._recorded_name(ancestor, ip) or self._live_name(ancestor, ip)
+            if found is not None:
+                return found
+        return Named(None, ip)
+
+    def read(self, pid: int, address: int, length: int) -> bytes:
+        """See sites.UserCode."""
+        try:
+            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+                data = os.pread(memory.fileno(), length, address)
+                if data:
+                    return data
+        except (OSError, ValueError, OverflowError):
+            pass
+        for ancestor in self._line(pid):
+            record = self._record(ancestor, address)
+            image = self._image(record.path) if record else None
+            if record and image:
+                try:
+                    return image.elf.bytes_at(address - record.start + record.offset, length, "code")
+                except KsymError:
+                    return b""
+        return b""
+
+    def _line(self, pid: int) -> Iterable[int]:
+        """The process, then those it was forked from without running another program."""
+        seen: set[int] = set()
+        while pid not in seen:
+            seen.add(pid)
+            yield pid
+            pid = self._parents.get(pid, pid)
+
+    def _live_name(self, pid: int, ip: int) -> Named | None:
+        found = self._names(pid).name(ip)
+        return None if found is None else Named(found.function, found.offset, 0, found.object)
+
+    def _names(self, pid: int) -> UserNames:
+        names = self._live.get(pid)
+        if names is None:
+            names = self._live[pid] = UserNames(pid, self._cache)
+        return names
+
+    def _record(self, pid: int, ip: int) -> MmapRecord | None:
+        # The newest mapping of an address is the one that counts.
+        for record in reversed(self._recorded.get(pid, ())):
+            if record.start <= ip < record.start + record.length:
+                return record
+        return None
+
+    def _recorded_name(self, pid: int, ip: int) -> Named | None:
+        record = self._record(pid, ip)
+        image = self._image(record.path) if record else None
+        if record is None or image is None:
+            return None
+        owner = record.path.rpartition("/")[2]
+        bias = _bias(image.elf, record)
+        if bias is not None:
+            for table in image.tables:
+                try:
+                    hit = table.symbol_at(ip - bias)
+                except KsymError:
+                    continue
+                if hit is not None:
+                    symbol, offset = hit
+                    return Named(demangle.demangle(symbol.name) or symbol.name, offset, symbol.size, owner)
+        return Named(owner, ip - record.start + record.offset, 0, owner)
+
+    def _image(self, path: str) -> _Image | None:
+        if path not in self._images:
+            self._images[path] = _open(path)
+        return self._images[path]
+
+    def close(self) -> None:
+        """Close all files."""
+        self._cache.close()
+        for image in self._images.values():
+            for elf in image.tables if image else ():
+                elf.close()
+        self._images.clear()
+
+
+def _open(path: str) -> _Image | None:
+    if not path.startswith("/") or path.startswith("//"):  # [vdso], //anon
+        return None
+    try:
+        elf = ElfFile(path)
+        debug = None if elf.has_symtab else find_debug_file(elf)
+    except (KsymError, OSError, ValueError):
+        return None
+    return _Image(elf, (elf,) if debug is None else (debug, elf))
+
+
+def _bias(elf: ElfFile, record: MmapRecord) -> int | None:
+    """Run-time minus link-time address, by the segment that the mapping at ``record`` was made from."""
+    if elf.type == ET_EXEC:
+        return 0
+    page = mmap.PAGESIZE
+    for segment in elf.loads:
+        if segment.offset & -page == record.offset:
+            return record.start - (segment.vaddr & -page)
+    return None

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Command lines: argparse, with errors in ksym's own form and COMMAND behind ``--`` kept apart."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from ksym.errors import UsageError
+from ksym.linux.cpus import parse_cpus
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises instead of printing and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        """See argparse.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("cannot read the command line", message, f"see {self.prog} --help")
+
+
+def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the words behind ``ksym NAME``; those behind ``--`` become ``args.command``.
+
+    Raises:
+        UsageError: they make no sense.
+    """
+    words = list(arguments)
+    command: list[str] = []
+    takes_command = getattr(module, "TAKES_COMMAND", False)
+    if takes_command and "--" in words:
+        at = words.index("--")
+        words, command = words[:at], words[at + 1 :]
+        if not command:
+            raise UsageError("cannot read the command line", "there is nothing behind --", "name a COMMAND there")
+    parser = make_parser(name, module)
+    args = parser.parse_intermixed_args(words)
+    args.command = command
+    return args
+
+
+def make_parser(name: str, module: ModuleType) -> Parser:
+    """The parser of one command; its help text is the module's docstring."""
+    description = (module.__doc__ or "").strip()
+    parser = Parser(
+        prog=f"ksym {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if getattr(module, "TAKES_COMMAND", False):
+        parser.usage = f"ksym {name} [OPTION...] REQUEST... [-- COMMAND [ARGUMENT...]]"
+    module.prepare_parser(parser)
+    return parser
+
+
+def add_vmlinux(parser: argparse.ArgumentParser) -> None:
+    """``--vmlinux``: names and types that kallsyms and BTF lack."""
+    parser.add_argument(
+        "--vmlinux", type=Path, metavar="FILE", help="vmlinux or System.map of this kernel, for names, sizes, types"
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return value
+
+
+def cpu_list(text: str) -> tuple[int, ...]:
+    """A list of CPUs like ``0-3,8``."""
+    try:
+        cpus = tuple(parse_cpus(text))
+    except ValueError:
+        cpus = ()
+    if not cpus:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of CPUs like 0-3,8")
+    return cpus

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Show what ksym knows about a name, and how it knows it: address, size, type, section, pieces, registers.
+
+Nothing is planted and COMMAND does not exist here: a user variable needs -p PID.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from contextlib import closing
+from typing import Any
+
+from ksym.commands.parser import add_vmlinux, positive
+from ksym.commands.session import parse_requests
+from ksym.language.request import Request
+from ksym.symbols.path import describe
+from ksym.symbols.resolver import Resolver
+from ksym.symbols.variable import Variable
+from ksym.views.text import printable
+from ksym.watch.plan import Plan, Watch, make_plan
+from ksym.watch.registers import free_registers
+
+
+def prepare_parser(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("requests", nargs="+", metavar="TARGET", help="as trace takes it; ACCESS may be left out")
+    parser.add_argument("-p", "--pid", type=positive, help="the process in which user variables lie")
+    parser.add_argument("--json", action="store_true", help="an object a line")
+    add_vmlinux(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Resolve and print."""
+    requests = parse_requests(args.requests)
+    with closing(Resolver(vmlinux=args.vmlinux, pid=args.pid)) as resolver:
+        plan = make_plan((request, resolver.resolve(request)) for request in requests)
+        free = _free(args.pid)
+        for number, watch in enumerate(plan.watches):
+            if args.json:
+                print(json.dumps(_object(watch, free)))
+            else:
+                print(("\n" if number else "") + _text(watch, free), end="")
+        if not args.json and len(plan.watches) > 1:
+            print(f"\nall of them take {_registers(plan, free)}")
+    return 0
+
+
+def _free(pid: int | None) -> int | None:
+    """Free registers of CPU 0, or of the process where the whole machine may not be watched."""
+    for target in ({"pid": -1, "cpu": 0}, {"pid": pid or 0, "cpu": -1}):
+        try:
+            return free_registers(**target)
+        except OSError:
+            continue
+    return None
+
+
+def _registers(plan: Plan | Watch, free: int | None) -> str:
+    needed = plan.registers if isinstance(plan, Plan) else len(plan.pieces)
+    of = "" if free is None else f" of {free} free"
+    return f"{needed}{of}" + (": too many" if free is not None and needed > free else "")
+
+
+def _pieces(watch: Watch) -> list[str]:
+    if watch.variable.per_cpu:
+        return [f"+{piece.offset}/{piece.length}" for piece in watch.pieces]
+    return [f"{watch.variable.address + piece.offset:#x}/{piece.length}" for piece in watch.pieces]
+
+
+def _text(watch: Watch, free: int | None) -> str:
+    variable = watch.variable
+    rows = [(fact.what, fact.value, fact.source) for fact in variable.facts]
+    if variable.type is not None and not any(fact.what == "type" for fact in variable.facts):
+        rows.append(("type", describe(variable.type), ""))
+    if variable.bits:
+        rows.append(("bits", f"{variable.bits[1]} from bit {variable.bits[0]}", "bit field"))
+    if variable.per_cpu:
+        rows += [(f"on CPU {cpu}", f"{address:#x}", "") for cpu, address in _few(variable.per_cpu)]
+    shown = _pieces(watch)
+    rows.append(("pieces", " ".join(shown[:6]) + (f" ... {len(shown)} in all" if len(shown) > 6 else ""), ""))
+    rows.append(("registers", _registers(watch, free), ""))
+    width = max(len(value) for what, value, _ in rows if what != "pieces")
+    lines = [f"{watch.name}  ({variable.space.value})"]
+    for what, value, source in rows:
+        lines.append(f"  {what:<10} {printable(value):<{width}}  {printable(source)}".rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def _few(copies: dict[int, int]) -> list[tuple[int, int]]:
+    return list(copies.items())[:8]
+
+
+def _object(watch: Watch, free: int | None) -> dict[str, Any]:
+    variable: Variable = watch.variable
+    request: Request = watch.request
+    return {
+        "symbol": watch.name,
+        "access": str(request.mode),
+        "space": variable.space.value,
+        "address": hex(variable.address),
+        "length": variable.length,
+        "type": variable.type.name if variable.type else None,
+        "section": variable.section,
+        "bits": list(variable.bits) if variable.bits else None,
+        "per_cpu": {str(cpu): hex(address) for cpu, address in variable.per_cpu.items()} if variable.per_cpu else None,
+        "pieces": [{"offset": piece.offset, "length": piece.length} for piece in watch.pieces],
+        "registers": len(watch.pieces),
+        "free_registers": free,
+        "facts": [{"what": f.what, "value": f.value, "source": f.source} for f in variable.facts],
+    }

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From requests to an armed run: what trace, stat and demo have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ksym.commands.parser import add_vmlinux, cpu_list, positive, seconds
+from ksym.errors import KsymError, RequestError, UsageError
+from ksym.language.parser import parse_request
+from ksym.language.request import Request, UserSymbol
+from ksym.language.request_set import RequestSet
+from ksym.linux.cpus import online_cpus
+from ksym.symbols.resolver import Resolver
+from ksym.watch.arm import ArmedWatch, Options
+from ksym.watch.launch import Command
+from ksym.watch.plan import Plan, Scope, make_plan
+from ksym.watch.run import ROUND_SECONDS, Run, Signals
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that trace and stat share."""
+    parser.add_argument("requests", nargs="+", metavar="REQUEST", help="TARGET[:ACCESS], e.g. pid_max:rw-")
+    parser.add_argument("-p", "--pid", type=positive, help="this process: all its threads, and those to come")
+    parser.add_argument("-C", "--cpus", type=cpu_list, metavar="CPUS", help="these CPUs only, e.g. 0-3,8")
+    parser.add_argument(
+        "--if", dest="condition", metavar="CONDITION", help="a condition for every request (not evaluated yet)"
+    )
+    parser.add_argument(
+        "--kernel-accesses", action="store_true",
+        help="count a user variable's accesses made by the kernel, too (read(2) into it)",
+    )  # fmt: skip
+    parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="end after so long")
+    parser.add_argument("--no-bpf", action="store_true", help="plain perf events only (all that there is yet)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no header, and no remarks but the summary")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
+    add_vmlinux(parser)
+
+
+def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[Request]:
+    """Parse the requests of a run.
+
+    Raises:
+        RequestError: one is malformed, asked for twice, or has a condition.
+    """
+    requests = RequestSet()
+    for text in texts:
+        request = parse_request(text)
+        if request.condition is not None:
+            raise _no_conditions(request.text)
+        replaced = requests.add(request)
+        if replaced is not None:
+            raise RequestError(
+                f"cannot watch {request.target.text} twice",
+                f"it is asked for as {replaced.mode} and as {request.mode}",
+                "keep one of them",
+            )
+    if condition is not None:
+        from ksym.language import parse_condition
+
+        parse_condition(condition)
+        raise _no_conditions(f"--if {condition}")
+    return list(requests)
+
+
+def _no_conditions(text: str) -> RequestError:
+    return RequestError(
+        f"cannot evaluate the condition of '{text}'",
+        "this version of ksym reads and checks conditions, but does not evaluate them yet",
+        "leave it out and filter the rows, e.g. --format json and jq",
+    )
+
+
+@dataclass
+class Session:
+    """An armed run and what it is made of."""
+
+    plan: Plan
+    armed: ArmedWatch
+    run: Run
+    resolver: Resolver
+    command: Command | None
+    pid: int | None
+
+    def status(self) -> int:
+        """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
+        if self.command is None:
+            return 0
+        return self.command.end() or 0
+
+
+@contextmanager
+def open_session(args: argparse.Namespace, options: Options, *, every: float = ROUND_SECONDS) -> Iterator[Session]:
+    """Resolve, plan, start COMMAND (waiting), and plant; everything is given back at the end.
+
+    Raises:
+        KsymError: it cannot be done; nothing is left planted and COMMAND has not run.
+    """
+    requests = parse_requests(args.requests, args.condition)
+    with ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        command, pid = _start(args, requests, stack)
+        resolver = Resolver(vmlinux=args.vmlinux, pid=pid, self_pid=command.pid if command else None)
+        stack.callback(resolver.close)
+        plan = make_plan((request, resolver.resolve(request)) for request in requests)
+        armed = stack.enter_context(ArmedWatch(plan, _scope(args, pid), options))
+        run = Run(
+            armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
+            fixed_cpus=args.cpus is not None,
+        )  # fmt: skip
+        yield Session(plan, armed, run, resolver, command, pid)
+
+
+def _start(args: argparse.Namespace, requests: list[Request], stack: ExitStack) -> tuple[Command | None, int | None]:
+    """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
+    if args.pid is not None and not os.path.exists(f"/proc/{args.pid}"):
+        raise KsymError(f"cannot watch process {args.pid}", "there is no such process", "see ps -e")
+    if not args.command:
+        return None, args.pid
+    objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
+    if objects and args.pid is not None:
+        raise UsageError("cannot read the command line", "-p and -- COMMAND both say where", "give one of them")
+    command = Command(args.command, traced=bool(objects))
+    stack.callback(command.close)
+    if not objects:
+        return command, args.pid
+    found = command.run_until(lambda pid: _all_mapped(pid, objects))
+    if found is None:
+        raise KsymError(
+            f"cannot watch {', '.join(objects)}", f"{args.command[0]} ended without having it in memory",
+            "name the program that has the variable, as COMMAND runs it",
+        )  # fmt: skip
+    return command, found
+
+
+def _all_mapped(pid: int, objects: list[str]) -> bool:
+    from ksym.symbols.user import is_mapped
+
+    return all(is_mapped(pid, spec) for spec in objects)
+
+
+class _ScopeNow:
+    """The scope as it is when it is asked for: threads come and go."""
+
+    def __init__(self, cpus: tuple[int, ...], pid: int | None, only_threads: bool) -> None:
+        self._cpus, self._pid, self._only_threads = cpus, pid, only_threads
+
+    def __call__(self) -> Scope:
+        threads: tuple[int, ...] = ()
+        if self._pid is not None:
+            with suppress(OSError):
+                threads = tuple(sorted(int(name) for name in os.listdir(f"/proc/{self._pid}/task")))
+            if not threads:
+                raise KsymError(
+                    f"cannot watch process {self._pid}", "it ended while the watch was being planted",
+                    "start it with -- COMMAND",
+                )  # fmt: skip
+        return Scope(self._cpus, threads, self._only_threads)
+
+
+def _scope(args: argparse.Namespace, pid: int | None) -> _ScopeNow:
+    online = online_cpus()
+    cpus = tuple(online)
+    if args.cpus is not None:
+        missing = sorted(set(args.cpus) - set(online))
+        if missing:
+            raise KsymError(
+                f"cannot watch on CPU {', '.join(map(str, missing))}", "it is offline or does not exist",
+                f"online are {Path('/sys/devices/system/cpu/online').read_text().strip()}",
+            )  # fmt: skip
+        cpus = args.cpus
+    return _ScopeNow(cpus, pid, args.pid is not None)

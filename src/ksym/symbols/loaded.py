@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Programs and libraries as they lie in a running process: which file, and moved by how much."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ksym.errors import KsymError
+from ksym.linux.maps import Mapping, read_maps
+from ksym.symbols.debugfile import find_debug_file
+from ksym.symbols.elf import ET_EXEC, ElfError, ElfFile
+from ksym.symbols.symtab import SymbolTable
+
+_PAGE = os.sysconf("SC_PAGESIZE")
+
+
+class ObjectNotMapped(KsymError):
+    """The process does not have that program or library in its memory (or not yet)."""
+
+
+@dataclass(frozen=True)
+class LoadedObject:
+    """A file in a process's memory: link-time address + ``bias`` = run-time address."""
+
+    label: str
+    """As the user named it."""
+    path: str
+    """As the kernel shows it."""
+    bias: int
+    elf: ElfFile
+    mappings: tuple[Mapping, ...]
+    root: str
+    """``/proc/PID/root``, where its debug file may lie."""
+
+    @cached_property
+    def debug(self) -> ElfFile | None:
+        """The separate debug file."""
+        return find_debug_file(self.elf, root=self.root)
+
+    @property
+    def tables(self) -> tuple[SymbolTable, ...]:
+        """The symbol tables of the file, and of its debug file where it is stripped."""
+        if self.elf.has_symtab or self.debug is None:
+            return self.elf.tables
+        return self.debug.tables + self.elf.tables
+
+
+class Process:
+    """A running process and the files in its memory; a context manager that closes those.
+
+    Raises:
+        KsymError: there is no such process, or it may not be looked into.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.root = f"/proc/{pid}/root"
+        self._opened: dict[tuple[int, int, str], ElfFile] = {}
+        self.maps()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; types that were read lazily from them cannot be looked into afterwards."""
+        for elf in self._opened.values():
+            elf.close()
+        self._opened.clear()
+
+    def maps(self) -> list[Mapping]:
+        """The mappings as they are now."""
+        return read_maps(self.pid)
+
+    @cached_property
+    def executable(self) -> LoadedObject | None:
+        """The main program, or None where that cannot be told."""
+        try:
+            identity = os.stat(f"/proc/{self.pid}/exe")
+            link = os.readlink(f"/proc/{self.pid}/exe")
+        except OSError:
+            return None
+        files = _files(self.maps())
+        for group in files:
+            first = group[0]
+            if first.inode == identity.st_ino and (
+                first.device == identity.st_dev or link.startswith(first.path)
+            ):
+                return self._loaded(first.path, group)
+        return None
+
+    def find_object(self, spec: str) -> LoadedObject:
+        """The program or library that ``spec`` names: a path, or a library's file name or soname.
+
+        Raises:
+            ObjectNotMapped: the process has no such file in its memory.
+            KsymError: the name fits several files, or the file cannot be read.
+        """
+        files = _files(self.maps())
+        found = self._with_path(spec, files) if "/" in spec else self._with_name(spec, files)
+        if not found:
+            raise self._not_mapped(spec, files)
+        if len(found) > 1:
+            paths = ", ".join(sorted({group[0].path for group in found}))
+            raise KsymError(
+                f"cannot tell which {spec} is meant",
+                f"process {self.pid} has {paths}",
+                "write one of these paths",
+            )
+        return self._loaded(spec, found[0])
+
+    def has_mapped(self, spec: str) -> bool:
+        """Whether ``spec`` is in the process's memory by now, with a page that can be executed or written."""
+        files = _files(self.maps())
+        return bool(self._with_path(spec, files) if "/" in spec else self._with_name(spec, files))
+
+    # -- choice --------------------------------------------------------------------------------------
+
+    def _with_path(self, spec: str, files: list[list[Mapping]]) -> list[list[Mapping]]:
+        # The user's path, and the same path as the process sees it (containers have roots of their own).
+        outside = os.path.realpath(spec)
+        inside = os.path.realpath(self.root + spec) if spec.startswith("/") else ""
+        names = {outside, os.path.abspath(spec), inside.removeprefix(os.path.realpath(self.root)) or outside}
+        identities = set()
+        for path in (outside, inside):
+            try:
+                status = os.stat(path)
+                identities.add((status.st_dev, status.st_ino))
+            except (OSError, ValueError):
+                continue
+        by_file = [group for group in files if (group[0].device, group[0].inode) in identities]
+        # Some file systems (btrfs, overlayfs) show another device in maps than stat gives. A file that was
+        # built anew since is another file: its path is mapped, as a deleted one.
+        return by_file or [group for group in files if group[0].path in names]
+
+    def _with_name(self, spec: str, files: list[list[Mapping]]) -> list[list[Mapping]]:
+        exact = [group for group in files if group[0].basename == spec]
+        if exact:
+            return exact
+        # libfoo.so may be libfoo.so.1.2, libc.so.6 was libc-2.31.so
+        stem = spec.partition(".so")[0]
+        near = [
+            g for g in files if g[0].basename.startswith((spec + ".", stem + "-")) and ".so" in g[0].basename
+        ]
+        return [group for group in near if group[0].basename.startswith(spec + ".")] or self._with_soname(
+            spec, near
+        )
+
+    def _with_soname(self, spec: str, files: list[list[Mapping]]) -> list[list[Mapping]]:
+        found = []
+        for group in files:
+            try:
+                if self._open(group[0]).soname == spec:
+                    found.append(group)
+            except ElfError:
+                continue
+        return found
+
+    def _not_mapped(self, spec: str, files: list[list[Mapping]]) -> ObjectNotMapped:
+        from ksym.symbols.nearest import nearest
+
+        base = spec.rpartition("/")[2]
+        names = sorted({group[0].basename for group in files})
+        near = nearest(base, names) or [n for n in names if base.partition(".")[0] in n][:3] or names[:5]
+        todo = f"it has {', '.join(near)}" if near else ""
+        return ObjectNotMapped(f"cannot find {spec} in process {self.pid}", "it is not in its memory", todo)
+
+    # -- files ---------------------------------------------------------------------------------------
+
+    def _loaded(self, label: str, group: list[Mapping]) -> LoadedObject:
+        elf = self._open(group[0], label)
+        bias = load_bias(elf, group)
+        if bias is None:
+            raise KsymError(
+                f"cannot tell where {label} lies in process {self.pid}",
+                "its mappings do not fit its program headers",
+                "watch 0xADDRESS/LENGTH instead",
+            )
+        return LoadedObject(label, group[0].path, bias, elf, tuple(group), self.root)
+
+    def _open(self, mapping: Mapping, label: str = "") -> ElfFile:
+        known = self._opened.get(mapping.file_key)
+        if known is None:
+            path = readable_path(self.pid, mapping)
+            known = self._opened[mapping.file_key] = ElfFile(path, label=label or mapping.path)
+        return known
+
+
+def readable_path(pid: int, mapping: Mapping) -> str:
+    """A path under which the file that a process has mapped can be opened, whatever became of its name."""
+    root = f"/proc/{pid}/root{mapping.path}"
+    certain = (f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", f"/proc/{pid}/exe")
+    # By name first, so that debug files are looked for beside it; map_files needs privileges (man 5 proc).
+    for path in (mapping.path, root, *certain):
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            continue
+        if status.st_ino == mapping.inode and (path in certain or _same_device(status.st_dev, mapping)):
+            return path
+    return root if os.path.exists(root) and not mapping.deleted else mapping.path
+
+
+def _same_device(device: int, mapping: Mapping) -> bool:
+    # btrfs and overlayfs: st_dev is an anonymous device (major 0), maps may show another one.
+    return device == mapping.device or os.major(device) == 0 or os.major(mapping.device) == 0
+
+
+def _files(maps: Sequence[Mapping]) -> list[list[Mapping]]:
+    # The mappings of each file that is loaded rather than read: something of it is executable or was
+    # mapped at more than one place.
+    groups: dict[tuple[int, int, str], list[Mapping]] = {}
+    for mapping in maps:
+        if mapping.is_file:
+            groups.setdefault(mapping.file_key, []).append(mapping)
+    return [group for group in groups.values() if any(m.executable for m in group)]
+
+
+def load_bias(elf: ElfFile, mappings: Sequence[Mapping]) -> int | None:
+    """Run-time minus link-time address of a loaded file; None where the mappings are not those of a loader.
+
+    Args:
+        elf: The file.
+        mappings: Its mappings, by address.
+    """
+    if elf.type == ET_EXEC:
+        return 0
+    loads = elf.loads
+    if not loads:
+        return None
+    first = loads[0]
+    # A loader maps whole pages: from the page of the segment's file offset, at the page of its address.
+    for mapping in mappings:
+        if mapping.offset != first.offset & -_PAGE:
+            continue
+        bias = mapping.start - (first.vaddr & -_PAGE)
+        # The file may also be mapped for reading only (by a debugger, say): all segments must be in place.
+        if all(
+            any((segment.vaddr & -_PAGE) + bias in held for held in mappings)
+            for segment in loads
+            if segment.filesz
+        ):
+            return bias
+    return None

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The last line of every run, on stderr: what was seen, what was missed, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ksym.views.text import printable
+
+
+@dataclass
+class Tally:
+    """What a run saw.
+
+    Args:
+        names: The watches, in order.
+        hits: Hits of each, by the counters where all were counted.
+        accesses: Accesses shown of each; None for a run that only counts.
+        lost: Hits that the counters saw and no record told of.
+        hidden: Hits seen, but not shown because the limit was reached.
+        disarmed: Watches that the guard took off.
+        notes: What was missed, in words.
+    """
+
+    names: Sequence[str]
+    hits: Sequence[int]
+    accesses: Sequence[int] | None
+    lost: int = 0
+    hidden: int = 0
+    disarmed: int = 0
+    notes: Sequence[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """``ksym: 3 accesses (10 hits), 0 lost, 0 disarmed; pid_max 3``, then a line for each note."""
+        shown = sum(self.hits) - self.lost - self.hidden
+        if self.accesses is None:
+            head, each = _number(sum(self.hits), "hit"), self.hits
+        else:
+            head = f"{_number(sum(self.accesses), 'access')} ({_number(shown, 'hit')})"
+            each = self.accesses
+        parts = ", ".join(f"{printable(name)} {count}" for name, count in zip(self.names, each, strict=True))
+        lines = [f"ksym: {head}, {self.lost} lost, {self.disarmed} disarmed; {parts}"]
+        if self.hidden:
+            lines.append(f"ksym: {_number(self.hidden, 'hit')} after the limit not shown")
+        if self.lost:
+            lines.append(
+                f"ksym: {self.lost} hits lost, the ring buffers were full; "
+                "write less (-o FILE, no -g) or watch less (-C CPUS, -p PID)"
+            )
+        lines.extend(f"ksym: {note}" for note in self.notes)
+        return lines
+
+
+def _number(count: int, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count} {noun}{'' if count == 1 else plural}"

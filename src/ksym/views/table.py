@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``--format table``: a row an access, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ksym.capture.access import Access
+from ksym.capture.sites import Site
+from ksym.views.rows import WallClock
+from ksym.views.text import printable
+from ksym.watch.plan import Watch
+
+_SYMBOL_LEAST, _SYMBOL_MOST = 20, 48
+
+
+class Table:
+    """Aligned columns; the SYMBOL column is as wide as the run's names need.
+
+    Args:
+        watches: What is watched, for the width.
+        verbose: Show the accessing instruction behind the function.
+    """
+
+    def __init__(self, watches: Sequence[Watch], *, verbose: bool = False) -> None:
+        longest = max((len(printable(watch.name)) for watch in watches), default=0)
+        self._width = min(max(longest, _SYMBOL_LEAST), _SYMBOL_MOST)
+        self._clock, self._verbose = WallClock(), verbose
+        self._functions: dict[int, str] = {}
+        self._sites: dict[int, Site] = {}
+
+    def header(self) -> str:
+        """See Rows."""
+        return (
+            f"{'TIME':<13} {'TASK-PID':<15} {'CPU':<4} {'SYMBOL':<{self._width}}  {'TYPE':<5} "
+            f"{'OLD -> NEW':<20} FUNCTION\n"
+        )
+
+    def row(self, access: Access) -> str:
+        """See Rows."""
+        task = f"{printable(access.comm)}-{access.tid}"
+        line = (
+            f"{self._clock.text(access.time_ns)} {task:<15} {access.cpu:03d}  "
+            f"{printable(access.watch.name):<{self._width}}  {access.access:<5} {'-':<20} "
+            f"{self._function(access.site)}"
+        )
+        if access.hits > 1:
+            line += f"  ({access.hits} hits)"
+        for frame in access.stack:
+            line += f"\n{'':<14}{printable(str(frame))}"
+        return line + "\n"
+
+    def _function(self, site: Site) -> str:
+        key = id(site)
+        text = self._functions.get(key)
+        if text is None:
+            text = printable(str(site.named))
+            if self._verbose and site.instruction:
+                text += f"  {{{site.instruction.text}}}"
+            self._functions[key] = text
+            self._sites[key] = site  # keeps the key unique
+        return text

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Starting COMMAND so that it is watched from its first instruction.
+
+The child is forked early and waits; it runs COMMAND only when everything is armed. Where a variable of a
+program or library is watched, its address is known only once that file is mapped: then the child is
+traced (ptrace) up to the point where it is, stopped there, armed, and let go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+from ksym.errors import KsymError
+from ksym.linux import ptrace
+
+CANNOT_RUN, NOT_FOUND = 126, 127
+
+
+class CommandError(KsymError):
+    """COMMAND could not be started; the status tells shells why (126, 127)."""
+
+    def __init__(self, what: str, why: str, todo: str, status: int) -> None:
+        super().__init__(what, why, todo)
+        self.status = status
+
+
+class Command:
+    """A child process that will become COMMAND.
+
+    Args:
+        argv: COMMAND and its arguments.
+        traced: Stop it once it is mapped (``run_until``); else it starts with ``go``.
+
+    Raises:
+        CommandError: there is no such program, or it cannot be executed.
+    """
+
+    def __init__(self, argv: Sequence[str], *, traced: bool = False) -> None:
+        self.argv = list(argv)
+        self.status: int | None = None
+        """Exit status as shells have it (128 + N for signal N), once it has ended."""
+        self._traced = traced
+        self._stopped: int | None = None
+        self._find()
+        gate, self._gate = os.pipe()
+        self._failure, failure = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self._gate)
+            self._become(gate, failure)
+        os.close(gate)
+        os.close(failure)
+
+    def _find(self) -> None:
+        name = self.argv[0]
+        if shutil.which(name):
+            return
+        if "/" in name and os.path.exists(name):
+            why = "it is a directory" if os.path.isdir(name) else "it is not executable"
+            raise CommandError(f"cannot run {name}", why, "name a program", CANNOT_RUN)
+        where = "there is no such file" if "/" in name else "it is in no directory of PATH"
+        raise CommandError(f"cannot run {name}", where, "check the spelling of COMMAND", NOT_FOUND)
+
+    def _become(self, gate: int, failure: int) -> None:
+        """In the child: wait for the gate, then run COMMAND."""
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            if os.read(gate, 1):
+                if self._traced:
+                    ptrace.trace_me()
+                os.execvp(self.argv[0], self.argv)  # noqa: S606 - running COMMAND is what was asked for
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.write(failure, struct.pack("=i", error.errno or errno.EIO))
+        except BaseException:  # noqa: S110 - the child must never return into the parent's code
+            pass
+        os._exit(CANNOT_RUN)
+
+    def go(self) -> None:
+        """Everything is armed: let COMMAND start (or go on).
+
+        Raises:
+            CommandError: exec failed.
+        """
+        if self._traced:
+            if self._stopped is not None:
+                ptrace.detach(self._stopped)
+                self._stopped = None
+            return
+        self._open_gate()
+        self._check_exec()
+
+    def _open_gate(self) -> None:
+        os.write(self._gate, b"g")
+        os.close(self._gate)
+        self._gate = -1
+
+    def _check_exec(self) -> None:
+        failed = os.read(self._failure, 4)
+        if failed:
+            number = struct.unpack("=i", failed)[0]
+            self._wait()
+            status = NOT_FOUND if number == errno.ENOENT else CANNOT_RUN
+            raise CommandError(f"cannot run {self.argv[0]}", os.strerror(number), "name a program", status)
+
+    def run_until(self, mapped: Callable[[int], bool]) -> int | None:
+        """Run a traced COMMAND until ``mapped(pid)`` holds for it or for a process that it started.
+
+        Returns:
+            The process, stopped; None if COMMAND ended without.
+
+        Raises:
+            CommandError: exec failed.
+        """
+        self._open_gate()
+        started = False
+        known: set[int] = set()
+        while True:
+            pid, status = ptrace.wait_any()
+            if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                if pid != self.pid:
+                    continue
+                self._ended(status)
+                if not started:
+                    self._check_exec()
+                return None
+            if not started:
+                started = True
+                self._check_exec()
+                ptrace.follow_children(pid)
+            known.add(pid)
+            if ptrace.may_have_mapped(pid, status) and mapped(pid):
+                self._stopped = pid
+                return pid
+            ptrace.to_next_syscall(pid, ptrace.signal_to_pass(status))
+
+    def poll(self) -> int | None:
+        """Reap what has ended, let go of what is still traced; the status, or None while COMMAND runs."""
+        while self.status is None:
+            try:
+                pid, status = ptrace.wait_any(block=False)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if os.WIFSTOPPED(status):
+                ptrace.detach(pid, ptrace.signal_to_pass(status))
+            elif pid == self.pid:
+                self._ended(status)
+        return self.status
+
+    def _ended(self, status: int) -> None:
+        self.status = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+    def _wait(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            self._ended(os.waitpid(self.pid, 0)[1])
+
+    def end(self, *, patience: float = 2.0) -> int | None:
+        """End COMMAND if it still runs: SIGTERM, then SIGKILL after ``patience`` seconds; returns its status."""
+        if self._gate >= 0:  # never started: a closed gate ends the child
+            os.close(self._gate)
+            self._gate = -1
+            self._wait()
+        if self._stopped is not None:
+            ptrace.detach(self._stopped)
+            self._stopped = None
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, number)
+                self._wait_for(patience)
+        return self.status
+
+    def _wait_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Leave nothing behind: the child is ended if it still runs."""
+        self.end()
+        if self._failure >= 0:
+            os.close(self._failure)
+            self._failure = -1

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""One run, from armed to over: what it waits for, what ends it, which CPUs come and go.
+
+The run is a loop of rounds. Each round waits for the first of: a ring that fills up, a signal, the end of
+COMMAND or of the watched process, a CPU that comes or goes, the next deadline. What a round does with the
+rings or counters is the caller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from ksym.errors import KsymError
+from ksym.linux.cpus import CpuEvents, online_cpus
+from ksym.watch.arm import ArmedWatch
+from ksym.watch.launch import Command
+
+ROUND_SECONDS = 0.1
+"""How long a row may wait to be shown, and records to be merged."""
+
+
+class Signals:
+    """SIGINT, SIGTERM, SIGHUP as an orderly end; all of them wake a poll. A second SIGINT interrupts for real."""
+
+    _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._wake, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Signals:
+        for number in self._ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
+                self._before[number] = signal.signal(number, self._handle)
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def fileno(self) -> int:
+        """Readable after a signal."""
+        return self._wake
+
+    def clear(self) -> None:
+        """Consume the wake-ups."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake, 4096):
+                pass
+
+    def __exit__(self, *exception: object) -> None:
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        os.close(self._wake)
+        os.close(self._write)
+
+
+class Run:
+    """The life of an armed watch.
+
+    Args:
+        armed: What is planted; enabled by ``rounds``.
+        signals: Installed handlers.
+        command: COMMAND, let go once armed.
+        pid: A process whose end ends the run.
+        duration: Seconds after which the run ends.
+        every: Seconds between rounds that the caller wants, whatever happens.
+        fixed_cpus: The user chose the CPUs (-C): do not follow those that come.
+    """
+
+    def __init__(
+        self,
+        armed: ArmedWatch,
+        signals: Signals,
+        *,
+        command: Command | None = None,
+        pid: int | None = None,
+        duration: float | None = None,
+        every: float = ROUND_SECONDS,
+        fixed_cpus: bool = False,
+    ) -> None:
+        self._armed, self._signals, self._command = armed, signals, command
+        self._duration, self._every, self._fixed_cpus = duration, every, fixed_cpus
+        self._pidfd = -1
+        if pid is not None and command is None:
+            # pidfd_open(2) came in 5.3; before it the end of the process is seen at the next round.
+            with contextlib.suppress(OSError):
+                self._pidfd = os.pidfd_open(pid)
+        self._pid = pid if command is None else None
+        self._cpus = set(armed.scope.cpus)
+        self._stopped = False
+        self.notes: list[str] = []
+        """What was missed and why, for the summary."""
+        self.armed_at = 0.0
+        self.ended_by = ""
+
+    def stop(self, why: str) -> None:
+        """End the run after this round."""
+        self._stopped = True
+        self.ended_by = self.ended_by or why
+
+    def rounds(self) -> Iterator[None]:
+        """Arm, start COMMAND, and yield once a round until the run is over; then disarm.
+
+        Raises:
+            CommandError: COMMAND could not be executed.
+        """
+        self._armed.enable()
+        self.armed_at = time.monotonic()
+        try:
+            with self._cpu_events() as cpu_events:
+                if self._command:
+                    self._command.go()
+                yield from self._loop(cpu_events)
+        finally:
+            self._armed.disable()
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
+
+    def _loop(self, cpu_events: CpuEvents | None) -> Iterator[None]:
+        poll = select.poll()
+        poll.register(self._signals.fileno(), select.POLLIN)
+        if self._pidfd >= 0:
+            poll.register(self._pidfd, select.POLLIN)
+        if cpu_events:
+            poll.register(cpu_events.fileno(), select.POLLIN)
+        rings = self._register_rings(poll, set())
+        deadline = None if self._duration is None else self.armed_at + self._duration
+        due = self.armed_at + self._every
+        while not self._over(deadline):
+            now = time.monotonic()
+            until = due if deadline is None else min(due, deadline)
+            woken = {fd for fd, _ in poll.poll(max(0.0, until - now) * 1000)}
+            self._signals.clear()
+            if cpu_events and cpu_events.fileno() in woken and cpu_events.changed() and not self._fixed_cpus:
+                self._follow_cpus()
+                rings = self._register_rings(poll, rings)
+            now = time.monotonic()
+            if now >= due or woken & rings:
+                due = max(due + self._every, now) if now >= due else due
+                yield
+
+    def _over(self, deadline: float | None) -> bool:
+        if self._signals.received:
+            self.stop(self._signals.received.name)
+        elif self._command and self._command.poll() is not None:
+            self.stop("COMMAND ended")
+        elif self._pid is not None and self._process_gone(self._pid):
+            self.stop(f"process {self._pid} ended")
+        elif deadline is not None and time.monotonic() >= deadline:
+            self.stop("duration over")
+        return self._stopped
+
+    def _process_gone(self, pid: int) -> bool:
+        if self._pidfd >= 0:
+            return bool(select.select([self._pidfd], [], [], 0)[0])
+        return not os.path.exists(f"/proc/{pid}")
+
+    def _register_rings(self, poll: select.poll, before: set[int]) -> set[int]:
+        now = self._armed.ring_fds()
+        for fd in before - now:
+            with contextlib.suppress(KeyError):
+                poll.unregister(fd)
+        for fd in now - before:
+            poll.register(fd, select.POLLIN)
+        return now
+
+    @contextlib.contextmanager
+    def _cpu_events(self) -> Iterator[CpuEvents | None]:
+        events = None
+        if not self._armed.options.counting or self._armed.any_system_wide:
+            # Without the socket (a network namespace that has none), CPUs are not followed.
+            with contextlib.suppress(OSError):
+                events = CpuEvents()
+        try:
+            yield events
+        finally:
+            if events:
+                events.close()
+
+    def _follow_cpus(self) -> None:
+        online = set(online_cpus())
+        for cpu in sorted(self._cpus - online):
+            self._armed.drop_cpu(cpu)
+            self._cpus.discard(cpu)
+            self.notes.append(f"CPU {cpu} went offline")
+        for cpu in sorted(online - self._cpus):
+            try:
+                self._armed.add_cpu(cpu)
+            except KsymError as error:
+                self.notes.append(f"CPU {cpu} came online and is NOT watched: {error.why}")
+            else:
+                self._cpus.add(cpu)
+                self.notes.append(f"CPU {cpu} came online; its first moments were not watched")
