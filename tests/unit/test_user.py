@@ -246,6 +246,8 @@ def test_library_opened_later() -> None:
     assert found is not None
     assert "getppid" in found.function
     assert found.object.startswith("libc")
+    # The cache has now mapped libc a second time, to read it.
+    assert UserNames(os.getpid()).name(address) == found
     again = UserNames(os.getppid(), cache)
     assert again.snapshot() in (True, False)
 

@@ -5,8 +5,8 @@ A variable's DIE says where the variable is: ``DW_AT_location`` is an expression
 ``DW_OP_addr`` and the address. Those bytes are searched in ``.debug_info``, the DIE around them is found by
 trying the few starts in front of them that the unit's abbreviations allow, and only that DIE and the types
 that it refers to are parsed. Where no address is known, the bytes of the reference to the name are searched
-likewise. A pass over all DIEs of a kernel takes many minutes; this takes 10 to 90 ms by address and 0.3 to 5 s
-by name alone, on the 165 MB of a Debian kernel's ``.debug_info``.
+likewise. A pass over all DIEs of a kernel takes many minutes; this takes 10 to 90 ms by address and 0.3 to
+5 s by name alone, on the 165 MB of a Debian kernel's ``.debug_info``.
 
 DIEs are decoded by pyelftools, which is imported when the first type is asked for.
 """
@@ -23,18 +23,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ksym.errors import KsymError
 from ksym.symbols import demangle
-from ksym.symbols.elf import SHF_COMPRESSED, SHT_NOBITS, ElfError, ElfFile
+from ksym.symbols.elf import SHT_NOBITS, ElfFile
+from ksym.symbols.section_stream import SectionStream
 
 if TYPE_CHECKING:
-    from ksym.symbols.elf import Section
     from ksym.symbols.types import Type
 
 _T = TypeVar("_T")
 
 _DW_OP_ADDR, _DW_OP_ADDRX = 0x03, 0xA1
 _DW_UT_TYPE = 2
-_WINDOW = 4 << 20
-"""Bytes searched at a time: the search runs on a copy, mmap's own is several times slower."""
 _BACK = {"DW_AT_location": 320, "DW_AT_name": 24}
 """How far in front of an attribute a DIE may begin; before a location, a long name may stand in it."""
 _VARIABLES = frozenset({"DW_TAG_variable"})
@@ -49,58 +47,6 @@ _DEFINITIONS = {
 
 class NotAvailable(KsymError):
     """What is needed to read DWARF is not installed."""
-
-
-class SectionStream:
-    """A section as the seekable stream that pyelftools reads from, with a search."""
-
-    def __init__(self, elf: ElfFile, section: Section) -> None:
-        self._elf = elf
-        self._data: bytes | None = None
-        self._base = section.offset
-        self.size = section.size
-        self._name = section.name
-        if section.flags & SHF_COMPRESSED:
-            self._data = elf.content(section)
-            self.size = len(self._data)
-        elif section.offset + section.size > elf.length:
-            raise elf.error(f"it is damaged: section {section.name} lies outside of the file")
-        self._at = 0
-
-    def slice(self, start: int, end: int) -> bytes:
-        """Bytes ``[start, end)``, cut at the section's end."""
-        end = min(end, self.size)
-        if start >= end:
-            return b""
-        if self._data is not None:
-            return self._data[start:end]
-        return self._elf.bytes_at(self._base + start, end - start, f"section {self._name}")
-
-    def read(self, count: int = -1) -> bytes:
-        """As of a file."""
-        data = self.slice(self._at, self.size if count < 0 else self._at + count)
-        self._at += len(data)
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def tell(self) -> int:
-        """As of a file."""
-        return self._at
-
-    def find_all(self, needle: bytes, start: int = 0, end: int | None = None) -> Iterator[int]:
-        """Every place of ``needle``, in order."""
-        end = self.size if end is None else min(end, self.size)
-        for window in range(start, end, _WINDOW):
-            data = self.slice(window, min(window + _WINDOW + len(needle) - 1, end))
-            at = data.find(needle)
-            while at >= 0:
-                yield window + at
-                at = data.find(needle, at + 1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +89,7 @@ class Dwarf:
             if section is not None and section.type != SHT_NOBITS:
                 stream = self._streams[section.name] = SectionStream(elf, section)
                 arguments[parameter] = DebugSectionDescriptor(
-                    stream, section.name, section.offset, stream.size, 0
+                    cast(Any, stream), section.name, section.offset, stream.size, 0
                 )
         machine = {3: "x86", 62: "x64", 183: "AArch64"}.get(elf.machine, "")
         config = DwarfConfig(
@@ -420,13 +366,10 @@ def variable(source: str | os.PathLike[str] | ElfFile, name: str, address: int |
     elf = source if isinstance(source, ElfFile) else ElfFile(source)
     if not has_dwarf(elf):
         return None
-    return Dwarf(elf).variable(name, address)
+    return elf.dwarf.variable(name, address)
 
 
 def has_dwarf(elf: ElfFile) -> bool:
     """Whether the file has a ``.debug_info`` with content."""
     section = elf.section(".debug_info")
     return section is not None and section.type != SHT_NOBITS and section.size > 0
-
-
-__all__ = ["Dwarf", "ElfError", "NotAvailable", "SectionStream", "has_dwarf", "variable"]

@@ -21,11 +21,13 @@ from ksym.errors import KsymError
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ksym.symbols.dwarf import Dwarf
     from ksym.symbols.symtab import ElfSymbol, SymbolTable
 
 # elf.h
 ET_REL, ET_EXEC, ET_DYN, ET_CORE = 1, 2, 3, 4
-PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_TLS = 1, 2, 4, 7
+PT_LOAD, PT_NOTE = 1, 4
+PF_X = 1
 SHT_SYMTAB, SHT_RELA, SHT_DYNAMIC, SHT_NOTE, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 4, 6, 7, 8, 9, 11
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS, SHF_COMPRESSED = 1, 2, 4, 0x400, 0x800
 _SHN_XINDEX = 0xFFFF
@@ -296,6 +298,17 @@ class ElfFile:
                 if tag == _DT_SONAME:
                     return self.string(names, value)
         return None
+
+    @cached_property
+    def dwarf(self) -> Dwarf:
+        """The file's DWARF; types that come from it need this file to stay open.
+
+        Raises:
+            NotAvailable: pyelftools is missing.
+        """
+        from ksym.symbols.dwarf import Dwarf
+
+        return Dwarf(self)
 
     # -- symbols -------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from ksym.errors import KsymError
 from ksym.linux.maps import Mapping, read_maps
 from ksym.symbols.debugfile import find_debug_file
-from ksym.symbols.elf import ET_EXEC, ElfError, ElfFile
+from ksym.symbols.elf import ET_EXEC, PF_X, ElfError, ElfFile, Segment
 from ksym.symbols.symtab import SymbolTable
 
 _PAGE = os.sysconf("SC_PAGESIZE")
@@ -233,17 +233,21 @@ def load_bias(elf: ElfFile, mappings: Sequence[Mapping]) -> int | None:
     loads = elf.loads
     if not loads:
         return None
-    first = loads[0]
-    # A loader maps whole pages: from the page of the segment's file offset, at the page of its address.
-    for mapping in mappings:
-        if mapping.offset != first.offset & -_PAGE:
-            continue
-        bias = mapping.start - (first.vaddr & -_PAGE)
-        # The file may also be mapped for reading only (by a debugger, say): all segments must be in place.
-        if all(
-            any((segment.vaddr & -_PAGE) + bias in held for held in mappings)
-            for segment in loads
-            if segment.filesz
+    # A loader maps whole pages: from the page of the segment's file offset, at the page of its address. Others,
+    # a debugger or this very program, map files to read them: shared, or with no part that can be executed.
+    private = [mapping for mapping in mappings if "s" not in mapping.perms]
+    for mapping in private:
+        bias = mapping.start - (loads[0].vaddr & -_PAGE)
+        if mapping.offset == loads[0].offset & -_PAGE and all(
+            _in_place(segment, bias, private) for segment in loads if segment.filesz
         ):
             return bias
     return None
+
+
+def _in_place(segment: Segment, bias: int, mappings: Sequence[Mapping]) -> bool:
+    start = (segment.vaddr & -_PAGE) + bias
+    for mapping in mappings:
+        if start in mapping and start - mapping.start + mapping.offset == segment.offset & -_PAGE:
+            return mapping.executable or not segment.flags & PF_X
+    return False
