@@ -16,7 +16,7 @@ KERNEL_SIDE = ("native", "lab")
 SELECTING_OPTIONS = ("keyword", "markexpr", "deselect", "lf", "collectonly", "ignore", "ignore_glob")
 NO_KERNEL = (
     "ksym: this run as root reached no kernel: every native and lab test was skipped. "
-    "The reasons stand above; scripts/setup-debian installs what the lab needs."
+    "The summary has the reasons; scripts/setup-debian installs what the lab needs."
 )
 
 # Guest tests run inside a lab guest, where lab/test_kernels.py sets this.
