@@ -84,9 +84,9 @@ def missing() -> list[str]:
 
 
 def run(image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool = False) -> Outcome:
-    """Run a command in a guest; once more if the guest dies of what is known of emulation.
+    """Run a command in a guest; once more if the guest fails as emulation is known to.
 
-    One boot in some hundreds panics before the command starts. And QEMU 7.2 seldom executes a
+    One boot in some hundreds ends before the command starts. And QEMU 7.2 seldom executes a
     breakpoint instruction that the guest has already removed from its code, which ends in
     "Oops: int3". What the program under test does wrong looks different, and is never tried again.
 
@@ -98,8 +98,9 @@ def run(image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool = F
         kaslr: Boot with randomised addresses.
     """
     outcome = _Run(image, job, out, err, kaslr=kaslr).outcome()
-    if outcome.end is End.DIED and (outcome.ready is None or "Oops: int3" in outcome.console):
-        print(f"{outcome.tail}\nlab: the guest died as emulation may; trying once more", file=sys.stderr)
+    stale_code = outcome.end is End.DIED and "Oops: int3" in outcome.console
+    if outcome.ready is None or stale_code:
+        print(f"{outcome.tail}\nlab: the guest failed as emulation may; trying once more", file=sys.stderr)
         outcome = _Run(image, job, out, err, kaslr=kaslr).outcome()
     return outcome
 
