@@ -70,21 +70,34 @@ def _pieces(watch: Watch) -> list[str]:
 
 def _text(watch: Watch, free: int | None) -> str:
     variable = watch.variable
-    rows = [(fact.what, fact.value, fact.source) for fact in variable.facts]
-    if variable.type is not None and not any(fact.what == "type" for fact in variable.facts):
-        rows.append(("type", describe(variable.type), ""))
+    rows = [row for what in ("address", "size", "type", "section") for row in _known(variable, what)]
     if variable.bits:
-        rows.append(("bits", f"{variable.bits[1]} from bit {variable.bits[0]}", "bit field"))
+        rows.append(("bits", f"{variable.bits[1]} from bit {variable.bits[0]}", "a bit field of these bytes"))
     if variable.per_cpu:
         rows += [(f"on CPU {cpu}", f"{address:#x}", "") for cpu, address in _few(variable.per_cpu)]
     shown = _pieces(watch)
-    rows.append(("pieces", " ".join(shown[:6]) + (f" ... {len(shown)} in all" if len(shown) > 6 else ""), ""))
+    more = f" ... {len(shown)} in all" if len(shown) > 6 else ""
+    each = " of each CPU's copy" if variable.per_cpu else ""
+    pieces = " ".join(shown[:6]) + more + each
     rows.append(("registers", _registers(watch, free), ""))
-    width = max(len(value) for what, value, _ in rows if what != "pieces")
-    lines = [f"{watch.name}  ({variable.space.value})"]
-    for what, value, source in rows:
-        lines.append(f"  {what:<10} {printable(value):<{width}}  {printable(source)}".rstrip())
+    width = max(len(value) for _, value, _ in rows)
+    lines = [f"{printable(watch.name)}  ({variable.space.value})"]
+    lines += [f"  {what:<10} {printable(value):<{width}}  {printable(source)}".rstrip() for what, value, source in rows]
+    lines.append(f"  pieces     {pieces}")
     return "\n".join(lines) + "\n"
+
+
+def _known(variable: Variable, what: str) -> list[tuple[str, str, str]]:
+    """The last fact of its kind, and where those before it came from."""
+    facts = [fact for fact in variable.facts if fact.what == what]
+    if not facts:
+        return [(what, describe(variable.type), "")] if what == "type" and variable.type else []
+    last = facts[-1]
+    source = last.source
+    if len(facts) > 1 and what == "address":
+        source += " from " + ", ".join(f"{fact.value} ({fact.source})" for fact in facts[:-1])
+    value = describe(variable.type) if what == "type" and variable.type else last.value
+    return [(what, value, source)]
 
 
 def _few(copies: dict[int, int]) -> list[tuple[int, int]]:

@@ -1,0 +1,376 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Kernel names to objects: the chain of sources, each asked for what the ones before it did not know."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from ksym.errors import KsymError, NoSuchVariable, NotWatchable
+from ksym.language.request import Symbol
+from ksym.linux.memory import MemoryFault
+from ksym.symbols import known, percpu
+from ksym.symbols.ctext import parse_type
+from ksym.symbols.dwarf import NotAvailable
+from ksym.symbols.dwarf import variable as dwarf_variable
+from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
+from ksym.symbols.kernel import Kernel
+from ksym.symbols.nearest import nearest
+from ksym.symbols.params import Parameter
+from ksym.symbols.tasks import TaskList
+from ksym.symbols.types import Array, Type
+from ksym.symbols.variable import Fact
+
+_SECTIONS = {"d": ".data", "b": ".bss", "r": ".rodata", "t": ".text", "w": ".text"}
+_REACHABLE = {
+    "init_task": (),
+    "init_net": (("task_struct", "nsproxy"), ("nsproxy", "net_ns")),
+    "init_uts_ns": (("task_struct", "nsproxy"), ("nsproxy", "uts_ns")),
+    "init_pid_ns": (("task_struct", "nsproxy"), ("nsproxy", "pid_ns_for_children")),
+    "init_nsproxy": (("task_struct", "nsproxy"),),
+    "init_files": (("task_struct", "files"),),
+    "init_fs": (("task_struct", "fs"),),
+}
+"""Globals that ``init_task`` leads to, by the members on the way."""
+_ROOM_TRUSTED = 8
+"""Where only the distance to the next symbol is known, an object no larger than this is taken to fill it."""
+
+
+@dataclass
+class Found:
+    """What is known of a name so far; the links of the chain fill it in."""
+
+    symbol: Symbol
+    address: int = 0
+    size: int = 0
+    room: int | None = None
+    """Upper bound of the size: the distance to the next symbol."""
+    type: Type | None = None
+    section: str | None = None
+    text: bool = False
+    per_cpu: dict[int, int] | None = None
+    facts: list[Fact] = field(default_factory=list)
+
+    def learn(self, what: str, value: object, source: str) -> None:
+        """Note a fact and where it is from."""
+        self.facts.append(Fact(what, str(value), source))
+
+
+class KernelNames:
+    """Looks names up in everything that is known about the running kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def find(self, symbol: Symbol, *, typed: bool) -> Found:
+        """Find a variable, function or parameter.
+
+        Args:
+            symbol: Its name.
+            typed: Its members are asked for, so that a type is worth a long search.
+
+        Raises:
+            NoSuchVariable: no source has it.
+            KsymError: it is ambiguous, or the sources cannot be read.
+        """
+        found = (
+            self._in_kallsyms(symbol)
+            or self._in_parameters(symbol)
+            or self._in_image(symbol)
+            or self._in_system_map(symbol)
+            or self._per_cpu_by_btf(symbol)
+            or self._reachable(symbol)
+        )
+        if found is None:
+            raise self._unknown(symbol)
+        if not found.text:
+            self._add_type(found, typed=typed)
+            self._add_size(found)
+        return found
+
+    # -- where it is ---------------------------------------------------------------------------
+
+    def _in_kallsyms(self, symbol: Symbol) -> Found | None:
+        return self._from_table(symbol, self._kernel.kallsyms)
+
+    def _in_system_map(self, symbol: Symbol) -> Found | None:
+        table = self._kernel.system_map
+        return self._from_table(symbol, table) if table and symbol.scope is None else None
+
+    def _from_table(self, symbol: Symbol, table: Kallsyms) -> Found | None:
+        matches = table.find(symbol.name, symbol.scope)
+        if not matches:
+            return None
+        chosen = self._choose(symbol, matches)
+        found = Found(symbol, chosen.address, text=chosen.is_text, room=table.room(chosen))
+        owner = f" [{chosen.module}]" if chosen.module else ""
+        if not chosen.is_text and percpu.is_per_cpu(self._kernel, chosen):
+            found.per_cpu = percpu.copies(self._kernel, chosen)
+            found.address = min(found.per_cpu.items())[1]
+            found.section = percpu.SECTION
+            found.learn("address", f"{chosen.address:#x} + __per_cpu_offset[CPU]", table.source + owner)
+        else:
+            found.section = _SECTIONS.get(chosen.kind.lower())
+            found.learn("address", f"{chosen.address:#x}", table.source + owner)
+        if found.section:
+            found.learn("section", found.section, f"kind '{chosen.kind}' in {table.source}")
+        return found
+
+    def _choose(self, symbol: Symbol, matches: list[KernelSymbol]) -> KernelSymbol:
+        """One of several symbols of a name: the kernel's own goes before modules', data before code."""
+        data = [match for match in matches if not match.is_text] or matches
+        own = [match for match in data if match.module is None] or data
+        if len({match.address for match in own}) == 1:
+            return own[0]
+        if own[0].module is not None:
+            choices = " or ".join(sorted(str(match) for match in own))
+            raise KsymError(
+                f"cannot tell which {symbol.name} is meant", "several modules have one", f"write {choices}"
+            )
+        places = ", ".join(f"{match.address:#x}" for match in own)
+        raise KsymError(
+            f"cannot tell which {symbol.name} is meant",
+            f"the kernel has {len(own)} variables of that name, at {places}",
+            f"watch *(TYPE *){own[0].address:#x}",
+        )
+
+    def _in_parameters(self, symbol: Symbol) -> Found | None:
+        if symbol.scope is None or self._kernel.parameters is None:
+            return None
+        try:
+            parameter = self._kernel.parameters.find(symbol.scope, symbol.name)
+        except MemoryFault:
+            return None
+        return self._from_parameter(symbol, parameter) if parameter else None
+
+    def _from_parameter(self, symbol: Symbol, parameter: Parameter) -> Found:
+        found = Found(symbol, parameter.address, size=parameter.length)
+        source = f"module parameter {symbol.scope}.{symbol.name}"
+        found.learn("address", f"{parameter.address:#x}", source)
+        if parameter.type_name:
+            element = parse_type(parameter.type_name, self._kernel.btf)
+            if parameter.count is not None:
+                name = f"{element.name}[{parameter.count}]"
+                found.type = Array(name, element.size * parameter.count, element, parameter.count)
+            else:
+                found.type = element
+            found.learn("type", found.type.name, f"accessors of {source}")
+        return found
+
+    def _in_image(self, symbol: Symbol) -> Found | None:
+        image = self._kernel.image
+        if image is None or symbol.scope is not None:
+            return None
+        matches = image.elf.find(symbol.name)
+        if not matches:
+            return None
+        addresses = {match.value for match in matches}
+        if len(addresses) > 1:
+            places = ", ".join(f"{(address + image.slide) % 2**64:#x}" for address in sorted(addresses))
+            raise KsymError(
+                f"cannot tell which {symbol.name} is meant", f"{image.path} has several, at {places}",
+                "watch one by its address: *(TYPE *)ADDRESS",
+            )  # fmt: skip
+        match = matches[0]
+        found = Found(symbol, (match.value + image.slide) % 2**64, size=match.size, text=match.is_function)
+        found.section = match.section
+        found.learn("address", f"{found.address:#x}", f"{image.path}, moved by {image.slide:#x}")
+        if match.section == percpu.SECTION:
+            entry = KernelSymbol(match.value, "d", match.name, None)
+            found.per_cpu = percpu.copies(self._kernel, entry)
+            found.address = min(found.per_cpu.items())[1]
+        if match.section:
+            found.learn("section", match.section, str(image.path))
+        return found
+
+    def _per_cpu_by_btf(self, symbol: Symbol) -> Found | None:
+        btf = self._kernel.btf
+        variable = btf.variable(symbol.name) if btf and symbol.scope is None else None
+        if variable is None or variable.section != percpu.SECTION:
+            return None
+        addresses = percpu.copies_by_btf(self._kernel, variable.offset)
+        found = Found(symbol, min(addresses.items())[1], per_cpu=addresses, section=percpu.SECTION)
+        found.learn(
+            "address",
+            f"{variable.offset:#x} in each CPU's section",
+            "BTF of vmlinux, by way of the run queues",
+        )
+        found.learn("section", percpu.SECTION, "BTF of vmlinux")
+        return found
+
+    def _reachable(self, symbol: Symbol) -> Found | None:
+        """Globals that some task points to: for kernels whose kallsyms names no data."""
+        path = _REACHABLE.get(symbol.name)
+        if path is None or symbol.scope is not None or self._kernel.memory_or_none is None:
+            return None
+        try:
+            tasks = TaskList(self._kernel)
+            address = tasks.init_task()
+            for kind, member in path:
+                address = tasks.pointer(address + tasks.offset(kind, member))
+        except (KsymError, MemoryFault):
+            return None
+        found = Found(symbol, address)
+        way = "".join(f"->{member}" for _, member in path)
+        found.learn("address", f"{address:#x}", f"the list of tasks: init_task{way}")
+        return found
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    def _add_type(self, found: Found, *, typed: bool) -> None:
+        name, scope = found.symbol.name, found.symbol.scope
+        if found.type is not None:
+            return
+        btf = self._kernel.module_btf(scope) if scope else self._kernel.btf
+        variable = btf.variable(name) if btf else None
+        if variable is not None and variable.type.size:
+            found.type = variable.type
+            found.learn("type", variable.type.name, f"BTF of {scope or 'vmlinux'}")
+            return
+        if scope is None and self._well_known(found):
+            return
+        if scope is None and typed:
+            self._type_by_dwarf(found)
+
+    def _well_known(self, found: Found) -> bool:
+        text = known.TYPES.get(found.symbol.name)
+        if text is None:
+            return False
+        element, bracket, rest = text.partition("[")
+        try:
+            kind = parse_type(element, self._kernel.btf)
+        except KsymError:
+            return False
+        if bracket:
+            count = int(rest.rstrip("]"))
+            kind = Array(text, kind.size * count, kind, count)
+        exact, room = found.size, found.room
+        if not kind.size or (exact and exact != kind.size) or (room is not None and room < kind.size):
+            return False
+        found.type = kind
+        found.learn(
+            "type", kind.name, "ksym's table of well-known variables, checked against BTF and kallsyms"
+        )
+        return True
+
+    def _type_by_dwarf(self, found: Found) -> None:
+        image = self._kernel.image
+        if image is None:
+            return
+        try:
+            kind = dwarf_variable(image.elf, found.symbol.name)
+        except NotAvailable as error:
+            found.learn("type", "not looked for", f"DWARF of {image.path}: {error.why}")
+            return
+        if kind is not None and kind.size:
+            found.type = kind
+            found.learn("type", kind.name, f"DWARF of {image.path}")
+
+    def _add_size(self, found: Found) -> None:
+        if found.size:
+            found.learn("size", found.size, found.facts[0].source)
+            return
+        if found.type is not None and found.type.size:
+            found.size = found.type.size
+            found.learn("size", found.size, "its type")
+            return
+        image = self._kernel.image
+        matches = image.elf.find(found.symbol.name) if image and found.symbol.scope is None else []
+        if image and matches and matches[0].size:
+            found.size = matches[0].size
+            found.learn("size", found.size, str(image.path))
+            return
+        if found.room and found.room <= _ROOM_TRUSTED:
+            # A smaller object may be followed by padding; a power of two at an aligned address is watched whole.
+            found.size = 1 << (found.room.bit_length() - 1)
+            while found.address % found.size:
+                found.size //= 2
+            found.learn("size", found.size, f"{found.room} bytes to the next symbol in /proc/kallsyms")
+
+    # -- when it is not there ----------------------------------------------------------------------
+
+    def _unknown(self, symbol: Symbol) -> KsymError:
+        written = f"{symbol.scope}:{symbol.name}" if symbol.scope else symbol.name
+        what = f"cannot watch {written}"
+        table = self._kernel.kallsyms
+        if symbol.scope is not None:
+            return self._unknown_in_scope(symbol, what)
+        candidates = list(table.names(data_only=table.has_data))
+        parameters = list(self._kernel.parameters.all()) if self._kernel.parameters else []
+        same = [str(each) for each in parameters if each.name == symbol.name]
+        if same:
+            return NoSuchVariable(
+                what, "it is a module parameter, not a variable's own name", f"write {' or '.join(same)}"
+            )
+        if not table.has_data:
+            btf = self._kernel.btf
+            candidates = [str(each) for each in parameters] + [each.name for each in parameters] + list(_REACHABLE)
+            close = nearest(symbol.name, candidates)
+            hint = f"did you mean {', '.join(close)}? otherwise " if close else ""
+            return NoSuchVariable(
+                what,
+                "this kernel's /proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off)"
+                + ("" if btf else ", and it has no BTF"),
+                f"{hint}give --vmlinux FILE (a vmlinux or System.map), a module parameter (MODULE:NAME), "
+                "a per-CPU variable, task(PID)->..., or *(TYPE *)ADDRESS",
+            )
+        close = nearest(symbol.name, candidates)
+        todo = f"did you mean {', '.join(close)}?" if close else "search /proc/kallsyms for it"
+        return NoSuchVariable(what, "the kernel has no variable of that name", todo)
+
+    def _unknown_in_scope(self, symbol: Symbol, what: str) -> KsymError:
+        table, scope = self._kernel.kallsyms, symbol.scope or ""
+        if self._kernel.parameters is None:
+            return NoSuchVariable(
+                what, f"no symbol of module {scope}, and parameters cannot be looked up without reading kernel memory",
+                "run it with sudo",
+            )  # fmt: skip
+        parameters = list(self._kernel.parameters.all())
+        modules = table.modules()
+        own = [each.name for each in parameters if each.scope.replace("-", "_") == scope.replace("-", "_")]
+        if scope in modules or own:
+            own += [s for s in _names_of_module(table, scope)]
+            close = nearest(symbol.name, own)
+            todo = f"did you mean {', '.join(f'{scope}:{name}' for name in close)}?" if close else ""
+            if not table.has_data and scope not in modules:
+                why = f"no parameter of {scope} has that name, and /proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off)"
+            else:
+                why = f"module {scope} has no variable and no parameter of that name"
+            return NoSuchVariable(what, why, todo or f"see /sys/module/{scope}/parameters")
+        if _is_function_like(self._kernel, symbol):
+            return NotWatchable(
+                what, f"{scope} is no module, but {symbol.name} is a symbol", f"write {symbol.name}"
+            )
+        close = nearest(scope, modules | {each.scope for each in parameters if each.scope})
+        todo = f"did you mean {', '.join(f'{name}:{symbol.name}' for name in close)}?" if close else ""
+        return NoSuchVariable(
+            what, f"there is no module {scope} (not loaded, or without parameters)",
+            todo or f"modprobe {scope}, or write the name alone",
+        )  # fmt: skip
+
+
+def _names_of_module(table: Kallsyms, module: str) -> list[str]:
+    mark = f"\t[{module}]".encode()
+    return [
+        line.split()[2].decode(errors="replace")
+        for line in table.data.splitlines()
+        if line.endswith(mark) and line[17:18] not in b"TtWw"
+    ]
+
+
+def _is_function_like(kernel: Kernel, symbol: Symbol) -> bool:
+    return bool(kernel.kallsyms.find(symbol.name))
+
+
+def read_pointer(kernel: Kernel, address: int) -> int:
+    """The pointer stored at a kernel address.
+
+    Raises:
+        KsymError: it cannot be read.
+    """
+    try:
+        return int(struct.unpack("=Q", kernel.memory.read(address, 8))[0])
+    except MemoryFault as error:
+        raise KsymError(
+            f"cannot read {address:#x}", "nothing is mapped there", "check the address"
+        ) from error
