@@ -13,7 +13,7 @@ import os
 import zlib
 from collections.abc import Iterator
 
-from ksym.symbols.elf import ElfError, ElfFile
+from ksym.symbols.elf import SHT_NOBITS, ElfError, ElfFile
 
 DEBUG_ROOT = "/usr/lib/debug"
 _LARGEST_MINI = 64 << 20
@@ -40,6 +40,25 @@ def find_debug_file(elf: ElfFile, *, root: str = "", debug_root: str = DEBUG_ROO
             pass
         found.close()
     return _mini(elf)
+
+
+def find_shared_dwarf(elf: ElfFile, *, debug_root: str = DEBUG_ROOT) -> ElfFile | None:
+    """The file into which dwz moved what a debug file has in common with others (``.gnu_debugaltlink``)."""
+    section = elf.section(".gnu_debugaltlink")
+    if section is None or section.type == SHT_NOBITS:
+        return None
+    name, _, build_id = elf.content(section).partition(b"\0")
+    digits = build_id.hex()
+    relative = os.path.join(os.path.dirname(os.path.realpath(elf.path)), os.fsdecode(name))
+    for path in (relative, f"{debug_root}/.build-id/{digits[:2]}/{digits[2:]}.debug"):
+        try:
+            found = ElfFile(path)
+            if found.build_id == digits and not os.path.samefile(path, elf.path):
+                return found
+            found.close()
+        except (ElfError, OSError):
+            continue
+    return None
 
 
 def _places(elf: ElfFile, root: str, debug_root: str) -> Iterator[tuple[str, bool]]:

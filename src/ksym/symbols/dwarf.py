@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ksym.errors import KsymError
 from ksym.symbols import demangle
+from ksym.symbols.debugfile import find_shared_dwarf
 from ksym.symbols.elf import SHT_NOBITS, ElfFile
 from ksym.symbols.section_stream import SectionStream
 
@@ -63,12 +64,16 @@ class _Unit:
 class Dwarf:
     """The DWARF of one file. Types that it gives read more of the file when they are looked into.
 
+    Args:
+        elf: The file.
+        elf_is_shared: It is itself what others refer to (dwz).
+
     Raises:
         NotAvailable: pyelftools is missing.
         ElfError: the sections are damaged.
     """
 
-    def __init__(self, elf: ElfFile) -> None:
+    def __init__(self, elf: ElfFile, *, elf_is_shared: bool = False) -> None:
         try:
             from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
         except ImportError:
@@ -96,6 +101,10 @@ class Dwarf:
             little_endian=elf.little_endian, machine_arch=machine, default_address_size=elf.bits // 8
         )
         self.info = DWARFInfo(config=config, **arguments)
+        # What dwz moved out of several programs' DWARF; without that file, types that need it are unknown.
+        # Such a file has no other behind it: what claims so could lead round in a circle.
+        shared = None if elf_is_shared else find_shared_dwarf(elf)
+        self.info.supplementary_dwarfinfo = None if shared is None else Dwarf(shared, elf_is_shared=True).info
 
     @cached_property
     def _types(self) -> Any:

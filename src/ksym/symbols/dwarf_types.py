@@ -291,8 +291,11 @@ def _join(base: str, inner: str) -> str:
 
 def _text(die: Any) -> str:
     attribute = die.attributes.get("DW_AT_name")
-    value = b"" if attribute is None else attribute.value
-    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else ""
+    if attribute is None:
+        return ""
+    if not isinstance(attribute.value, bytes):
+        raise ValueError("a name lies in the file of .gnu_debugaltlink, which is missing")
+    return attribute.value.decode("utf-8", "surrogateescape")
 
 
 def _number(die: Any, name: str, default: int) -> int:

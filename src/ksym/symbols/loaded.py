@@ -233,8 +233,8 @@ def load_bias(elf: ElfFile, mappings: Sequence[Mapping]) -> int | None:
     loads = elf.loads
     if not loads:
         return None
-    # A loader maps whole pages: from the page of the segment's file offset, at the page of its address. Others,
-    # a debugger or this very program, map files to read them: shared, or with no part that can be executed.
+    # A loader maps whole pages: from the page of the segment's file offset, at the page of its address.
+    # Others, a debugger or this very program, map files to read them: shared, or nothing executable.
     private = [mapping for mapping in mappings if "s" not in mapping.perms]
     for mapping in private:
         bias = mapping.start - (loads[0].vaddr & -_PAGE)
