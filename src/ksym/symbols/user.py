@@ -88,7 +88,9 @@ def locate(
     if found.table == ".symtab" and not home.elf.has_symtab and home.debug is not None:
         origin = f"{found.table} of {home.debug.label}"
     if not facts:
-        facts.append(Fact("address", f"{address:#x}", f"{origin}, moved by {home.bias:#x}" if home.bias else origin))
+        facts.append(
+            Fact("address", f"{address:#x}", f"{origin}, moved by {home.bias:#x}" if home.bias else origin)
+        )
     size = symbol.size
     if size:
         facts.append(Fact("size", str(size), origin))
