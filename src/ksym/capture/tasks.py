@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Names of threads at the time of their accesses.
+
+/proc is read once, when the watch is armed; from then on the records of forks, renames (exec included)
+and exits keep the table true, in order of time, so that a thread that is gone still has its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from ksym.capture.records import CommRecord, ExitRecord, ForkRecord
+
+
+class Tasks:
+    """thread id -> name."""
+
+    def __init__(self) -> None:
+        self._comm: dict[int, str] = {0: "swapper"}
+        self._gone: dict[int, None] = {}
+
+    def snapshot(self) -> None:
+        """Take the names of all threads that live now."""
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    for thread in os.listdir(f"/proc/{entry.name}/task"):
+                        self._read(int(entry.name), int(thread))
+
+    def _read(self, pid: int, tid: int) -> str | None:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{tid}/comm", "rb") as file:
+            name = file.read().rstrip(b"\n").decode(errors="replace")
+            self._comm[tid] = name
+            return name
+        return None
+
+    def apply(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
+        """Follow a change.
+
+        A thread's last accesses (its own exit path) can come after its exit record, so names of
+        threads that are gone are kept until many more have gone.
+        """
+        if isinstance(record, CommRecord):
+            self._comm[record.tid] = record.comm
+        elif isinstance(record, ForkRecord):
+            self._comm[record.tid] = self._comm.get(record.parent_tid) or "?"
+            self._gone.pop(record.tid, None)
+        else:
+            self._gone[record.tid] = None
+            if len(self._gone) > 4096:
+                self._forget()
+
+    def _forget(self) -> None:
+        for tid in list(self._gone)[:2048]:
+            del self._gone[tid]
+            self._comm.pop(tid, None)
+
+    def name(self, pid: int, tid: int, cpu: int) -> str:
+        """The thread's name; the idle task's is ``swapper/N``; ``?`` where nobody knows."""
+        if tid == 0:
+            return f"swapper/{cpu}"
+        return self._comm.get(tid) or self._read(pid, tid) or "?"

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""ptrace(2), as far as starting a program stopped takes it. Numbers: include/uapi/linux/ptrace.h."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+from ksym.linux.libc import MACHINE, ptrace
+
+_TRACEME, _PEEKUSER, _DETACH, _SYSCALL, _SETOPTIONS = 0, 3, 17, 24, 0x4200
+_O_SYSGOOD, _O_FORK, _O_VFORK, _O_CLONE, _O_EXEC = 1, 2, 4, 8, 16
+_EVENTS = (1, 2, 3, 4)
+_WALL = 0x40000000
+
+_SYSCALL_STOP = signal.SIGTRAP | 0x80
+# offsetof(struct user, regs.orig_rax), sys/user.h; and the number of mmap, asm/unistd_64.h.
+_ORIG_RAX, _MMAP = 15 * 8, 9
+
+
+def trace_me() -> None:
+    """In the child, before exec: let the parent trace this process; exec will then stop it."""
+    ptrace(_TRACEME, 0)
+
+
+def follow_children(pid: int) -> None:
+    """Trace what ``pid`` starts, too, and mark system call stops apart from SIGTRAP."""
+    ptrace(_SETOPTIONS, pid, 0, _O_SYSGOOD | _O_FORK | _O_VFORK | _O_CLONE | _O_EXEC)
+
+
+def to_next_syscall(pid: int, number: int = 0) -> None:
+    """Let a stopped tracee run up to its next system call stop, delivering signal ``number``."""
+    with contextlib.suppress(ProcessLookupError):
+        ptrace(_SYSCALL, pid, 0, number)
+
+
+def detach(pid: int, number: int = 0) -> None:
+    """Let a stopped tracee go for good, delivering signal ``number``."""
+    with contextlib.suppress(ProcessLookupError):
+        ptrace(_DETACH, pid, 0, number)
+
+
+def wait_any(*, block: bool = True) -> tuple[int, int]:
+    """waitpid(2) for any child or tracee; (0, 0) if ``block`` is off and none has news.
+
+    Raises:
+        ChildProcessError: there is none left.
+    """
+    return os.waitpid(-1, _WALL | (0 if block else os.WNOHANG))
+
+
+def signal_to_pass(status: int) -> int:
+    """Which signal a stop must deliver when the tracee goes on: none for ptrace's own stops."""
+    number = os.WSTOPSIG(status)
+    if number == _SYSCALL_STOP or status >> 16 in _EVENTS:
+        return 0
+    # A new tracee starts with a SIGSTOP that nobody sent.
+    return 0 if number in (signal.SIGTRAP, signal.SIGSTOP) else number
+
+
+def may_have_mapped(pid: int, status: int) -> bool:
+    """Whether this stop can come right after a change of mappings: an exec, or the end of mmap(2)."""
+    if os.WSTOPSIG(status) == signal.SIGTRAP:
+        return True
+    if os.WSTOPSIG(status) != _SYSCALL_STOP:
+        return False
+    if MACHINE != "x86_64":
+        return True
+    try:
+        return ptrace(_PEEKUSER, pid, _ORIG_RAX) == _MMAP
+    except OSError:
+        return False

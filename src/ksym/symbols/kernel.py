@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The sources of knowledge about the running kernel, each opened when it is first needed."""
+
+from __future__ import annotations
+
+import errno
+from functools import cached_property
+from pathlib import Path
+
+from ksym.errors import KsymError, NotPermitted
+from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
+from ksym.linux.memory import Memory
+from ksym.symbols.btf import Btf, BtfError
+from ksym.symbols.image import KernelImage, installed_system_map, installed_vmlinux, open_system_map
+from ksym.symbols.kallsyms import Kallsyms
+from ksym.symbols.params import Parameters
+
+
+class Kernel:
+    """What is known about the running kernel.
+
+    Args:
+        vmlinux: A vmlinux, or a System.map, that the user named.
+    """
+
+    def __init__(self, vmlinux: Path | None = None) -> None:
+        self._given = vmlinux
+
+    @cached_property
+    def kallsyms(self) -> Kallsyms:
+        """The kernel's own symbol table.
+
+        Raises:
+            NotPermitted: there is none, or its addresses are hidden.
+        """
+        what = "cannot find kernel symbols"
+        try:
+            table = Kallsyms.of_this_kernel()
+        except OSError as error:
+            raise NotPermitted(
+                what, "/proc/kallsyms cannot be read (CONFIG_KALLSYMS is off, or /proc is not mounted)",
+                "use an address, or a kernel with kallsyms",
+            ) from error  # fmt: skip
+        if table.hidden:
+            raise NotPermitted(
+                what, "/proc/kallsyms shows only zeros: kernel.kptr_restrict or missing privileges hide the addresses",
+                "run it with sudo; if it is already: sysctl kernel.kptr_restrict=1",
+            )  # fmt: skip
+        return table
+
+    @cached_property
+    def memory(self) -> Memory:
+        """The kernel's memory.
+
+        Raises:
+            NotPermitted: it cannot be read here.
+        """
+        try:
+            return open_kernel_memory()
+        except OSError as error:
+            raise NotPermitted("cannot read kernel memory", *memory_refusal(error)) from error
+
+    @cached_property
+    def memory_or_none(self) -> Memory | None:
+        """The kernel's memory, None where it cannot be read."""
+        try:
+            return self.memory
+        except NotPermitted:
+            return None
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """Types of the kernel, None where it has no BTF."""
+        try:
+            return Btf.vmlinux()
+        except BtfError:
+            return None
+
+    def module_btf(self, module: str) -> Btf | None:
+        """Types of a loaded module; those of the kernel where it has none of its own."""
+        if self.btf is None:
+            return None
+        try:
+            return Btf.module(module, self.btf)
+        except BtfError:
+            return self.btf
+
+    @cached_property
+    def parameters(self) -> Parameters | None:
+        """Module parameters, None where kernel memory cannot be read."""
+        memory = self.memory_or_none
+        return Parameters(self.kallsyms, memory) if memory else None
+
+    @cached_property
+    def image(self) -> KernelImage | None:
+        """The vmlinux that the user named, or an installed one that belongs to this kernel.
+
+        Raises:
+            KsymError: the named one cannot be used.
+        """
+        if self._given is not None:
+            return KernelImage(self._given, self.kallsyms) if _is_elf(self._given) else None
+        found = installed_vmlinux()
+        if found is None:
+            return None
+        try:
+            return KernelImage(found, self.kallsyms)
+        except KsymError:
+            return None
+
+    @cached_property
+    def system_map(self) -> Kallsyms | None:
+        """The System.map that the user named, or an installed one.
+
+        Raises:
+            KsymError: the named one cannot be used.
+        """
+        if self._given is not None:
+            return None if _is_elf(self._given) else open_system_map(self._given, self.kallsyms)
+        found = installed_system_map()
+        if found is None:
+            return None
+        try:
+            return open_system_map(found, self.kallsyms)
+        except KsymError:
+            return None
+
+    def current_task(self) -> int | None:
+        """Address of ksym's own task_struct; None where only /proc/kcore can be read."""
+        memory = self.memory_or_none
+        return memory.current_task() if isinstance(memory, BpfMemory) else None
+
+
+def _is_elf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"\x7fELF"
+    except OSError as error:
+        raise KsymError(
+            f"cannot read {path}",
+            error.strerror or "it fails",
+            "give a vmlinux or a System.map of this kernel",
+        ) from error
+
+
+def memory_refusal(error: OSError) -> tuple[str, str]:
+    """Why kernel memory cannot be read, and what to do; for the errno of BPF's refusal."""
+    lockdown = ""
+    try:
+        lockdown = Path("/sys/kernel/security/lockdown").read_text()
+    except OSError:
+        pass
+    if "[confidentiality]" in lockdown:
+        return "kernel lockdown is in confidentiality mode", "boot without lockdown=confidentiality"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return "BPF needs CAP_BPF and CAP_PERFMON, and there is no readable /proc/kcore", "run it with sudo"
+    return (
+        "this kernel has neither BPF system call programs (5.14) nor /proc/kcore",
+        "give types and addresses explicitly: *(TYPE *)ADDRESS",
+    )

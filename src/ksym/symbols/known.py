@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Types of well-known kernel globals, for kernels whose BTF names no variables.
+
+Most kernels' BTF describes types and per-CPU variables only (pahole before 1.28). An entry here is a
+claim about source code that may have changed, so it is used only where BTF has the type and the room that
+kallsyms leaves the symbol fits it.
+"""
+
+from __future__ import annotations
+
+TYPES = {
+    "avenrun": "unsigned long[3]",
+    "init_cred": "struct cred",
+    "init_files": "struct files_struct",
+    "init_fs": "struct fs_struct",
+    "init_mm": "struct mm_struct",
+    "init_net": "struct net",
+    "init_nsproxy": "struct nsproxy",
+    "init_pid_ns": "struct pid_namespace",
+    "init_signals": "struct signal_struct",
+    "init_task": "struct task_struct",
+    "init_user_ns": "struct user_namespace",
+    "init_uts_ns": "struct uts_namespace",
+    "jiffies": "unsigned long",
+    "jiffies_64": "u64",
+    "max_threads": "int",
+    "modules": "struct list_head",
+    "nr_threads": "int",
+    "panic_on_oops": "int",
+    "panic_timeout": "int",
+    "pid_max": "int",
+    "pid_max_max": "int",
+    "pid_max_min": "int",
+    "root_user": "struct user_struct",
+    "sysctl_overcommit_memory": "int",
+    "total_forks": "unsigned long",
+    "vm_swappiness": "int",
+}

@@ -1,0 +1,352 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From a request to the variable it means: the entry of the symbol stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ksym.errors import KsymError, NoSuchVariable, NotWatchable
+from ksym.language.request import Address, Cast, Mode, Request, Symbol, TaskRoot, UserSymbol
+from ksym.linux.libc import MACHINE
+from ksym.linux.memory import Memory, MemoryFault
+from ksym.symbols.ctext import parse_type
+from ksym.symbols.kernel import Kernel
+from ksym.symbols.kernel_names import Found, KernelNames, read_pointer
+from ksym.symbols.loaded import Process
+from ksym.symbols.path import Location, walk
+from ksym.symbols.tasks import TaskList
+from ksym.symbols.types import Type
+from ksym.symbols.user import resolve_user
+from ksym.symbols.variable import Fact, Space, Variable
+
+_KERNEL_HALF = 1 << 63
+_HASHED_MOST = 1 << 32
+"""printk's %p prints 32 random bits on 64-bit machines (lib/vsprintf.c, ptr_to_id)."""
+_EXECUTE_LENGTH = 4 if MACHINE == "aarch64" else 1
+
+
+class ProcessMemory:
+    """A process's memory, for following its pointers."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = f"/proc/{pid}/mem"
+
+    def read(self, address: int, length: int) -> bytes:
+        """See Memory.read."""
+        try:
+            with open(self._path, "rb", buffering=0) as file:
+                file.seek(address)
+                data = file.read(length)
+        except (OSError, ValueError, OverflowError):
+            raise MemoryFault(address) from None
+        if len(data) != length:
+            raise MemoryFault(address)
+        return data
+
+
+class Resolver:
+    """Resolves requests against this machine.
+
+    Args:
+        vmlinux: A vmlinux or System.map that the user named.
+        pid: The process in which user variables lie; None where none was given.
+        self_pid: What ``task(self)`` stands for.
+    """
+
+    def __init__(
+        self, *, vmlinux: Path | None = None, pid: int | None = None, self_pid: int | None = None
+    ) -> None:
+        self.kernel = Kernel(vmlinux)
+        self.pid = pid
+        self._self_pid = self_pid
+        self._names = KernelNames(self.kernel)
+        self._process: Process | None = None
+
+    def resolve(self, request: Request) -> Variable:
+        """Find what a request means.
+
+        Raises:
+            KsymError: it cannot be found, or not be watched; ``place`` says where in the request.
+        """
+        root = request.target.root
+        try:
+            variable = self._resolve(request)
+            _check(request, variable)
+            return variable
+        except KsymError as error:
+            if error.place is None:
+                error.place = request.place(root.span)
+            raise
+
+    def close(self) -> None:
+        """Close what was opened."""
+        if self._process is not None:
+            self._process.close()
+
+    def _resolve(self, request: Request) -> Variable:
+        root = request.target.root
+        if isinstance(root, UserSymbol):
+            return self._user(request, root)
+        if isinstance(root, Address):
+            return self._address(request, root)
+        if isinstance(root, TaskRoot):
+            return self._task(request, root)
+        if isinstance(root, Cast):
+            return self._cast(request, root)
+        return self._kernel_symbol(request, root)
+
+    # -- kernel ------------------------------------------------------------------------------------
+
+    def _kernel_symbol(self, request: Request, root: Symbol) -> Variable:
+        found = self._names.find(root, typed=bool(request.target.path))
+        if found.text:
+            return self._function(request, found)
+        if request.mode is Mode.EXECUTE:
+            raise NotWatchable(
+                f"cannot watch {request.target.text}:--x", "it is a variable, not a function",
+                f"watch its accesses: {request.target.text}:rw-",
+            )  # fmt: skip
+        if not request.target.path:
+            return self._whole(request, found)
+        if found.type is None or not found.type.size:
+            raise self._untyped(request, root)
+        return self._part(request, found, found.type)
+
+    def _function(self, request: Request, found: Found) -> Variable:
+        text = request.target.text
+        if request.mode is not Mode.EXECUTE:
+            raise NotWatchable(
+                f"cannot watch {text}",
+                "it is a function, not a variable",
+                f"watch its execution with {text}:--x",
+            )
+        if request.target.path:
+            raise NotWatchable(f"cannot watch {text}", "a function has no members", "name the function alone")
+        return Variable(
+            text, found.address, _EXECUTE_LENGTH, Space.KERNEL, section=found.section, executable=True,
+            facts=tuple(found.facts),
+        )  # fmt: skip
+
+    def _whole(self, request: Request, found: Found) -> Variable:
+        if not found.size:
+            name = request.target.text
+            room = f"at most {found.room} bytes" if found.room else "any size"
+            raise KsymError(
+                f"cannot watch {name}", f"its size is not known ({room}, by /proc/kallsyms)",
+                f"say what it is, as in *(int *)&{name}, or give --vmlinux FILE",
+            )  # fmt: skip
+        return self._variable(request, found, Location(found.address, found.type or Type("", found.size)))
+
+    def _part(self, request: Request, found: Found, kind: Type) -> Variable:
+        def part(base: int) -> Location:
+            return walk(Location(base, kind), request.target.path, self.kernel.memory, request.place)
+
+        cpu = request.target.cpu
+        if not found.per_cpu:
+            return self._variable(request, found, part(found.address))
+        chosen = {cpu: found.per_cpu[cpu]} if cpu in found.per_cpu else found.per_cpu
+        # A pointer on the way leads elsewhere on each CPU.
+        parts = {number: part(base) for number, base in chosen.items()}
+        found.per_cpu = {number: location.address for number, location in parts.items()}
+        found.address = min(found.per_cpu.items())[1]
+        return self._variable(request, found, next(iter(parts.values())))
+
+    def _variable(self, request: Request, found: Found, location: Location) -> Variable:
+        typed = location.type if location.type.name else None
+        facts = list(found.facts)
+        if request.target.path:
+            facts += _part_facts(request, location)
+        variable = Variable(
+            request.target.text, location.address, location.length, Space.KERNEL, typed, location.bits,
+            found.per_cpu, found.section, facts=tuple(facts),
+        )  # fmt: skip
+        cpu = request.target.cpu
+        if cpu is None:
+            return variable
+        if not found.per_cpu:
+            raise NotWatchable(
+                f"cannot watch {request.target.text}", "it is not a per-CPU variable", f"leave out @cpu{cpu}"
+            )
+        if cpu not in found.per_cpu:
+            cpus = ", ".join(map(str, found.per_cpu))
+            raise NotWatchable(
+                f"cannot watch {request.target.text}", f"there is no CPU {cpu}", f"choose one of {cpus}"
+            )
+        return replace(variable, address=found.per_cpu[cpu], per_cpu=None)
+
+    def _untyped(self, request: Request, root: Symbol) -> KsymError:
+        text = request.target.text
+        rest = (
+            text[root.span.end - root.span.start :]
+            if text.startswith(request.text[root.span.start : root.span.end])
+            else ""
+        )
+        rest = "->" + rest.lstrip(".->") if rest and not rest.startswith("[") else rest
+        return NoSuchVariable(
+            f"cannot reach {text}",
+            f"the type of {root.name} is not known (no BTF variable, no vmlinux with DWARF, not in ksym's table)",
+            f"write its type: ((struct TYPE *)&{root.name}){rest}",
+        )
+
+    def _task(self, request: Request, root: TaskRoot) -> Variable:
+        import os
+
+        pid = root.pid if root.pid is not None else self._self_pid or os.getpid()
+        tasks = TaskList(self.kernel)
+        address = tasks.task(pid)
+        kind = parse_type("struct task_struct", self.kernel.btf)
+        fact = Fact("address", f"{address:#x}", f"the kernel's list of tasks, task {pid}")
+        if not request.target.path:
+            raise NotWatchable(
+                f"cannot watch {request.target.text}", f"the whole task_struct has {kind.size} bytes",
+                f"name a member: {request.target.text}.comm",
+            )  # fmt: skip
+        if request.target.cpu is not None:
+            raise NotWatchable(
+                f"cannot watch {request.target.text}", "a task is not per-CPU", "leave out @cpu"
+            )
+        location = walk(Location(address, kind), request.target.path, self.kernel.memory, request.place)
+        return Variable(
+            request.target.text, location.address, location.length, Space.KERNEL, location.type, location.bits,
+            facts=(fact, *_part_facts(request, location)),
+        )  # fmt: skip
+
+    # -- addresses and casts -------------------------------------------------------------------------
+
+    def _space(self, request: Request, address: int) -> Space:
+        if address >= _KERNEL_HALF:
+            return Space.KERNEL
+        if self.pid is not None:
+            return Space.USER
+        text = request.target.text
+        if address < _HASHED_MOST:
+            raise NotWatchable(
+                f"cannot watch {text}",
+                f"{address:#x} is no kernel address; printk's %p prints hashed values like this one",
+                "use the address that %px prints, or /proc/kallsyms; for a user address add -p PID",
+            )
+        raise NotWatchable(
+            f"cannot watch {text}", f"{address:#x} lies in user space and no process is given", "add -p PID"
+        )
+
+    def _address(self, request: Request, root: Address) -> Variable:
+        space = self._space(request, root.value)
+        text = request.target.text
+        length = _EXECUTE_LENGTH if request.mode is Mode.EXECUTE else root.length
+        if length is None:
+            raise KsymError(
+                f"cannot watch {text}", "an address alone has no length",
+                f"write {text}/4 for four bytes, or *(TYPE *){text}",
+            )  # fmt: skip
+        facts = (Fact("address", f"{root.value:#x}", "the request"), Fact("size", str(length), "the request"))
+        return Variable(text, root.value, length, space, executable=request.mode is Mode.EXECUTE, facts=facts)
+
+    def _cast(self, request: Request, root: Cast) -> Variable:
+        operand = root.operand
+        facts: list[Fact] = []
+        per_cpu = None
+        section = None
+        if isinstance(operand, Address):
+            base, space = operand.value, self._space(request, operand.value)
+            facts.append(Fact("address", f"{base:#x}", "the request"))
+        else:
+            found = self._names.find(operand, typed=False)
+            base, space, per_cpu, section = found.address, Space.KERNEL, found.per_cpu, found.section
+            facts += [fact for fact in found.facts if fact.what in ("address", "section")]
+            if root.by_value:
+                base, per_cpu, section = read_pointer(self.kernel, base), None, None
+                facts.append(Fact("address", f"{base:#x}", f"the pointer in {operand.name}"))
+        memory: Memory = self.kernel.memory_or_none or ProcessMemory(0)
+        lookup = self.kernel.btf
+        if space is Space.USER and self.pid is not None:
+            memory, lookup = ProcessMemory(self.pid), None
+        kind = parse_type(root.type_name, lookup, request.place(root.span))
+        facts.append(Fact("type", kind.name, "the request"))
+        if not kind.size and not request.target.path:
+            raise NotWatchable(
+                f"cannot watch {request.target.text}", f"{kind.name} has no size", "name a complete type"
+            )
+        if per_cpu:
+            shell = Found(operand, base, type=kind, per_cpu=per_cpu, section=section, facts=facts)  # type: ignore[arg-type]
+            return self._part(request, shell, kind)
+        location = walk(Location(base, kind), request.target.path, memory, request.place)
+        if not request.target.path and base % _alignment(kind.size):
+            raise NotWatchable(
+                f"cannot watch {request.target.text}",
+                f"{base:#x} is not aligned to the {kind.size} bytes of {kind.name}, as no such object is",
+                f"check the address; {base:#x}/{kind.size} watches these bytes with more registers",
+            )
+        return Variable(
+            request.target.text, location.address, location.length, space, location.type, location.bits,
+            section=section, facts=(*facts, *_part_facts(request, location)),
+        )  # fmt: skip
+
+    # -- user space ----------------------------------------------------------------------------------
+
+    def _user(self, request: Request, root: UserSymbol) -> Variable:
+        if self.pid is None:
+            raise KsymError(
+                f"cannot watch {request.target.text}", "a user variable lies in a process and none is given",
+                "add -p PID or -- COMMAND",
+            )  # fmt: skip
+        if self._process is None:
+            self._process = Process(self.pid)
+        execute = request.mode is Mode.EXECUTE
+        found = resolve_user(root, self._process, execute=execute, place=request.place)
+        text = request.target.text
+        if execute:
+            return Variable(
+                text, found.address, _EXECUTE_LENGTH, Space.USER, section=found.section, executable=True,
+                facts=found.facts,
+            )  # fmt: skip
+        if not request.target.path:
+            return Variable(
+                text,
+                found.address,
+                found.size,
+                Space.USER,
+                found.type,
+                section=found.section,
+                facts=found.facts,
+            )
+        if found.type is None:
+            raise self._untyped_user(request, root, found.facts)
+        location = walk(
+            Location(found.address, found.type), request.target.path, ProcessMemory(self.pid), request.place
+        )
+        return Variable(
+            text, location.address, location.length, Space.USER, location.type, location.bits, section=found.section,
+            facts=(*found.facts, *_part_facts(request, location)),
+        )  # fmt: skip
+
+    def _untyped_user(self, request: Request, root: UserSymbol, facts: tuple[Fact, ...]) -> KsymError:
+        notes = [fact.source for fact in facts if fact.what == "type"]
+        why = notes[0] if notes else f"{root.object} has no debug information"
+        return NoSuchVariable(
+            f"cannot reach {request.target.text}", f"the type of {root.name} is not known: {why}",
+            f"compile it with -g, or watch ADDRESS/LENGTH (`ksym resolve {root.object}:{root.name}` shows it)",
+        )  # fmt: skip
+
+
+def _alignment(size: int) -> int:
+    return size if size in (2, 4, 8) else 1
+
+
+def _part_facts(request: Request, location: Location) -> list[Fact]:
+    if not request.target.path:
+        return [] if not location.length else [Fact("size", str(location.length), "its type")]
+    facts = [
+        Fact("type", location.type.name, f"member {request.target.text}"),
+        Fact("size", str(location.length), "its type"),
+    ]
+    facts.insert(0, Fact("address", f"{location.address:#x}", "following the path"))
+    return facts
+
+
+def _check(request: Request, variable: Variable) -> None:
+    if not variable.length:
+        raise NotWatchable(
+            f"cannot watch {request.target.text}", "it has no bytes (a flexible array or an empty struct)",
+            "name an element: [0]",
+        )  # fmt: skip

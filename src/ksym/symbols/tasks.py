@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Finding a task's ``struct task_struct``: a walk over the kernel's list of tasks.
+
+All offsets come from BTF. The list is read without its lock, so a task that ends meanwhile can lead astray:
+then a read fails or the walk does not come back to its start, and it is done again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from ksym.errors import KsymError
+from ksym.linux.memory import MemoryFault
+from ksym.symbols.kernel import Kernel
+from ksym.symbols.path import find_member
+from ksym.symbols.types import Struct, resolve
+
+_MOST = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
+_TRIES = 5
+
+
+class TaskList:
+    """The kernel's tasks.
+
+    Args:
+        kernel: Its memory and BTF.
+
+    Raises:
+        KsymError: types or a first task are missing.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._memory = kernel.memory
+        self._kernel = kernel
+        if kernel.btf is None:
+            raise KsymError(
+                "cannot find tasks", "this kernel has no BTF, so the layout of task_struct is not known",
+                "use a kernel with CONFIG_DEBUG_INFO_BTF",
+            )  # fmt: skip
+        self._btf = kernel.btf
+        self._tasks = self.offset("task_struct", "tasks")
+        self._pid = self.offset("task_struct", "pid")
+        first = kernel.current_task()
+        if first is None:
+            symbols = kernel.kallsyms.find("init_task")
+            if not symbols:
+                raise KsymError(
+                    "cannot find tasks", "kallsyms has no init_task and there is no BPF to ask for the current task",
+                    "run it on a kernel with CONFIG_KALLSYMS_ALL",
+                )  # fmt: skip
+            first = symbols[0].address
+        self._first = first
+
+    def offset(self, kind: str, *names: str) -> int:
+        """Byte offset of a member, nested members one after the other."""
+        found = self._btf.find("struct", kind)
+        total = 0
+        for name in names:
+            member = find_member(found, name) if isinstance(found, Struct) else None
+            if member is None:
+                raise KsymError(
+                    "cannot find tasks",
+                    f"this kernel's {kind} has no {name}",
+                    "report it with the kernel's version",
+                )
+            total += member.offset
+            found = resolve(member.type)
+        return total
+
+    def pointer(self, address: int) -> int:
+        """The pointer that is stored at ``address``."""
+        return int(struct.unpack("=Q", self._memory.read(address, 8))[0])
+
+    def number(self, address: int) -> int:
+        """The int that is stored at ``address``."""
+        return int(struct.unpack("=i", self._memory.read(address, 4))[0])
+
+    def leaders(self) -> Iterator[int]:
+        """Every process's first thread, and ``init_task``, which heads the list.
+
+        A list must be walked from a thread group's leader: only those are linked.
+        """
+        start = self.pointer(self._first + self.offset("task_struct", "group_leader"))
+        task = start
+        for _ in range(_MOST):
+            yield task
+            task = self.pointer(task + self._tasks) - self._tasks
+            if task == start:
+                return
+        raise MemoryFault(task)
+
+    def init_task(self) -> int:
+        """Address of ``init_task``, the one task in the list whose pid is 0."""
+        return self._retry(self._find_init, "init_task")
+
+    def _find_init(self) -> int | None:
+        return next((task for task in self.leaders() if self.number(task + self._pid) == 0), None)
+
+    def task(self, tid: int) -> int:
+        """Address of the task_struct of thread ``tid``, as this process's pid namespace numbers it.
+
+        Raises:
+            KsymError: there is no such thread.
+        """
+        return self._retry(lambda: self._find(tid), f"task({tid})")
+
+    def _retry(self, find: object, name: str) -> int:
+        assert callable(find)
+        for _ in range(_TRIES):
+            try:
+                found = find()
+            except MemoryFault:
+                continue
+            if found is not None:
+                return int(found)
+            break
+        raise KsymError(f"cannot find {name}", "there is no such task", "see ps -eL for the tasks that live")
+
+    def _find(self, tid: int) -> int | None:
+        leader_pid = _leader(tid)
+        if leader_pid is None:
+            return None
+        for task in self.leaders():
+            if self._number_of(task) == leader_pid:
+                return task if tid == leader_pid else self._find_thread(task, tid)
+        return None
+
+    def _find_thread(self, leader: int, tid: int) -> int | None:
+        head = self.pointer(leader + self.offset("task_struct", "signal")) + self.offset(
+            "signal_struct", "thread_head"
+        )
+        node = self.offset("task_struct", "thread_node")
+        at = self.pointer(head)
+        for _ in range(_MOST):
+            if at == head:
+                return None
+            if self._number_of(at - node) == tid:
+                return at - node
+            at = self.pointer(at)
+        return None
+
+    def _number_of(self, task: int) -> int | None:
+        """The thread's number in this process's pid namespace; None for one that is not in it.
+
+        ``task->thread_pid->numbers[level]`` has the number at each level; 0 is the initial namespace.
+        """
+        if self._level == 0:
+            return self.number(task + self._pid)
+        pid = self.pointer(task + self.offset("task_struct", "thread_pid"))
+        if not pid or self.number(pid + self.offset("pid", "level")) < self._level:
+            return None
+        entry = pid + self.offset("pid", "numbers") + self._level * self._upid_size
+        if self.pointer(entry + self.offset("upid", "ns")) != self._namespace:
+            return None
+        return self.number(entry + self.offset("upid", "nr"))
+
+    @property
+    def _level(self) -> int:
+        if not hasattr(self, "_own_level"):
+            self._learn_namespace()
+        return self._own_level
+
+    def _learn_namespace(self) -> None:
+        own = self._kernel.current_task()
+        upid = self._btf.find("struct", "upid")
+        self._upid_size = upid.size if upid else 16
+        self._own_level, self._namespace = 0, 0
+        if own is not None:
+            pid = self.pointer(own + self.offset("task_struct", "thread_pid"))
+            self._own_level = self.number(pid + self.offset("pid", "level"))
+            entry = pid + self.offset("pid", "numbers") + self._own_level * self._upid_size
+            self._namespace = self.pointer(entry + self.offset("upid", "ns"))
+
+
+def _leader(tid: int) -> int | None:
+    """The process that thread ``tid`` belongs to, from /proc."""
+    try:
+        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
+    except OSError:
+        return None
+    for line in status.splitlines():
+        if line.startswith("Tgid:"):
+            return int(line.split()[1])
+    return None
