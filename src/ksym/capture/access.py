@@ -80,7 +80,6 @@ class Accesses:
             until: Time up to which all have been given; None: no more will come.
         """
         planned_of, sites, coalesce, hits = self._planned, self._sites, self._coalesce, self.hits
-        finished: list[Access] = []
         for record in records:
             if record.__class__ is SampleRecord:
                 planned = planned_of.get(record.id)

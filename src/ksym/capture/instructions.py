@@ -114,10 +114,9 @@ class X86Decoder:
         code = self._read(start, ip - start)
         if len(code) != ip - start:
             return None
-        decoder = self._iced.Decoder(64, code, ip=start)
         last = None
-        for last in decoder:
-            pass
+        for instruction in self._iced.Decoder(64, code, ip=start):
+            last = instruction
         if last is None or last.is_invalid or last.next_ip != ip:
             return None
         flow = self._iced.FlowControl

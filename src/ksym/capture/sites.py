@@ -12,8 +12,8 @@ from typing import Protocol
 
 from ksym.capture.instructions import UNKNOWN, Instruction, X86Decoder, available
 from ksym.linux.libc import MACHINE
-from ksym.symbols.kallsyms import Kallsyms
 from ksym.linux.memory import Memory, MemoryFault
+from ksym.symbols.kallsyms import Kallsyms
 
 KERNEL_HALF = 1 << 63
 """Addresses from here on are the kernel's."""
@@ -86,7 +86,10 @@ class Sites:
     """
 
     def __init__(
-        self, kallsyms: Callable[[], Kallsyms | None], memory: Callable[[], Memory | None], users: UserCode | None
+        self,
+        kallsyms: Callable[[], Kallsyms | None],
+        memory: Callable[[], Memory | None],
+        users: UserCode | None,
     ) -> None:
         self._make_kallsyms, self._memory, self._users = kallsyms, memory, users
         self._kallsyms: Kallsyms | None = None

@@ -96,7 +96,11 @@ def _own_watch(kernel: Kernel) -> Finding:
 
 def _free_them() -> str:
     others = holders()
-    return "end " + ", ".join(map(str, others)) if others else "somebody holds them; gdb, perf or bpftrace perhaps"
+    return (
+        "end " + ", ".join(map(str, others))
+        if others
+        else "somebody holds them; gdb, perf or bpftrace perhaps"
+    )
 
 
 def _registers(kernel: Kernel) -> Finding:
@@ -126,7 +130,10 @@ def _system_wide(kernel: Kernel) -> Finding:
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "all tasks of a CPU can be watched")
     return Finding(
-        what, _expected(), f"not permitted: kernel.perf_event_paranoid is {paranoid()} (CAP_PERFMON)", "run it with sudo"
+        what,
+        _expected(),
+        f"not permitted: kernel.perf_event_paranoid is {paranoid()} (CAP_PERFMON)",
+        "run it with sudo",
     )
 
 
@@ -136,7 +143,9 @@ def _kernel_addresses(kernel: Kernel) -> Finding:
     error = _try(3, address, 4, pid=-1, cpu=online_cpus()[0], user=False)
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "kernel addresses can be watched")
-    return Finding(what, _expected(), "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo")
+    return Finding(
+        what, _expected(), "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
+    )
 
 
 def _some_kernel_address(kernel: Kernel) -> int:
@@ -156,7 +165,9 @@ def _execute(kernel: Kernel) -> Finding:
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "kernel functions can be watched")
     if error.errno == errno.EINVAL:
-        return Finding(what, LIMITED, "the kernel refuses it (no CONFIG_KPROBES?)", "use a kernel with kprobes")
+        return Finding(
+            what, LIMITED, "the kernel refuses it (no CONFIG_KPROBES?)", "use a kernel with kprobes"
+        )
     return Finding(what, _expected(), os.strerror(error.errno or 0), "run it with sudo")
 
 
@@ -174,7 +185,12 @@ def _read_only(kernel: Kernel) -> Finding:
     error = _try(1, ctypes.addressof(target), 8, pid=0, cpu=-1, user=True)
     if error is None:
         return Finding(what, OK, "the processor has read-only watchpoints")
-    return Finding(what, LIMITED, "this processor has only write and read-write watchpoints", "ask for rw-, look at R rows")
+    return Finding(
+        what,
+        LIMITED,
+        "this processor has only write and read-write watchpoints",
+        "ask for rw-, look at R rows",
+    )
 
 
 def _perf_limits(kernel: Kernel) -> Finding:
@@ -245,7 +261,11 @@ def _btf(kernel: Kernel) -> Finding:
             "members need casts of standard types, or --vmlinux FILE with DWARF",
         )  # fmt: skip
     globals_too = kernel.btf.variable("init_task") is not None
-    extra = "variables, too" if globals_too else "per-CPU variables; other globals by ksym's table, DWARF or a cast"
+    extra = (
+        "variables, too"
+        if globals_too
+        else "per-CPU variables; other globals by ksym's table, DWARF or a cast"
+    )
     return Finding(what, OK, f"structs and {extra}")
 
 
@@ -285,7 +305,9 @@ def _decoder(kernel: Kernel) -> Finding:
         return Finding(what, LIMITED, f"not on {MACHINE}: TYPE of a rw- watch is ?", "ask for -w- or r--")
     if available():
         return Finding(what, OK, "iced-x86 tells reads from writes")
-    return Finding(what, LIMITED, "iced-x86 is not installed: TYPE of a rw- watch is ?", "pip install iced-x86")
+    return Finding(
+        what, LIMITED, "iced-x86 is not installed: TYPE of a rw- watch is ?", "pip install iced-x86"
+    )
 
 
 def _dwarf(kernel: Kernel) -> Finding:
@@ -293,5 +315,10 @@ def _dwarf(kernel: Kernel) -> Finding:
     try:
         import elftools  # noqa: F401
     except ImportError:
-        return Finding(what, LIMITED, "pyelftools is not installed: symbols work, members do not", "pip install pyelftools")
+        return Finding(
+            what,
+            LIMITED,
+            "pyelftools is not installed: symbols work, members do not",
+            "pip install pyelftools",
+        )
     return Finding(what, OK, "DWARF, by pyelftools")

@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     sample = find_sample((*SYSCTLS, *PARAMETERS))
     script = f"{{ {sample.script}; cat {sample.file}; }} > /dev/null"
     print(f"ksym watches {sample.request}, a variable of this machine's kernel, while a shell runs:")
-    print(f"  $ cat {sample.file}; echo {sample.file.read_text().strip()} > {sample.file}; cat {sample.file}\n")
+    print(
+        f"  $ cat {sample.file}; echo {sample.file.read_text().strip()} > {sample.file}; cat {sample.file}\n"
+    )
     sys.stdout.flush()
     options = parse("trace", trace, [sample.request, "--", "sh", "-c", script])
     with open_session(options, Options()) as session, closing(Output(None)) as output:
@@ -66,5 +68,9 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     print("\n".join(tally.lines()), file=sys.stderr)
     if not table.seen:
-        raise KsymError("the demonstration saw nothing", "the hardware did not trap", "ask `ksym doctor` and `ksym selftest`")
+        raise KsymError(
+            "the demonstration saw nothing",
+            "the hardware did not trap",
+            "ask `ksym doctor` and `ksym selftest`",
+        )
     return 0

@@ -38,7 +38,9 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
         if not command:
-            raise UsageError("cannot read the command line", "there is nothing behind --", "name a COMMAND there")
+            raise UsageError(
+                "cannot read the command line", "there is nothing behind --", "name a COMMAND there"
+            )
     parser = make_parser(name, module)
     args = parser.parse_intermixed_args(words)
     args.command = command
@@ -63,7 +65,10 @@ def make_parser(name: str, module: ModuleType) -> Parser:
 def add_vmlinux(parser: argparse.ArgumentParser) -> None:
     """``--vmlinux``: names and types that kallsyms and BTF lack."""
     parser.add_argument(
-        "--vmlinux", type=Path, metavar="FILE", help="vmlinux or System.map of this kernel, for names, sizes, types"
+        "--vmlinux",
+        type=Path,
+        metavar="FILE",
+        help="vmlinux or System.map of this kernel, for names, sizes, types",
     )
 
 

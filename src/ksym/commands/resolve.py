@@ -24,7 +24,9 @@ from ksym.watch.registers import free_registers
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("requests", nargs="+", metavar="TARGET", help="as trace takes it; ACCESS may be left out")
+    parser.add_argument(
+        "requests", nargs="+", metavar="TARGET", help="as trace takes it; ACCESS may be left out"
+    )
     parser.add_argument("-p", "--pid", type=positive, help="the process in which user variables lie")
     parser.add_argument("--json", action="store_true", help="an object a line")
     add_vmlinux(parser)
@@ -48,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _free(pid: int | None) -> int | None:
     """Free registers of CPU 0, or of the process where the whole machine may not be watched."""
-    for target in ({"pid": -1, "cpu": 0}, {"pid": pid or 0, "cpu": -1}):
+    for thread, cpu in ((-1, 0), (pid or 0, -1)):
         try:
-            return free_registers(**target)
+            return free_registers(pid=thread, cpu=cpu)
         except OSError:
             continue
     return None
@@ -82,7 +84,10 @@ def _text(watch: Watch, free: int | None) -> str:
     rows.append(("registers", _registers(watch, free), ""))
     width = max(len(value) for _, value, _ in rows)
     lines = [f"{printable(watch.name)}  ({variable.space.value})"]
-    lines += [f"  {what:<10} {printable(value):<{width}}  {printable(source)}".rstrip() for what, value, source in rows]
+    lines += [
+        f"  {what:<10} {printable(value):<{width}}  {printable(source)}".rstrip()
+        for what, value, source in rows
+    ]
     lines.append(f"  pieces     {pieces}")
     return "\n".join(lines) + "\n"
 
@@ -116,7 +121,9 @@ def _object(watch: Watch, free: int | None) -> dict[str, Any]:
         "type": variable.type.name if variable.type else None,
         "section": variable.section,
         "bits": list(variable.bits) if variable.bits else None,
-        "per_cpu": {str(cpu): hex(address) for cpu, address in variable.per_cpu.items()} if variable.per_cpu else None,
+        "per_cpu": {str(cpu): hex(address) for cpu, address in variable.per_cpu.items()}
+        if variable.per_cpu
+        else None,
         "pieces": [{"offset": piece.offset, "length": piece.length} for piece in watch.pieces],
         "registers": len(watch.pieces),
         "free_registers": free,

@@ -78,7 +78,9 @@ def _passes(trial: Trial) -> bool:
         print(f"FAILED   {trial.what}: {error}")
         return False
     good = records == counted == trial.hits
-    print(f"{'ok' if good else 'FAILED':<8} {trial.what}: {trial.hits} expected, {records} seen, {counted} counted")
+    print(
+        f"{'ok' if good else 'FAILED':<8} {trial.what}: {trial.hits} expected, {records} seen, {counted} counted"
+    )
     return good
 
 

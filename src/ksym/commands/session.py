@@ -29,15 +29,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--pid", type=positive, help="this process: all its threads, and those to come")
     parser.add_argument("-C", "--cpus", type=cpu_list, metavar="CPUS", help="these CPUs only, e.g. 0-3,8")
     parser.add_argument(
-        "--if", dest="condition", metavar="CONDITION", help="a condition for every request (not evaluated yet)"
+        "--if",
+        dest="condition",
+        metavar="CONDITION",
+        help="a condition for every request (not evaluated yet)",
     )
     parser.add_argument(
         "--kernel-accesses", action="store_true",
         help="count a user variable's accesses made by the kernel, too (read(2) into it)",
     )  # fmt: skip
     parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="end after so long")
-    parser.add_argument("--no-bpf", action="store_true", help="plain perf events only (all that there is yet)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="no header, and no remarks but the summary")
+    parser.add_argument(
+        "--no-bpf", action="store_true", help="plain perf events only (all that there is yet)"
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="no header, and no remarks but the summary"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
     add_vmlinux(parser)
 
@@ -95,7 +102,9 @@ class Session:
 
 
 @contextmanager
-def open_session(args: argparse.Namespace, options: Options, *, every: float = ROUND_SECONDS) -> Iterator[Session]:
+def open_session(
+    args: argparse.Namespace, options: Options, *, every: float = ROUND_SECONDS
+) -> Iterator[Session]:
     """Resolve, plan, start COMMAND (waiting), and plant; everything is given back at the end.
 
     Raises:
@@ -116,7 +125,9 @@ def open_session(args: argparse.Namespace, options: Options, *, every: float = R
         yield Session(plan, armed, run, resolver, command, pid)
 
 
-def _start(args: argparse.Namespace, requests: list[Request], stack: ExitStack) -> tuple[Command | None, int | None]:
+def _start(
+    args: argparse.Namespace, requests: list[Request], stack: ExitStack
+) -> tuple[Command | None, int | None]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
     if args.pid is not None and not os.path.exists(f"/proc/{args.pid}"):
         raise KsymError(f"cannot watch process {args.pid}", "there is no such process", "see ps -e")
@@ -124,7 +135,9 @@ def _start(args: argparse.Namespace, requests: list[Request], stack: ExitStack) 
         return None, args.pid
     objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
     if objects and args.pid is not None:
-        raise UsageError("cannot read the command line", "-p and -- COMMAND both say where", "give one of them")
+        raise UsageError(
+            "cannot read the command line", "-p and -- COMMAND both say where", "give one of them"
+        )
     command = Command(args.command, traced=bool(objects))
     stack.callback(command.close)
     if not objects:

@@ -26,8 +26,12 @@ _FOREVER = 3600.0
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_run_options(parser)
-    parser.add_argument("-I", "--interval", type=positive, metavar="MS", help="print the hits of each interval")
-    parser.add_argument("--limit", type=positive, metavar="N", help="end after N hits (checked ten times a second)")
+    parser.add_argument(
+        "-I", "--interval", type=positive, metavar="MS", help="print the hits of each interval"
+    )
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="end after N hits (checked ten times a second)"
+    )
     parser.add_argument("--json", action="store_true", help="an object a line")
 
 
@@ -62,7 +66,12 @@ def run(args: argparse.Namespace) -> int:
 def _interval(args: argparse.Namespace, session: Session, seconds: float, counts: Sequence[int]) -> None:
     for watch, count in zip(session.plan.watches, counts, strict=True):
         if args.json:
-            row = {"seconds": round(seconds, 6), "symbol": watch.name, "access": str(watch.mode), "hits": count}
+            row = {
+                "seconds": round(seconds, 6),
+                "symbol": watch.name,
+                "access": str(watch.mode),
+                "hits": count,
+            }
             print(json.dumps(row))
         else:
             print(f"{seconds:12.6f} {count:14,}  {printable(str(watch.request))}")

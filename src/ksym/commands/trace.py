@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from contextlib import closing
 
 from ksym.capture.access import Access, Accesses
@@ -39,7 +38,9 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-g", "--stacks", action="store_true", help="call chains, kernel and user")
     parser.add_argument("--limit", type=positive, metavar="N", help="end after exactly N accesses")
     parser.add_argument("--format", choices=FORMATS, default="table", help="table (default), ksym, json, csv")
-    parser.add_argument("-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,9 +153,13 @@ class Trace:
         if not self._unknown_types:
             return []
         if MACHINE != "x86_64":
-            return [f"TYPE ?: on {MACHINE} ksym does not decode instructions; ask for -w- to see writes alone"]
+            return [
+                f"TYPE ?: on {MACHINE} ksym does not decode instructions; ask for -w- to see writes alone"
+            ]
         if not available():
-            return ["TYPE ?: x86 instructions are decoded by iced-x86, which is not installed: pip install iced-x86"]
+            return [
+                "TYPE ?: x86 instructions are decoded by iced-x86, which is not installed: pip install iced-x86"
+            ]
         return []
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ def syscall(name: str, *args: object) -> int:
 
 
 def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
-    """Call ptrace(2).
+    """Make a ptrace request.
 
     Raises:
         OSError: it failed; ``errno`` is set.

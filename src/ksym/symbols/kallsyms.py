@@ -123,10 +123,7 @@ class Kallsyms:
 
     def room(self, symbol: KernelSymbol) -> int | None:
         """Bytes from ``symbol`` to the next symbol: an upper bound of its size; None if it is the last."""
-        if symbol.module:
-            addresses = self._module_addresses(symbol.module)
-        else:
-            addresses = self._following(symbol)
+        addresses = self._module_addresses(symbol.module) if symbol.module else self._following(symbol)
         above = [address for address in addresses if address > symbol.address]
         return min(above) - symbol.address if above else None
 

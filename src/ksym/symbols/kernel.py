@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -146,10 +147,8 @@ def _is_elf(path: Path) -> bool:
 def memory_refusal(error: OSError) -> tuple[str, str]:
     """Why kernel memory cannot be read, and what to do; for the errno of BPF's refusal."""
     lockdown = ""
-    try:
+    with suppress(OSError):
         lockdown = Path("/sys/kernel/security/lockdown").read_text()
-    except OSError:
-        pass
     if "[confidentiality]" in lockdown:
         return "kernel lockdown is in confidentiality mode", "boot without lockdown=confidentiality"
     if error.errno in (errno.EPERM, errno.EACCES):

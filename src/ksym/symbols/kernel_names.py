@@ -304,7 +304,9 @@ class KernelNames:
             )
         if not table.has_data:
             btf = self._kernel.btf
-            candidates = [str(each) for each in parameters] + [each.name for each in parameters] + list(_REACHABLE)
+            candidates = (
+                [str(each) for each in parameters] + [each.name for each in parameters] + list(_REACHABLE)
+            )
             close = nearest(symbol.name, candidates)
             hint = f"did you mean {', '.join(close)}? otherwise " if close else ""
             return NoSuchVariable(
@@ -329,11 +331,14 @@ class KernelNames:
         modules = table.modules()
         own = [each.name for each in parameters if each.scope.replace("-", "_") == scope.replace("-", "_")]
         if scope in modules or own:
-            own += [s for s in _names_of_module(table, scope)]
+            own += _names_of_module(table, scope)
             close = nearest(symbol.name, own)
             todo = f"did you mean {', '.join(f'{scope}:{name}' for name in close)}?" if close else ""
             if not table.has_data and scope not in modules:
-                why = f"no parameter of {scope} has that name, and /proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off)"
+                why = (
+                    f"no parameter of {scope} has that name, and /proc/kallsyms has no variables "
+                    "(CONFIG_KALLSYMS_ALL is off)"
+                )
             else:
                 why = f"module {scope} has no variable and no parameter of that name"
             return NoSuchVariable(what, why, todo or f"see /sys/module/{scope}/parameters")

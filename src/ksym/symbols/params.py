@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
 from ksym.linux.memory import Memory, MemoryFault
+from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
 
 _PARAM = struct.Struct("=QQQHbB4xQ")
 _NAME_MOST = 128

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from ksym.errors import KsymError, Place, Span
 from ksym.language.request import Index, Member, Step
-from ksym.symbols.ctext import POINTER_SIZE
 from ksym.linux.memory import Memory, MemoryFault
+from ksym.symbols.ctext import POINTER_SIZE
 from ksym.symbols.nearest import suggestion
 from ksym.symbols.types import Array, Enum, Field, Pointer, Struct, Type, Typedef, resolve
 

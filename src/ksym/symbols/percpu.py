@@ -23,8 +23,10 @@ SECTION = ".data..percpu"
 
 
 def is_per_cpu(kernel: Kernel, symbol: KernelSymbol) -> bool:
-    """Whether the symbol is a per-CPU template: its address is one of the section's, which before 6.15 on x86
-    started at zero (commit 9d7de2aa8b41)."""
+    """Whether the symbol is a per-CPU template: its address is one of the section's.
+
+    Before 6.15 the section started at zero on x86 (commit 9d7de2aa8b41).
+    """
     start, end = kernel.kallsyms.find("__per_cpu_start"), kernel.kallsyms.find("__per_cpu_end")
     if symbol.module:
         return symbol.address < 1 << 63 or _in_module_section(kernel, symbol)
@@ -70,7 +72,7 @@ def copies(kernel: Kernel, symbol: KernelSymbol) -> dict[int, int]:
 
 
 def copies_by_btf(kernel: Kernel, offset: int) -> dict[int, int]:
-    """Address of each CPU's copy of the variable that lies at ``offset`` of the per-CPU section, by way of the run queues.
+    """Address of each CPU's copy of the variable at ``offset`` of the per-CPU section, by way of the run queues.
 
     Raises:
         KsymError: a type or member that leads there is missing in this kernel.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """``text`` with every control or unprintable character escaped as ``\\xNN`` or ``\\uNNNN``.
+    r"""``text`` with every control or unprintable character escaped as ``\xNN`` or ``\uNNNN``.
 
     Task names are set by any process (prctl PR_SET_NAME): escape sequences in them must not reach a terminal.
     """

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: BSD-2-Clause
+"""From variables to armed watches: the plan, the registers, COMMAND, the run."""
