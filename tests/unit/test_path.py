@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from ksym.errors import KsymError, Place, Span
 from ksym.language.request import Index, Member, Step
+from ksym.linux.memory import MemoryFault
 from ksym.symbols.btf import Btf
 from ksym.symbols.ctext import parse_type
-from ksym.linux.memory import MemoryFault
 from ksym.symbols.path import Location, MemberError, describe, find_member, member_names, walk
 from ksym.symbols.types import Field, Integer, Struct, Type
 from synthetic.btf import SIGNED, BtfWriter

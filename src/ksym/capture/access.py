@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -71,6 +72,9 @@ class Accesses:
         self.hits: dict[int, int] = {}
         """Samples seen, by watch."""
         self.lost_records = 0
+        self.own_hits = 0
+        """Of the samples seen, those that ksym made itself (it reads /proc); they are no rows."""
+        self._own_pid = os.getpid()
 
     def take(self, records: Iterable[Record], *, until: int | None) -> list[Access]:
         """Take records in order of time; return the accesses that are complete.
@@ -80,6 +84,7 @@ class Accesses:
             until: Time up to which all have been given; None: no more will come.
         """
         planned_of, sites, coalesce, hits = self._planned, self._sites, self._coalesce, self.hits
+        own = self._own_pid
         for record in records:
             if record.__class__ is SampleRecord:
                 planned = planned_of.get(record.id)
@@ -87,13 +92,17 @@ class Accesses:
                     continue
                 index = planned.watch.index
                 hits[index] = hits.get(index, 0) + 1
-                site = sites.site(record.pid, record.ip, execute=planned.watch.mode is Mode.EXECUTE)
+                if record.pid == own:
+                    self.own_hits += 1
+                    continue
+                execute = planned.watch.mode is Mode.EXECUTE
+                site = sites.site(record.pid, record.ip, execute=execute)
                 run = coalesce.add(record, planned, site)
                 if run is not None:
                     # Named now: a later record may rename the thread, or unmap its code.
                     run.comm = self._tasks.name(record.pid, record.tid, record.cpu)
                     if record.chain:
-                        run.stack = self._stack(record)
+                        run.stack = self._stack(record, execute)
             else:
                 self._sideband(record)
         return [_access(run) for run in coalesce.done(until=until)]
@@ -109,14 +118,16 @@ class Accesses:
             if self._follow:
                 self._follow.changed(record)
 
-    def _stack(self, record: SampleRecord) -> tuple[Named, ...]:
-        """The call chain, named; all but the innermost are return addresses, so behind the call."""
-        names = []
-        for ip in record.chain:
-            if ip >= CONTEXT_LEAST or ip == 0:
-                continue
-            names.append(self._sites.name(record.pid, ip, behind=True))
-        return tuple(names)
+    def _stack(self, record: SampleRecord, execute: bool) -> tuple[Named, ...]:
+        """The call chain, named; all but the innermost are return addresses, so behind the call.
+
+        The innermost is behind the access, or on the instruction whose execution is watched.
+        """
+        addresses = [ip for ip in record.chain if 0 < ip < CONTEXT_LEAST]
+        return tuple(
+            self._sites.name(record.pid, ip, behind=number > 0 or not execute)
+            for number, ip in enumerate(addresses)
+        )
 
 
 class MappingFollower:

@@ -77,6 +77,7 @@ class X86Decoder:
         self._info = iced_x86.InstructionInfoFactory()
         self._formatter = iced_x86.Formatter(iced_x86.FormatterSyntax.INTEL)
         self._formatter.hex_prefix, self._formatter.hex_suffix = "0x", ""
+        self._formatter.uppercase_hex = False
         self._formatter.first_operand_char_index = 0
         kinds = iced_x86.OpAccess
         self._kinds = {

@@ -145,8 +145,9 @@ class Trace:
         seen = self._accesses.hits
         lost = sum(max(0, count - seen.get(index, 0)) for index, count in enumerate(counts))
         names = [watch.name for watch in self._session.plan.watches]
-        hidden = sum(seen.values()) - self._hits_shown
-        return Tally(names, counts, self._shown, lost=lost, hidden=hidden, notes=notes)
+        own = self._accesses.own_hits
+        hidden = sum(seen.values()) - own - self._hits_shown
+        return Tally(names, counts, self._shown, lost=lost, hidden=hidden, own=own, notes=notes)
 
     def remarks(self) -> list[str]:
         """What a reader of the rows should know."""

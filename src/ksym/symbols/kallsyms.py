@@ -150,11 +150,11 @@ class Kallsyms:
                 return [following.address]
         return []
 
-    def names(self, *, data_only: bool = False) -> Iterator[str]:
-        """Every name, for suggestions; with ``data_only`` those of variables."""
+    def names(self, *, text_only: bool = False) -> Iterator[str]:
+        """Names for suggestions: of variables, or with ``text_only`` of functions."""
         for line in self.data.splitlines():
             fields = line.split()
-            if len(fields) >= 3 and not (data_only and fields[1] in TEXT_KINDS):
+            if len(fields) >= 3 and (fields[1] in TEXT_KINDS) == text_only:
                 yield fields[2].decode(errors="replace")
 
     def modules(self) -> set[str]:

@@ -62,11 +62,12 @@ class KernelNames:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    def find(self, symbol: Symbol, *, typed: bool) -> Found:
+    def find(self, symbol: Symbol, *, typed: bool, execute: bool = False) -> Found:
         """Find a variable, function or parameter.
 
         Args:
             symbol: Its name.
+            execute: A function is asked for; decides between data and code of a name, and what is suggested.
             typed: Its members are asked for, so that a type is worth a long search.
 
         Raises:
@@ -74,15 +75,15 @@ class KernelNames:
             KsymError: it is ambiguous, or the sources cannot be read.
         """
         found = (
-            self._in_kallsyms(symbol)
+            self._from_table(symbol, self._kernel.kallsyms, execute)
             or self._in_parameters(symbol)
             or self._in_image(symbol)
-            or self._in_system_map(symbol)
+            or self._in_system_map(symbol, execute)
             or self._per_cpu_by_btf(symbol)
             or self._reachable(symbol)
         )
         if found is None:
-            raise self._unknown(symbol)
+            raise self._unknown_function(symbol) if execute else self._unknown(symbol)
         if not found.text:
             self._add_type(found, typed=typed)
             self._add_size(found)
@@ -90,18 +91,15 @@ class KernelNames:
 
     # -- where it is ---------------------------------------------------------------------------
 
-    def _in_kallsyms(self, symbol: Symbol) -> Found | None:
-        return self._from_table(symbol, self._kernel.kallsyms)
-
-    def _in_system_map(self, symbol: Symbol) -> Found | None:
+    def _in_system_map(self, symbol: Symbol, execute: bool) -> Found | None:
         table = self._kernel.system_map
-        return self._from_table(symbol, table) if table and symbol.scope is None else None
+        return self._from_table(symbol, table, execute) if table and symbol.scope is None else None
 
-    def _from_table(self, symbol: Symbol, table: Kallsyms) -> Found | None:
+    def _from_table(self, symbol: Symbol, table: Kallsyms, execute: bool) -> Found | None:
         matches = table.find(symbol.name, symbol.scope)
         if not matches:
             return None
-        chosen = self._choose(symbol, matches)
+        chosen = self._choose(symbol, matches, execute)
         found = Found(symbol, chosen.address, text=chosen.is_text, room=table.room(chosen))
         owner = f" [{chosen.module}]" if chosen.module else ""
         if not chosen.is_text and percpu.is_per_cpu(self._kernel, chosen):
@@ -116,10 +114,10 @@ class KernelNames:
             found.learn("section", found.section, f"kind '{chosen.kind}' in {table.source}")
         return found
 
-    def _choose(self, symbol: Symbol, matches: list[KernelSymbol]) -> KernelSymbol:
-        """One of several symbols of a name: the kernel's own goes before modules', data before code."""
-        data = [match for match in matches if not match.is_text] or matches
-        own = [match for match in data if match.module is None] or data
+    def _choose(self, symbol: Symbol, matches: list[KernelSymbol], execute: bool) -> KernelSymbol:
+        """One of several symbols of a name: what was asked for, data or code; the kernel's own before modules'."""
+        fitting = [match for match in matches if match.is_text == execute] or matches
+        own = [match for match in fitting if match.module is None] or fitting
         if len({match.address for match in own}) == 1:
             return own[0]
         if own[0].module is not None:
@@ -130,8 +128,8 @@ class KernelNames:
         places = ", ".join(f"{match.address:#x}" for match in own)
         raise KsymError(
             f"cannot tell which {symbol.name} is meant",
-            f"the kernel has {len(own)} variables of that name, at {places}",
-            f"watch *(TYPE *){own[0].address:#x}",
+            f"the kernel has {len(own)} of that name, at {places}",
+            f"watch {own[0].address:#x}:--x" if execute else f"watch *(TYPE *){own[0].address:#x}",
         )
 
     def _in_parameters(self, symbol: Symbol) -> Found | None:
@@ -221,6 +219,8 @@ class KernelNames:
         name, scope = found.symbol.name, found.symbol.scope
         if found.type is not None:
             return
+        if scope is not None and self._type_of_parameter(found, scope):
+            return
         btf = self._kernel.module_btf(scope) if scope else self._kernel.btf
         variable = btf.variable(name) if btf else None
         if variable is not None and variable.type.size:
@@ -231,6 +231,22 @@ class KernelNames:
             return
         if scope is None and typed:
             self._type_by_dwarf(found)
+
+    def _type_of_parameter(self, found: Found, scope: str) -> bool:
+        """A module's variable is often also its parameter, whose accessors tell the type."""
+        parameters = self._kernel.parameters
+        try:
+            parameter = parameters.find(scope, found.symbol.name) if parameters else None
+        except MemoryFault:
+            return False
+        if parameter is None or parameter.address != found.address or parameter.count is not None:
+            return False
+        known_here = self._from_parameter(found.symbol, parameter)
+        if known_here.type is None:
+            return False
+        found.type = known_here.type
+        found.facts += [fact for fact in known_here.facts if fact.what == "type"]
+        return True
 
     def _well_known(self, found: Found) -> bool:
         text = known.TYPES.get(found.symbol.name)
@@ -289,13 +305,26 @@ class KernelNames:
 
     # -- when it is not there ----------------------------------------------------------------------
 
+    def _unknown_function(self, symbol: Symbol) -> KsymError:
+        table = self._kernel.kallsyms
+        close = nearest(symbol.name, table.names(text_only=True))
+        todo = (
+            f"did you mean {', '.join(f'{name}:--x' for name in close)}?"
+            if close
+            else "search /proc/kallsyms for it"
+        )
+        where = f"module {symbol.scope}" if symbol.scope else "the kernel"
+        return NoSuchVariable(
+            f"cannot watch {symbol.name}:--x", f"{where} has no function of that name", todo
+        )
+
     def _unknown(self, symbol: Symbol) -> KsymError:
         written = f"{symbol.scope}:{symbol.name}" if symbol.scope else symbol.name
         what = f"cannot watch {written}"
         table = self._kernel.kallsyms
         if symbol.scope is not None:
             return self._unknown_in_scope(symbol, what)
-        candidates = list(table.names(data_only=table.has_data))
+        candidates = list(table.names())
         parameters = list(self._kernel.parameters.all()) if self._kernel.parameters else []
         same = [str(each) for each in parameters if each.name == symbol.name]
         if same:

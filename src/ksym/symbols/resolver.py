@@ -99,10 +99,11 @@ class Resolver:
     # -- kernel ------------------------------------------------------------------------------------
 
     def _kernel_symbol(self, request: Request, root: Symbol) -> Variable:
-        found = self._names.find(root, typed=bool(request.target.path))
+        execute = request.mode is Mode.EXECUTE
+        found = self._names.find(root, typed=bool(request.target.path), execute=execute)
         if found.text:
             return self._function(request, found)
-        if request.mode is Mode.EXECUTE:
+        if execute:
             raise NotWatchable(
                 f"cannot watch {request.target.text}:--x", "it is a variable, not a function",
                 f"watch its accesses: {request.target.text}:rw-",
