@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -40,18 +41,41 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(arguments)
-    except KsymError as error:
-        if os.environ.get("KSYM_DEBUG") == "1":
-            raise
-        _tell(error)
-        return error.status
+        status = _dispatch(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except BrokenPipeError:
-        # The reader has seen enough. Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_stdout()  # the reader has seen enough
         return 0
+    except KsymError as error:
+        return _failed(error)
+    except OSError as error:
+        # What ksym does to the machine explains its own refusals; what is left is writing to stdout.
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF):
+            raise
+        _drop_stdout()
+        why = error.strerror or "it fails"
+        return _failed(KsymError("cannot write the output", why, "make room or send it elsewhere"))
     except KeyboardInterrupt:
         return 130
+
+
+def _drop_stdout() -> None:
+    """Python would complain again when it flushes stdout at exit."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _failed(error: KsymError) -> int:
+    if os.environ.get("KSYM_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+    else:
+        _tell(error)
+    return error.status
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -72,9 +71,6 @@ class Accesses:
         self.hits: dict[int, int] = {}
         """Samples seen, by watch."""
         self.lost_records = 0
-        self.own_hits = 0
-        """Of the samples seen, those that ksym made itself (it reads /proc); they are no rows."""
-        self._own_pid = os.getpid()
 
     def take(self, records: Iterable[Record], *, until: int | None) -> list[Access]:
         """Take records in order of time; return the accesses that are complete.
@@ -84,7 +80,6 @@ class Accesses:
             until: Time up to which all have been given; None: no more will come.
         """
         planned_of, sites, coalesce, hits = self._planned, self._sites, self._coalesce, self.hits
-        own = self._own_pid
         for record in records:
             if record.__class__ is SampleRecord:
                 planned = planned_of.get(record.id)
@@ -92,9 +87,6 @@ class Accesses:
                     continue
                 index = planned.watch.index
                 hits[index] = hits.get(index, 0) + 1
-                if record.pid == own:
-                    self.own_hits += 1
-                    continue
                 execute = planned.watch.mode is Mode.EXECUTE
                 site = sites.site(record.pid, record.ip, execute=execute)
                 run = coalesce.add(record, planned, site)

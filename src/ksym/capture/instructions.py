@@ -132,9 +132,11 @@ class X86Decoder:
         if not memory:
             return None
         size_of = self._iced.MemorySizeExt.size
+        # iced leaves a repeated operand's size open, as it depends on rcx; one step of it is what traps.
+        step = size_of(instruction.memory_size)
         return Instruction(
             instruction.ip,
             self._formatter.format(instruction),
             frozenset(self._kinds[operand.access] for operand in memory),
-            min(size_of(operand.memory_size) for operand in memory),
+            min(size_of(operand.memory_size) or step for operand in memory),
         )

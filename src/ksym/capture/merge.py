@@ -10,7 +10,7 @@ and a round later every ring has been read again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from operator import attrgetter
 
 from ksym.capture.records import Record, parse
@@ -23,13 +23,13 @@ class Merge:
     """The merged stream of several rings.
 
     Args:
-        rings: The rings by CPU; may change while running.
+        rings: The rings; may change while running.
         chains: Whether samples carry call chains.
         clock: CLOCK_MONOTONIC in nanoseconds, the clock of the records.
     """
 
     def __init__(
-        self, rings: Mapping[int, Ring], *, chains: bool, clock: Callable[[], int] = time.monotonic_ns
+        self, rings: Collection[Ring], *, chains: bool, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         self._rings, self._chains, self._clock = rings, chains, clock
         self._held: list[Record] = []
@@ -42,7 +42,7 @@ class Merge:
             last: Nothing more will come: return everything.
         """
         started = self._clock()
-        for ring in list(self._rings.values()):
+        for ring in self._rings:
             data = ring.drain()
             if data:
                 parse(data, chains=self._chains, out=self._held)

@@ -137,6 +137,18 @@ class UserNames:
             return UserName(basename, ip - mapping.start + mapping.offset, basename)
         return UserName(hit[0], hit[1], basename)
 
+    def read(self, address: int, length: int) -> bytes:
+        """Code bytes from the file that was mapped at ``address``, as of the last snapshot; none if there was none."""
+        mapping = self._look(address)
+        files = self._cache.open(self.pid, mapping) if mapping else []
+        if mapping is None or not files:
+            return b""
+        try:
+            length = min(length, mapping.end - address)
+            return files[-1].bytes_at(address - mapping.start + mapping.offset, length, "code")
+        except ElfError:
+            return b""
+
     def _mapping(self, ip: int) -> Mapping | None:
         found = self._look(ip)
         page = ip >> 12

@@ -108,6 +108,11 @@ class Users(MappingFollower):
                     return image.elf.bytes_at(address - record.start + record.offset, length, "code")
                 except KsymError:
                     return b""
+            # It may have run and ended between two rounds: what it had mapped at the start was opened then.
+            live = self._live.get(ancestor)
+            data = live.read(address, length) if live else b""
+            if data:
+                return data
         return b""
 
     def _line(self, pid: int) -> Iterable[int]:
