@@ -94,14 +94,15 @@ class Trace:
         armed, kernel = session.armed, session.resolver.kernel
         self._users = Users(session.pid)
         self._sites = Sites(_kallsyms, lambda: kernel.memory_or_none, self._users)
+        # The rings report changes of names already, the watches are not enabled yet: nothing is missed, and
+        # ksym's own reading of names is no access.
         self._tasks = Tasks()
-        self._planned = armed.by_id()
-        self._accesses = Accesses(self._planned, self._sites, self._tasks, self._users)
+        self._tasks.snapshot()
+        self._accesses = Accesses(armed.planned, self._sites, self._tasks, self._users)
         self._merge = Merge(armed.rings, chains=armed.options.stacks)
         self._shown = [0] * len(session.plan.watches)
         self._hits_shown = 0
         self._unknown_types = 0
-        self._snapshot_due = True
 
     def follow(self) -> None:
         """Write rows until the run is over.
@@ -110,18 +111,9 @@ class Trace:
             ReaderGone, KsymError: the rows cannot be written; the watch is disarmed.
         """
         for _ in self._session.run.rounds():
-            self._learn_names()
             until = self._merge.horizon
             self._show(self._accesses.take(self._merge.ready(), until=until))
-        self._learn_names()
         self._show(self._accesses.take(self._merge.ready(last=True), until=None))
-
-    def _learn_names(self) -> None:
-        if self._snapshot_due:
-            self._snapshot_due = False
-            self._tasks.snapshot()
-        if len(self._planned) != len(self._session.armed.events):
-            self._planned.update(self._session.armed.by_id())
 
     def _show(self, accesses: list[Access]) -> None:
         if self._limit is not None:
@@ -145,9 +137,8 @@ class Trace:
         seen = self._accesses.hits
         lost = sum(max(0, count - seen.get(index, 0)) for index, count in enumerate(counts))
         names = [watch.name for watch in self._session.plan.watches]
-        own = self._accesses.own_hits
-        hidden = sum(seen.values()) - own - self._hits_shown
-        return Tally(names, counts, self._shown, lost=lost, hidden=hidden, own=own, notes=notes)
+        hidden = sum(seen.values()) - self._hits_shown
+        return Tally(names, counts, self._shown, lost=lost, hidden=hidden, notes=notes)
 
     def remarks(self) -> list[str]:
         """What a reader of the rows should know."""

@@ -62,17 +62,24 @@ class CpuEvents:
         """The descriptor to poll."""
         return self._socket.fileno()
 
-    def changed(self) -> bool:
-        """Consume what has arrived; whether any of it was about a CPU."""
-        found = False
+    def take(self) -> list[tuple[str, int]]:
+        """Consume what has arrived: (``online`` or ``offline``, CPU) in order.
+
+        Where messages were dropped (ENOBUFS), what is online now stands for them.
+        """
+        found: list[tuple[str, int]] = []
         while True:
             try:
                 message = self._socket.recv(8192)
             except BlockingIOError:
                 return found
-            except OSError:  # ENOBUFS: messages were dropped, so anything may have changed
-                return True
-            found = found or b"@/devices/system/cpu/cpu" in message.partition(b"\0")[0]
+            except OSError:
+                now = set(online_cpus())
+                found += [("online" if cpu in now else "offline", cpu) for cpu in possible_cpus()]
+                continue
+            action, _, path = message.partition(b"\0")[0].partition(b"@/devices/system/cpu/cpu")
+            if action in (b"online", b"offline") and path.isdigit():
+                found.append((action.decode(), int(path)))
 
     def close(self) -> None:
         """Close the socket."""

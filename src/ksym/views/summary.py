@@ -19,7 +19,6 @@ class Tally:
         accesses: Accesses shown of each; None for a run that only counts.
         lost: Hits that the counters saw and no record told of.
         hidden: Hits seen, but not shown because the limit was reached.
-        own: Hits that ksym made itself, not shown either.
         disarmed: Watches that the guard took off.
         notes: What was missed, in words.
     """
@@ -29,13 +28,12 @@ class Tally:
     accesses: Sequence[int] | None
     lost: int = 0
     hidden: int = 0
-    own: int = 0
     disarmed: int = 0
     notes: Sequence[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """``ksym: 3 accesses (10 hits), 0 lost, 0 disarmed; pid_max 3``, then a line for each note."""
-        shown = sum(self.hits) - self.lost - self.hidden - self.own
+        shown = sum(self.hits) - self.lost - self.hidden
         if self.accesses is None:
             head, each = _number(sum(self.hits), "hit"), self.hits
         else:
@@ -45,8 +43,6 @@ class Tally:
         lines = [f"ksym: {head}, {self.lost} lost, {self.disarmed} disarmed; {parts}"]
         if self.hidden:
             lines.append(f"ksym: {_number(self.hidden, 'hit')} after the limit not shown")
-        if self.own:
-            lines.append(f"ksym: {_number(self.own, 'hit')} by ksym itself, which reads /proc, not shown")
         if self.lost:
             lines.append(
                 f"ksym: {self.lost} hits lost, the ring buffers were full; "

@@ -75,7 +75,9 @@ class ArmedWatch:
         self.plan, self.options = plan, options
         self._scope = scope
         self.events: list[ArmedEvent] = []
-        self.rings: dict[int, Ring] = {}
+        self.planned: dict[int, PlannedEvent] = {}
+        """What each record's identifier stands for; events that are gone stay in it, for their last records."""
+        self.rings: list[Ring] = []
         self._sideband: list[PerfEvent] = []
         self._owners: dict[int, PerfEvent] = {}
         self._retired = [0] * len(plan.watches)
@@ -95,7 +97,7 @@ class ArmedWatch:
         self.close()
 
     def _open(self) -> None:
-        """Open everything, disabled.
+        """Open everything: the watches disabled, the sideband at work.
 
         A thread that starts while others are opened may have been started by one that was not yet covered;
         then all is closed and tried again, so that no thread is left out and none counted twice.
@@ -165,6 +167,7 @@ class ArmedWatch:
     def _open_event(self, planned: PlannedEvent) -> None:
         event = PerfEvent(self._attr(planned), pid=planned.pid, cpu=planned.cpu)
         self.events.append(ArmedEvent(planned, event))
+        self.planned[event.id] = planned
         if not self.options.counting:
             event.output_to(self._owners[planned.cpu])
 
@@ -185,7 +188,7 @@ class ArmedWatch:
 
     def _open_sideband(self, pid: int, cpu: int) -> None:
         flags = (
-            Flag.DISABLED | Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
+            Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
             | Flag.COMM | Flag.COMM_EXEC | Flag.TASK | Flag.WATERMARK
         )  # fmt: skip
         if pid > 0:
@@ -207,7 +210,7 @@ class ArmedWatch:
             event.output_to(self._owners[cpu])
         else:
             self._owners[cpu] = event
-            self.rings[cpu] = _map_ring(event, size)
+            self.rings.append(_map_ring(event, size))
 
     def _ring_bytes(self, cpus: int) -> int:
         if self.options.ring_bytes:
@@ -219,8 +222,6 @@ class ArmedWatch:
 
     def enable(self) -> None:
         """Arm: from here on every access is seen."""
-        for event in self._sideband:
-            event.enable()
         for armed in self.events:
             armed.event.enable()
 
@@ -256,10 +257,6 @@ class ArmedWatch:
         """Whether something is planted on CPUs rather than in threads."""
         return any(self.scope.system_wide(watch) for watch in self.plan.watches)
 
-    def by_id(self) -> dict[int, PlannedEvent]:
-        """What each record's identifier stands for."""
-        return {armed.event.id: armed.planned for armed in self.events}
-
     def drop_cpu(self, cpu: int) -> None:
         """Forget the events of a CPU that went offline; their counts stay in the totals.
 
@@ -281,7 +278,7 @@ class ArmedWatch:
         added = []
         try:
             if not self.options.counting:
-                self._replace_ring(cpu)
+                self._retire_ring(cpu)
                 self._open_rings(scope)
             for planned in self.plan.events(scope, counting=self.options.counting):
                 if planned.cpu == cpu:
@@ -292,25 +289,26 @@ class ArmedWatch:
                 armed.event.close()
                 self.events.remove(armed)
             raise explain(error, planned, self.plan) from error
-        for event in self._sideband:
-            if event.cpu == cpu:
-                event.enable()
         for armed in added:
             armed.event.enable()
         return [armed.planned for armed in added]
 
-    def _replace_ring(self, cpu: int) -> None:
+    def _retire_ring(self, cpu: int) -> None:
+        """Let the next events of ``cpu`` open a ring of their own.
+
+        The old ring is kept, as it may not have been drained; the one before it has been, a CPU's round trip ago.
+        """
         for event in [event for event in self._sideband if event.cpu == cpu]:
             event.close()
             self._sideband.remove(event)
         self._owners.pop(cpu, None)
-        ring = self.rings.pop(cpu, None)
-        if ring is not None:
+        for ring in [ring for ring in self.rings if ring.cpu == cpu][:-1]:
             ring.close()
+            self.rings.remove(ring)
 
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
-        for ring in self.rings.values():
+        for ring in self.rings:
             ring.close()
         for armed in self.events:
             armed.event.close()

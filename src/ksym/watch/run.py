@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from ksym.errors import KsymError
-from ksym.linux.cpus import CpuEvents, online_cpus
+from ksym.linux.cpus import CpuEvents
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
 
@@ -76,7 +76,7 @@ class Run:
         pid: A process whose end ends the run.
         duration: Seconds after which the run ends.
         every: Seconds between rounds that the caller wants, whatever happens.
-        fixed_cpus: The user chose the CPUs (-C): do not follow those that come.
+        fixed_cpus: The user chose the CPUs (-C): others that come are not covered.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Run:
         fixed_cpus: bool = False,
     ) -> None:
         self._armed, self._signals, self._command = armed, signals, command
-        self._duration, self._every, self._fixed_cpus = duration, every, fixed_cpus
+        self._duration, self._every = duration, every
         self._pidfd = -1
         if pid is not None and command is None:
             # pidfd_open(2) came in 5.3; before it the end of the process is seen at the next round.
@@ -99,6 +99,7 @@ class Run:
                 self._pidfd = os.pidfd_open(pid)
         self._pid = pid if command is None else None
         self._cpus = set(armed.scope.cpus)
+        self._chosen_cpus = frozenset(armed.scope.cpus) if fixed_cpus else None
         self._stopped = False
         self.notes: list[str] = []
         """What was missed and why, for the summary."""
@@ -144,8 +145,8 @@ class Run:
             until = due if deadline is None else min(due, deadline)
             woken = {fd for fd, _ in poll.poll(max(0.0, until - now) * 1000)}
             self._signals.clear()
-            if cpu_events and cpu_events.fileno() in woken and cpu_events.changed() and not self._fixed_cpus:
-                self._follow_cpus()
+            if cpu_events and cpu_events.fileno() in woken:
+                self._follow_cpus(cpu_events.take())
                 rings = self._register_rings(poll, rings)
             now = time.monotonic()
             if now >= due or woken & rings:
@@ -190,17 +191,24 @@ class Run:
             if events:
                 events.close()
 
-    def _follow_cpus(self) -> None:
-        online = set(online_cpus())
-        for cpu in sorted(self._cpus - online):
-            self._armed.drop_cpu(cpu)
-            self._cpus.discard(cpu)
-            self.notes.append(f"CPU {cpu} went offline")
-        for cpu in sorted(online - self._cpus):
-            try:
-                self._armed.add_cpu(cpu)
-            except KsymError as error:
-                self.notes.append(f"CPU {cpu} came online and is NOT watched: {error.why}")
-            else:
-                self._cpus.add(cpu)
-                self.notes.append(f"CPU {cpu} came online; its first moments were not watched")
+    def _follow_cpus(self, changes: list[tuple[str, int]]) -> None:
+        """Cover CPUs that come; an offline CPU's events are dead even if it is back by now."""
+        for action, cpu in changes:
+            if cpu in self._cpus and action == "offline":
+                self._armed.drop_cpu(cpu)
+                self._cpus.discard(cpu)
+                self.notes.append(f"CPU {cpu} went offline")
+            elif action == "online" and cpu not in self._cpus and self._wanted(cpu):
+                self._cover(cpu)
+
+    def _wanted(self, cpu: int) -> bool:
+        return self._chosen_cpus is None or cpu in self._chosen_cpus
+
+    def _cover(self, cpu: int) -> None:
+        try:
+            self._armed.add_cpu(cpu)
+        except KsymError as error:
+            self.notes.append(f"CPU {cpu} came online and is NOT watched: {error.why}")
+        else:
+            self._cpus.add(cpu)
+            self.notes.append(f"CPU {cpu} came online; its first moments were not watched")

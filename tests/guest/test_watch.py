@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Watching variables of a stock kernel by name."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from ksym.linux.cpus import online_cpus
+from ksym.symbols.kallsyms import Kallsyms
+from ksym.watch.registers import free_registers
+from support.program import Result, command, ksym, shell
+
+pytestmark = pytest.mark.guest
+
+PID_MAX = Path("/proc/sys/kernel/pid_max")
+
+
+@pytest.fixture(autouse=True)
+def _registers_come_back() -> object:
+    yield
+    assert [free_registers(cpu=cpu) for cpu in online_cpus()] == [4, 4]
+
+
+@pytest.fixture(scope="module")
+def kallsyms() -> Kallsyms:
+    return Kallsyms.of_this_kernel()
+
+
+@pytest.fixture(scope="module")
+def pid_max(kallsyms: Kallsyms) -> str:
+    """How this kernel calls it: since 6.14 each pid namespace has one."""
+    return "pid_max" if kallsyms.find("pid_max") else "init_pid_ns.pid_max"
+
+
+def trace(*arguments: str) -> Result:
+    result = ksym("trace", "--format", "json", *arguments)
+    assert result.status == 0, result.err
+    assert re.search(r"^ksym: \d+ access(es)? \(\d+ hits?\), 0 lost, 0 disarmed; ", result.err), result.err
+    return result
+
+
+def test_pid_max_is_read_and_written_by_sysctl(pid_max: str) -> None:
+    value = PID_MAX.read_text().strip()
+    result = trace(pid_max, *shell(f"sysctl kernel.pid_max; sysctl -w kernel.pid_max={value}"))
+    reads, writes = (
+        [row for row in result.rows() if row["comm"] == "sysctl" and row["access"] == kind] for kind in "RW"
+    )
+    assert len(writes) == 1
+    assert reads
+    assert all("proc_do" in row["function"] for row in reads + writes)
+    assert all(row["length"] == 4 for row in reads + writes)
+    assert PID_MAX.read_text().strip() == value
+
+
+def test_write_watch_sees_no_reads(pid_max: str) -> None:
+    value = PID_MAX.read_text().strip()
+    result = trace(f"{pid_max}:-w-", *shell(f"cat {PID_MAX}; echo {value} > {PID_MAX}; cat {PID_MAX}"))
+    assert [access for access, _ in result.kinds()] == ["W"]
+    assert "1 access (1 hit)" in result.err
+
+
+def test_jiffies_64_exactly_five_writes_in_order_of_time() -> None:
+    rows = trace("jiffies_64:-w-", "--limit", "5").rows()
+    assert len(rows) == 5
+    assert {row["access"] for row in rows} <= {"W", "RW"}
+    times = [row["time_ns"] for row in rows]
+    assert times == sorted(times)
+
+
+def test_jiffies_64_is_counted() -> None:
+    result = ksym("stat", "jiffies_64:-w-", "--duration", "0.5", "--json")
+    assert result.status == 0, result.err
+    assert json.loads(result.out)["hits"] > 0
+
+
+def test_forks_are_counted_exactly() -> None:
+    # Nothing else runs in the guest that could fork meanwhile.
+    result = ksym("stat", "total_forks:-w-", "--json", *shell("/bin/true; /bin/true; /bin/true; exit 3"))
+    assert result.status == 3, result.err
+    assert json.loads(result.out)["hits"] == 3
+
+
+def test_per_cpu_variable_of_one_cpu() -> None:
+    rows = trace("runqueues.nr_running@cpu1:-w-", "--limit", "6", *shell("taskset -c 1 /bin/true")).rows()
+    assert rows
+    assert len({row["address"] for row in rows}) == 1
+    resolved = json.loads(ksym("resolve", "--json", "runqueues.nr_running").out)
+    assert rows[0]["address"] == resolved["per_cpu"]["1"]
+
+
+def test_per_cpu_variable_each_cpu_its_own_copy() -> None:
+    result = trace("runqueues.nr_running:-w-", *shell("taskset -c 0 /bin/true; taskset -c 1 /bin/true"))
+    copies = json.loads(ksym("resolve", "--json", "runqueues.nr_running").out)["per_cpu"]
+    seen = {(row["cpu"], row["address"]) for row in result.rows()}
+    assert seen == {(cpu, copies[str(cpu)]) for cpu in (0, 1)}
+
+
+def test_variable_of_a_module() -> None:
+    file = "/sys/module/fuse/parameters/max_user_bgreq"
+    if not os.path.exists(file):
+        pytest.skip("fuse is built in or absent here")
+    value = Path(file).read_text().strip()
+    result = trace("fuse:max_user_bgreq", *shell(f"cat {file}; echo {value} > {file}"))
+    kinds = result.kinds()
+    assert ("R", "param_get_uint") in kinds
+    assert sum(access == "W" for access, _ in kinds) >= 1
+    found = json.loads(ksym("resolve", "--json", "fuse:max_user_bgreq").out)
+    assert found["length"] == 4
+    assert any("[fuse]" in fact["source"] for fact in found["facts"])
+
+
+def test_member_of_init_net() -> None:
+    file = "/proc/sys/net/ipv4/ip_default_ttl"
+    result = trace("init_net.ipv4.sysctl_ip_default_ttl", *shell(f"cat {file} > /dev/null; echo 64 > {file}"))
+    assert {access for access, _ in result.kinds("cat")} == {"R"}
+    assert [access for access, _ in result.kinds("sh")].count("W") == 1
+
+
+def test_comm_of_the_commands_own_task() -> None:
+    script = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.prctl(15, b'renamed', 0, 0, 0)\n"
+    )  # fmt: skip
+    result = trace("task(self).comm[0]:-w-", "--", "/usr/bin/python3", "-c", script)
+    functions = [row["function"] for row in result.rows()]
+    # exec names the task, then prctl(PR_SET_NAME) does.
+    assert len(functions) >= 2
+    assert all(
+        "comm" in name or "strscpy" in name or "strlcpy" in name or "memcpy" in name for name in functions
+    )
+
+
+def test_execution_of_a_function() -> None:
+    result = trace("kernel_clone:--x", "-g", *shell("/bin/true; /bin/true; exit 0"))
+    rows = result.rows()
+    assert [row["access"] for row in rows] == ["X", "X"]
+    assert all(row["function"] == "kernel_clone" and row["offset"] == 0 for row in rows)
+    assert all(row["stack"][0] == "kernel_clone+0x0" for row in rows)
+    assert all(any("clone" in frame or "fork" in frame for frame in row["stack"][1:]) for row in rows)
+
+
+def test_two_runs_share_the_registers() -> None:
+    inner = " ".join(command("stat", "jiffies_64:-w-", "nr_threads:-w-"))
+    result = ksym("stat", "init_task.comm:-w-", "total_forks:-w-", *shell(f"{inner}; true"))
+    assert result.status == 0, result.err
+    refusal = next(line for line in result.err.splitlines() if "debug registers" in line)
+    assert "it takes 2 debug registers and CPU 0 has 1 free" in refusal
+    assert "held perhaps by" in refusal
+
+
+def test_a_misspelt_name_gets_the_nearest() -> None:
+    result = ksym("trace", "jiffies_46")
+    assert result.status == 125
+    assert "jiffies_64" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["doctor", "selftest", "demo"])
+def test_commands_that_take_nothing(command: str) -> None:
+    result = ksym(command)
+    assert result.status == 0, result.out + result.err
+
+
+@pytest.mark.parametrize("between", ["sleep 0.5; ", ""], ids=["slow", "quick"])
+def test_a_cpu_that_goes_and_comes_is_followed(between: str) -> None:
+    cpu = "/sys/devices/system/cpu/cpu1/online"
+    # The shell goes on when ksym has seen the CPU come back: it watches the new copy of its events.
+    result = trace(
+        "runqueues.nr_running@cpu1:-w-",
+        *shell(f"echo 0 > {cpu}; {between}echo 1 > {cpu}; sleep 1; taskset -c 1 /bin/true"),
+    )
+    assert "CPU 1 went offline" in result.err
+    assert "CPU 1 came online" in result.err
+    assert any(row["cpu"] == 1 and row["comm"] in ("taskset", "true") for row in result.rows())
+
+
+def test_symbols_move_with_the_kernel(kallsyms: Kallsyms, tmp_path: Path) -> None:
+    """A System.map at link-time addresses names what kallsyms has, slid by KASLR."""
+    text = kallsyms.find("_text")[0].address
+    target = kallsyms.find("nr_threads")[0].address
+    base = 0xFFFFFFFF81000000
+    lines = [
+        f"{base:016x} T _text",
+        f"{base + target - text:016x} B only_in_the_map",
+        f"{base + target - text + 4:016x} B next",
+    ]
+    path = tmp_path / "System.map"
+    path.write_text("\n".join(lines) + "\n")
+    result = ksym("resolve", "--json", "--vmlinux", str(path), "only_in_the_map")
+    assert result.status == 0, result.err
+    assert int(json.loads(result.out)["address"], 16) == target
