@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is measured: a function a figure, each giving one or more rows.
+
+A run whose counts are not exact is an error, not a figure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.report import Row
+from bench.runner import BenchError, Done, in_turns, ksym, missing, run
+from bench.workload import KernelVariable, Loop, loop_times
+
+_SUMMARY = re.compile(r"^ksym: \d+ access(?:es)? \((\d+) hits?\), (\d+) lost", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all figures share.
+
+    Args:
+        folder: For files; removed at the end.
+        loop: The program that is watched.
+        variable: The kernel variable that is watched.
+        quick: Fewer and shorter runs: enough to see that all works, not to compare versions.
+    """
+
+    folder: Path
+    loop: Loop
+    variable: KernelVariable
+    quick: bool = False
+
+
+def count(bench: Bench) -> list[Row]:
+    """A hit that is only counted: ``stat`` against ``perf stat``."""
+    accesses = 10_000 if bench.quick else 30_000
+    command = bench.loop.command(accesses)
+
+    def ours() -> float:
+        done = run(ksym("stat", bench.loop.request, "--", *command))
+        _exactly(accesses, r"^ksym: (\d+) hits", done.stderr)
+        return loop_times(done.stdout).ns_per_access
+
+    def perf() -> float:
+        done = run(["perf", "stat", "-x,", "-e", bench.loop.perf_event, "--", *command])
+        _exactly(accesses, r"^(\d+),,mem:", done.stderr)
+        return loop_times(done.stdout).ns_per_access
+
+    return [
+        _against(
+            "count: cost a hit, stat", "ns", "perf stat", "perf", ours, perf,
+            pairs=3 if bench.quick else 21, asked=1.03,
+        )
+    ]  # fmt: skip
+
+
+def armed(bench: Bench) -> list[Row]:
+    """From nothing to armed, and to the end: the whole process on a command that does nothing.
+
+    bpftrace 0.17 with ``-c`` starts COMMAND once its probes are attached, polls for its end every 100 ms, then
+    drains once more: its 200 ms of waiting are part of its whole process, as a user sees it. COMMAND says when it
+    started, so that the way to armed is compared without them. `BEGIN { exit() }` instead of ``-c`` waits the same.
+    """
+    command = bench.loop.command(0)
+
+    def ours() -> Done:
+        return run(ksym("stat", bench.variable.request, "--", *command))
+
+    def bpftrace() -> Done:
+        program = f"{bench.variable.bpftrace_probe} {{ @ = count(); }}"
+        return run(["bpftrace", "-e", program, "-c", " ".join(command)])
+
+    gone = missing("bpftrace")
+    pairs = in_turns(ours, None if gone else bpftrace, 3 if bench.quick else 15)
+
+    def row(
+        what: str, unit: str, value: Callable[[Done], float], ratio: float | None, most: float | None
+    ) -> Row:
+        return Row(
+            what, unit, [value(a) for a, _ in pairs], "bpftrace",
+            [value(b) for _, b in pairs if b is not None], ratio, most, gone or "",
+        )  # fmt: skip
+
+    return [
+        row("arm: whole process", "ms", lambda done: done.wall_ms, 0.5, 150),
+        row("arm: until COMMAND starts", "ms", _until_started, None, None),
+        row("arm: CPU time", "ms", lambda done: done.cpu_seconds * 1000, None, None),
+        row("arm: largest resident set", "MiB", lambda done: done.rss_kib / 1024, None, 40),
+    ]
+
+
+def _until_started(done: Done) -> float:
+    return (loop_times(done.stdout).start - done.started) / 1e6
+
+
+def loss(bench: Bench) -> list[Row]:
+    """Rows of ``trace -o`` under full load, as table and as JSON: nothing may be lost."""
+    probe = run(ksym("stat", bench.loop.request, "--", *bench.loop.command(20_000)))
+    seconds = 2 if bench.quick else 10
+    accesses = int(seconds * 1e9 / loop_times(probe.stdout).ns_per_access)
+    rows = []
+    for form in ("table", "json"):
+        rows += _loss_of(bench, form, accesses)
+    return rows
+
+
+def _loss_of(bench: Bench, form: str, accesses: int) -> list[Row]:
+    file = bench.folder / f"rows.{form}"
+    options = ("-q", "--format", form, "-o", str(file))
+    done = run(ksym("trace", *options, bench.loop.request, "--", *bench.loop.command(accesses)))
+    times = loop_times(done.stdout)
+    with file.open("rb") as lines:
+        written = sum(1 for _ in lines)
+    file.unlink()
+    found = _SUMMARY.search(done.stderr)
+    if found is None:
+        raise BenchError(f"ksym trace printed no summary: {done.stderr[-300:]!r}")
+    hits, lost = int(found[1]), int(found[2])
+    if hits + lost != accesses or written != hits:
+        raise BenchError(
+            f"ksym trace --format {form}: {accesses} accesses, but {hits} hits, {lost} lost, {written} rows"
+        )
+    name = f"trace --format {form}"
+    return [
+        Row(f"{name}: lost of {accesses:,}", "", [lost], asked_most=0),
+        Row(f"{name}: rows a second", "", [written * 1e9 / (done.ended - times.start)]),
+        Row(f"{name}: cost a hit", "ns", [times.ns_per_access]),
+        Row(f"{name}: past COMMAND's end", "ms", [(done.ended - times.end) / 1e6]),
+        Row(f"{name}: ksym's CPU time", "s", [done.cpu_seconds - times.cpu_seconds]),
+        Row(
+            f"{name}: ksym's CPU time a row", "ns", [(done.cpu_seconds - times.cpu_seconds) * 1e9 / accesses]
+        ),
+        Row(f"{name}: largest resident set", "MiB", [done.rss_kib / 1024]),
+    ]
+
+
+def cost(bench: Bench) -> list[Row]:
+    """What a traced hit costs the program: ``trace -o`` against ``perf record -c 1``, without and with stacks."""
+    accesses = 10_000 if bench.quick else 40_000
+    command = bench.loop.command(accesses)
+    rows = []
+    for what, option in (("trace -o", ()), ("trace -o -g", ("-g",))):
+        ours = ksym("trace", "-o", str(bench.folder / "rows"), *option, bench.loop.request, "--", *command)
+        # -N and -B: no build ids; they are looked for after the run and are not in the figure.
+        peer = ["perf", "record", "-q", "-N", "-B", *option, "-c", "1", "-e", bench.loop.perf_event]
+        peer += ["-o", "/dev/null", "--", *command]
+        rows.append(
+            _against(
+                f"cost a hit, {what}", "ns", " ".join(["perf record", *option]), "perf",
+                partial(_loop_ns, ours), partial(_loop_ns, peer), pairs=3 if bench.quick else 9,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _loop_ns(argv: Sequence[str]) -> float:
+    return loop_times(run(argv).stdout).ns_per_access
+
+
+FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
+    "count": count,
+    "armed": armed,
+    "loss": loss,
+    "cost": cost,
+}
+
+
+def _against(
+    what: str,
+    unit: str,
+    peer_name: str,
+    tool: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    *,
+    pairs: int,
+    asked: float | None = None,
+) -> Row:
+    gone = missing(tool)
+    values = in_turns(ours, None if gone else peer, pairs)
+    peers: Sequence[float] = [b for _, b in values if b is not None]
+    return Row(what, unit, [a for a, _ in values], peer_name, peers, asked_ratio=asked, note=gone or "")
+
+
+def _exactly(expected: int, pattern: str, text: str) -> None:
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None or int(found[1]) != expected:
+        raise BenchError(f"{expected} hits expected, but it said: {text.strip()[-300:]!r}")

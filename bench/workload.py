@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is watched: a C program that writes a variable in a loop, and a variable of the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.runner import BenchError, ksym, run
+
+# Position-dependent, so that perf and bpftrace, which take numbers alone, can be told the address beforehand.
+# It times its own loop, so that no tool's start-up is in the figure, and tells when it started and ended.
+LOOP_SOURCE = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+volatile long counter;
+
+static long long now(clockid_t clock)
+{
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+int main(int argc, char **argv)
+{
+    long count = argc > 1 ? atol(argv[1]) : 0;
+    long long start = now(CLOCK_MONOTONIC);
+    for (long i = 0; i < count; i++)
+        counter = i;
+    long long end = now(CLOCK_MONOTONIC);
+    printf("loop %lld %lld %lld %.3f\n", start, end, now(CLOCK_PROCESS_CPUTIME_ID),
+           count ? (double)(end - start) / count : 0.0);
+    return 0;
+}
+"""
+
+# Parameters that every kernel has built in, and a sysctl for kernels with full kallsyms.
+KERNEL_VARIABLES = ("workqueue:panic_on_stall", "rcupdate:rcu_cpu_stall_timeout", "pid_max")
+
+
+@dataclass(frozen=True)
+class LoopTimes:
+    """What the loop program printed: CLOCK_MONOTONIC nanoseconds, and its own CPU time with that of its traps."""
+
+    start: int
+    end: int
+    cpu_seconds: float
+    ns_per_access: float
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The compiled program; it writes ``counter``, 8 bytes at ``address``, as often as it is told."""
+
+    path: Path
+    address: int
+
+    def command(self, accesses: int) -> list[str]:
+        """A command line that writes the variable so often."""
+        return [str(self.path), str(accesses)]
+
+    @property
+    def request(self) -> str:
+        """The writes, as ksym takes them."""
+        return f"{self.path}:counter:-w-"
+
+    @property
+    def perf_event(self) -> str:
+        """The same for perf: writes in user mode alone, because ksym leaves a user variable's kernel accesses out."""
+        return f"mem:{self.address:#x}/8:wu"
+
+
+@dataclass(frozen=True)
+class KernelVariable:
+    """A variable that hardly anyone touches: what arming costs without hits."""
+
+    name: str
+    address: int
+    length: int
+
+    @property
+    def request(self) -> str:
+        """Its writes, as ksym takes them."""
+        return f"{self.name}:-w-"
+
+    @property
+    def bpftrace_probe(self) -> str:
+        """The same for bpftrace."""
+        return f"watchpoint:{self.address:#x}:{self.length}:w"
+
+
+def build_loop(folder: Path) -> Loop:
+    """Compile the loop program.
+
+    Raises:
+        BenchError: there is no compiler, or it fails.
+    """
+    source, path = folder / "loop.c", folder / "loop"
+    source.write_text(LOOP_SOURCE)
+    try:
+        subprocess.run(["gcc", "-O1", "-no-pie", "-g", "-o", path, source], check=True, capture_output=True)
+        symbols = subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout
+    except OSError as error:
+        raise BenchError(f"cannot build the program to watch: {error.filename}: {error.strerror}") from error
+    except subprocess.CalledProcessError as error:
+        raise BenchError(f"cannot build the program to watch: {error.stderr}") from error
+    for line in symbols.splitlines():
+        words = line.split()
+        if words[-1] == "counter":
+            return Loop(path, int(words[0], 16))
+    raise BenchError("cannot build the program to watch: nm does not show its variable")
+
+
+def find_kernel_variable() -> KernelVariable:
+    """A variable that ksym can resolve here.
+
+    Raises:
+        BenchError: none can be.
+    """
+    why = ""
+    for name in KERNEL_VARIABLES:
+        done = run(ksym("resolve", "--json", name), check=False)
+        if done.status == 0:
+            found = json.loads(done.stdout)
+            return KernelVariable(name, int(found["address"], 16), found["length"])
+        why = done.stderr.strip()
+    raise BenchError(f"no kernel variable can be watched here: {why}")
+
+
+def loop_times(stdout: str) -> LoopTimes:
+    """Find the loop program's line in what a tool and it printed.
+
+    Raises:
+        BenchError: it is not there.
+    """
+    for line in stdout.splitlines():
+        words = line.split()
+        if len(words) == 5 and words[0] == "loop":
+            return LoopTimes(int(words[1]), int(words[2]), int(words[3]) / 1e9, float(words[4]))
+    raise BenchError(f"the watched program did not run: {stdout[-200:]!r}")
+
+
+def online_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The arithmetic and the table of ``make bench``; nothing is timed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from bench.figures import FIGURES
+from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, ratios, spread, table, verdict
+from bench.runner import BenchError, in_turns, run
+from bench.workload import loop_times
+
+
+def test_ratios_are_taken_pair_by_pair() -> None:
+    # Both are twice as slow in the second pair: the medians of each would not tell, the ratios do.
+    row = Row("x", "ns", [10, 22, 11], "peer", [10, 20, 10])
+    assert ratios(row) == [1.0, 1.1, 1.1]
+    assert spread(ratios(row)).median == 1.1
+
+
+def test_runs_that_are_no_pairs_are_refused() -> None:
+    with pytest.raises(ValueError):
+        ratios(Row("x", "ns", [1, 2], "peer", [1]))
+
+
+def test_spread() -> None:
+    found = spread([3.0, 1.0, 8.0, 2.0])
+    assert (found.median, found.least, found.most) == (2.5, 1.0, 8.0)
+    with pytest.raises(ValueError):
+        spread([])
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (Row("ratio met", "ns", [10], "peer", [10], asked_ratio=1.0), OK),
+        (Row("ratio missed", "ns", [11], "peer", [10], asked_ratio=1.05), BEHIND),
+        (Row("most met", "ms", [150], asked_most=150), OK),
+        (Row("most missed", "ms", [151], asked_most=150), BEHIND),
+        (Row("one of two missed", "ms", [90], "peer", [100], asked_ratio=0.5, asked_most=150), BEHIND),
+        (Row("peer missing", "ns", [10], "peer", asked_ratio=1.0, note="peer is missing"), NOT_ASKED),
+        (Row("peer missing, most met", "ms", [10], "peer", asked_ratio=1.0, asked_most=20), OK),
+        (Row("nothing lost", "", [0], asked_most=0), OK),
+        (Row("nothing asked", "ns", [1], "peer", [2]), NOT_ASKED),
+        (Row("failed", "", note="FAILED: why", asked_most=1), NOT_ASKED),
+    ],
+    ids=lambda value: value.what if isinstance(value, Row) else "",
+)
+def test_verdict(row: Row, expected: str) -> None:
+    assert verdict(row) == expected
+
+
+def test_table_names_what_is_missing_and_aligns() -> None:
+    rows = [
+        Row("count", "ns", [10.0, 11.0, 12.0], "perf", [10.0, 10.0, 10.0], asked_ratio=1.03),
+        Row("arm", "ms", [90.25], "bpftrace", note="bpftrace is missing (Debian: bpftrace)", asked_ratio=0.5),
+        Row("rows", "", [123456.0]),
+    ]
+    lines = table(rows).split("\n")
+    assert lines[0].split("  ")[0] == "WHAT"
+    assert "11 ns" in lines[1]
+    assert "1.100 (1.000-1.200)" in lines[1]
+    assert lines[1].endswith(BEHIND)
+    assert "90.25 ms  bpftrace is missing (Debian: bpftrace)" in lines[2]
+    assert "123,456" in lines[3]
+    starts = [
+        line.index(word) for line, word in zip(lines, ("KSYM", "11 ns", "90.25", "123,456"), strict=True)
+    ]
+    assert len(set(starts)) == 1
+
+
+def test_json_has_every_value_and_the_verdict() -> None:
+    made = json.loads(as_json([Row("count", "ns", [10, 12], "perf", [10, 10], asked_ratio=1.2)], {"cpus": 2}))
+    assert made["machine"] == {"cpus": 2}
+    row = made["rows"][0]
+    assert (row["ours"], row["peer"], row["verdict"]) == ([10, 12], [10, 10], OK)
+    assert row["ratio"] == {"median": 1.1, "least": 1.0, "most": 1.2}
+
+
+def test_turns_alternate_and_the_first_round_is_thrown_away() -> None:
+    order: list[str] = []
+
+    def ours() -> int:
+        order.append("a")
+        return len(order)
+
+    def peer() -> int:
+        order.append("b")
+        return len(order)
+
+    assert in_turns(ours, peer, 2) == [(3, 4), (5, 6)]
+    assert order == list("ababab")
+
+
+def test_turns_without_a_peer() -> None:
+    assert in_turns(lambda: 1, None, 2) == [(1, None), (1, None)]
+
+
+def test_loop_times_are_found_among_a_tools_output() -> None:
+    times = loop_times("          HITS  SYMBOL\nloop 1000 3000 500000000 20.500\n  100  x\n")
+    assert (times.start, times.end, times.cpu_seconds, times.ns_per_access) == (1000, 3000, 0.5, 20.5)
+    with pytest.raises(BenchError):
+        loop_times("bpftrace: no\n")
+
+
+def test_a_failed_run_is_an_error_that_tells_why() -> None:
+    with pytest.raises(BenchError, match="sh failed with 3: went wrong"):
+        run(["sh", "-c", "echo went wrong >&2; exit 3"])
+    assert run(["sh", "-c", "exit 3"], check=False).status == 3
+
+
+def test_every_figure_says_what_it_is() -> None:
+    assert list(FIGURES) == ["count", "armed", "loss", "cost"]
+    assert all(figure.__doc__ for figure in FIGURES.values())
