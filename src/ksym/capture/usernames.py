@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from ksym.errors import KsymError
 from ksym.linux.maps import Mapping, read_maps
-from ksym.symbols import demangle
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ElfError, ElfFile
 from ksym.symbols.loaded import load_bias, readable_path
@@ -77,7 +76,7 @@ class ObjectCache:
                 continue
             if hit is not None:
                 symbol, offset = hit
-                return demangle.demangle(symbol.name) or symbol.name, offset
+                return symbol.function_name, offset
         return None
 
     def close(self) -> None:

@@ -17,7 +17,6 @@ from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named
 from ksym.capture.usernames import ObjectCache, UserNames
 from ksym.errors import KsymError
-from ksym.symbols import demangle
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, ElfFile
 
@@ -155,7 +154,7 @@ class Users(MappingFollower):
                     continue
                 if hit is not None:
                     symbol, offset = hit
-                    return Named(demangle.demangle(symbol.name) or symbol.name, offset, symbol.size, owner)
+                    return Named(symbol.function_name, offset, symbol.size, owner)
         return Named(owner, ip - record.start + record.offset, 0, owner)
 
     def _image(self, path: str) -> _Image | None:

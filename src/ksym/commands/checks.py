@@ -18,6 +18,7 @@ from ksym.linux.cpus import online_cpus
 from ksym.linux.kernel_memory import BpfMemory, CoreMemory
 from ksym.linux.libc import MACHINE
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, understands
+from ksym.symbols.dwarf import readable as dwarf_readable
 from ksym.symbols.kernel import Kernel, memory_refusal
 from ksym.watch.refusals import paranoid
 from ksym.watch.registers import free_registers, holders
@@ -312,9 +313,7 @@ def _decoder(kernel: Kernel) -> Finding:
 
 def _dwarf(kernel: Kernel) -> Finding:
     what = "types of user variables"
-    try:
-        import elftools  # noqa: F401
-    except ImportError:
+    if not dwarf_readable():
         return Finding(
             what,
             LIMITED,

@@ -19,6 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ksym.errors import KsymError
@@ -376,6 +377,11 @@ def variable(source: str | os.PathLike[str] | ElfFile, name: str, address: int |
     if not has_dwarf(elf):
         return None
     return elf.dwarf.variable(name, address)
+
+
+def readable() -> bool:
+    """Whether pyelftools is installed."""
+    return find_spec("elftools") is not None
 
 
 def has_dwarf(elf: ElfFile) -> bool:

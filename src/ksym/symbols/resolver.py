@@ -11,6 +11,7 @@ from ksym.language.request import Address, Cast, Mode, Request, Symbol, TaskRoot
 from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory, MemoryFault
 from ksym.symbols.ctext import parse_type
+from ksym.symbols.dwarf import readable as dwarf_readable
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.kernel_names import Found, KernelNames, read_pointer
 from ksym.symbols.loaded import Process
@@ -324,9 +325,12 @@ class Resolver:
     def _untyped_user(self, request: Request, root: UserSymbol, facts: tuple[Fact, ...]) -> KsymError:
         notes = [fact.source for fact in facts if fact.what == "type"]
         why = notes[0] if notes else f"{root.object} has no debug information"
+        missing = "compile it with -g, or "
+        if not dwarf_readable():
+            why, missing = "DWARF is read by pyelftools, which is not installed", "pip install pyelftools, or "
         return NoSuchVariable(
             f"cannot reach {request.target.text}", f"the type of {root.name} is not known: {why}",
-            f"compile it with -g, or watch ADDRESS/LENGTH (`ksym resolve {root.object}:{root.name}` shows it)",
+            f"{missing}watch ADDRESS/LENGTH (`ksym resolve {root.object}:{root.name}` shows it)",
         )  # fmt: skip
 
 

@@ -68,6 +68,12 @@ class ElfSymbol:
         """The name as its source has it: demangled, without ``.0`` behind a static of a function."""
         return demangle.demangle(self.name) or re.sub(r"\.\d+$", "", self.name)
 
+    @property
+    def function_name(self) -> str:
+        """The name as a row shows it: demangled, without a symbol version (``@@GLIBC_2.34``)."""
+        name = self.name.partition("@")[0] or self.name
+        return demangle.demangle(name) or name
+
 
 class SymbolTable:
     """``.symtab`` or ``.dynsym`` of a file."""
