@@ -24,7 +24,6 @@ HEAVY = (
     "asyncio",
     "subprocess",
     "socket.ssl",
-    "urllib",
     "http",
     "email",
 )
