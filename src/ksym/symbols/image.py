@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from ksym.errors import KsymError
-from ksym.symbols.elf import ElfFile
 from ksym.symbols.kallsyms import Kallsyms
 
 _ANCHORS = ("_text", "_stext")
@@ -56,6 +55,8 @@ class KernelImage:
     """
 
     def __init__(self, path: Path, kallsyms: Kallsyms) -> None:
+        from ksym.symbols.elf import ElfFile  # most runs read no file
+
         self.path, self.elf = path, ElfFile(path)
         running = running_build_id()
         if running and self.elf.build_id and running != self.elf.build_id:

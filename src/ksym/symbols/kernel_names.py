@@ -11,8 +11,6 @@ from ksym.language.request import Symbol
 from ksym.linux.memory import MemoryFault
 from ksym.symbols import known, percpu
 from ksym.symbols.ctext import parse_type
-from ksym.symbols.dwarf import NotAvailable
-from ksym.symbols.dwarf import variable as dwarf_variable
 from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.nearest import nearest
@@ -273,6 +271,9 @@ class KernelNames:
         image = self._kernel.image
         if image is None:
             return
+        from ksym.symbols.dwarf import NotAvailable
+        from ksym.symbols.dwarf import variable as dwarf_variable
+
         try:
             kind = dwarf_variable(image.elf, found.symbol.name)
         except NotAvailable as error:

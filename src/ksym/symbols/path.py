@@ -17,6 +17,7 @@ from ksym.linux.memory import Memory, MemoryFault
 from ksym.symbols.ctext import POINTER_SIZE
 from ksym.symbols.nearest import suggestion
 from ksym.symbols.types import Array, Enum, Field, Pointer, Struct, Type, Typedef, resolve
+from ksym.symbols.variable import Fact
 
 _ERR_PTR = 4095
 """MAX_ERRNO of include/linux/err.h: pointers this near to the top are error codes."""
@@ -103,6 +104,15 @@ def describe(kind: Type) -> str:
     if isinstance(kind, Enum):
         return f"{kind.name}, {len(kind.enumerators)} constants"
     return kind.name
+
+
+def facts_of(location: Location, text: str) -> list[Fact]:
+    """What following the path ``text`` has taught."""
+    return [
+        Fact("address", f"{location.address:#x}", "following the path"),
+        Fact("type", location.type.name, f"member {text}"),
+        Fact("size", str(location.length), "its type"),
+    ]
 
 
 def _members(kind: Struct) -> Iterator[tuple[Field, int]]:

@@ -3,47 +3,29 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError, NoSuchVariable, NotWatchable
 from ksym.language.request import Address, Cast, Mode, Request, Symbol, TaskRoot, UserSymbol
-from ksym.linux.libc import MACHINE
-from ksym.linux.memory import Memory, MemoryFault
+from ksym.linux.memory import Memory
+from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols.ctext import parse_type
-from ksym.symbols.dwarf import readable as dwarf_readable
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.kernel_names import Found, KernelNames, read_pointer
-from ksym.symbols.loaded import Process
-from ksym.symbols.path import Location, walk
+from ksym.symbols.path import Location, facts_of, walk
 from ksym.symbols.tasks import TaskList
 from ksym.symbols.types import Type
-from ksym.symbols.user import resolve_user
-from ksym.symbols.variable import Fact, Space, Variable
+from ksym.symbols.variable import EXECUTED, Fact, Space, Variable
+
+if TYPE_CHECKING:
+    from ksym.symbols.process_names import ProcessNames
 
 _KERNEL_HALF = 1 << 63
 _HASHED_MOST = 1 << 32
 """printk's %p prints 32 random bits on 64-bit machines (lib/vsprintf.c, ptr_to_id)."""
-_EXECUTE_LENGTH = 4 if MACHINE == "aarch64" else 1
-
-
-class ProcessMemory:
-    """A process's memory, for following its pointers."""
-
-    def __init__(self, pid: int) -> None:
-        self._path = f"/proc/{pid}/mem"
-
-    def read(self, address: int, length: int) -> bytes:
-        """See Memory.read."""
-        try:
-            with open(self._path, "rb", buffering=0) as file:
-                file.seek(address)
-                data = file.read(length)
-        except (OSError, ValueError, OverflowError):
-            raise MemoryFault(address) from None
-        if len(data) != length:
-            raise MemoryFault(address)
-        return data
 
 
 class Resolver:
@@ -62,7 +44,7 @@ class Resolver:
         self.pid = pid
         self._self_pid = self_pid
         self._names = KernelNames(self.kernel)
-        self._process: Process | None = None
+        self._process: ProcessNames | None = None
 
     def resolve(self, request: Request) -> Variable:
         """Find what a request means.
@@ -126,7 +108,7 @@ class Resolver:
         if request.target.path:
             raise NotWatchable(f"cannot watch {text}", "a function has no members", "name the function alone")
         return Variable(
-            text, found.address, _EXECUTE_LENGTH, Space.KERNEL, section=found.section, executable=True,
+            text, found.address, EXECUTED, Space.KERNEL, section=found.section, executable=True,
             facts=tuple(found.facts),
         )  # fmt: skip
 
@@ -158,7 +140,7 @@ class Resolver:
         typed = location.type if location.type.name else None
         facts = list(found.facts)
         if request.target.path:
-            facts += _part_facts(request, location)
+            facts += facts_of(location, request.target.text)
         variable = Variable(
             request.target.text, location.address, location.length, Space.KERNEL, typed, location.bits,
             found.per_cpu, found.section, facts=tuple(facts),
@@ -192,8 +174,6 @@ class Resolver:
         )
 
     def _task(self, request: Request, root: TaskRoot) -> Variable:
-        import os
-
         pid = root.pid if root.pid is not None else self._self_pid or os.getpid()
         tasks = TaskList(self.kernel)
         address = tasks.task(pid)
@@ -211,7 +191,7 @@ class Resolver:
         location = walk(Location(address, kind), request.target.path, self.kernel.memory, request.place)
         return Variable(
             request.target.text, location.address, location.length, Space.KERNEL, location.type, location.bits,
-            facts=(fact, *_part_facts(request, location)),
+            facts=(fact, *facts_of(location, request.target.text)),
         )  # fmt: skip
 
     # -- addresses and casts -------------------------------------------------------------------------
@@ -235,7 +215,7 @@ class Resolver:
     def _address(self, request: Request, root: Address) -> Variable:
         space = self._space(request, root.value)
         text = request.target.text
-        length = _EXECUTE_LENGTH if request.mode is Mode.EXECUTE else root.length
+        length = EXECUTED if request.mode is Mode.EXECUTE else root.length
         if length is None:
             raise KsymError(
                 f"cannot watch {text}", "an address alone has no length",
@@ -281,10 +261,8 @@ class Resolver:
             )
         return Variable(
             request.target.text, location.address, location.length, space, location.type, location.bits,
-            section=section, facts=(*facts, *_part_facts(request, location)),
+            section=section, facts=(*facts, *_after_cast(request, location)),
         )  # fmt: skip
-
-    # -- user space ----------------------------------------------------------------------------------
 
     def _user(self, request: Request, root: UserSymbol) -> Variable:
         if self.pid is None:
@@ -293,60 +271,20 @@ class Resolver:
                 "add -p PID or -- COMMAND",
             )  # fmt: skip
         if self._process is None:
-            self._process = Process(self.pid)
-        execute = request.mode is Mode.EXECUTE
-        found = resolve_user(root, self._process, execute=execute, place=request.place)
-        text = request.target.text
-        if execute:
-            return Variable(
-                text, found.address, _EXECUTE_LENGTH, Space.USER, section=found.section, executable=True,
-                facts=found.facts,
-            )  # fmt: skip
-        if not request.target.path:
-            return Variable(
-                text,
-                found.address,
-                found.size,
-                Space.USER,
-                found.type,
-                section=found.section,
-                facts=found.facts,
-            )
-        if found.type is None:
-            raise self._untyped_user(request, root, found.facts)
-        location = walk(
-            Location(found.address, found.type), request.target.path, ProcessMemory(self.pid), request.place
-        )
-        return Variable(
-            text, location.address, location.length, Space.USER, location.type, location.bits, section=found.section,
-            facts=(*found.facts, *_part_facts(request, location)),
-        )  # fmt: skip
+            from ksym.symbols.process_names import ProcessNames  # ELF and DWARF: for user variables alone
 
-    def _untyped_user(self, request: Request, root: UserSymbol, facts: tuple[Fact, ...]) -> KsymError:
-        notes = [fact.source for fact in facts if fact.what == "type"]
-        why = notes[0] if notes else f"{root.object} has no debug information"
-        missing = "compile it with -g, or "
-        if not dwarf_readable():
-            why, missing = "DWARF is read by pyelftools, which is not installed", "pip install pyelftools, or "
-        return NoSuchVariable(
-            f"cannot reach {request.target.text}", f"the type of {root.name} is not known: {why}",
-            f"{missing}watch ADDRESS/LENGTH (`ksym resolve {root.object}:{root.name}` shows it)",
-        )  # fmt: skip
+            self._process = ProcessNames(self.pid)
+        return self._process.find(request, root)
 
 
 def _alignment(size: int) -> int:
     return size if size in (2, 4, 8) else 1
 
 
-def _part_facts(request: Request, location: Location) -> list[Fact]:
-    if not request.target.path:
-        return [] if not location.length else [Fact("size", str(location.length), "its type")]
-    facts = [
-        Fact("type", location.type.name, f"member {request.target.text}"),
-        Fact("size", str(location.length), "its type"),
-    ]
-    facts.insert(0, Fact("address", f"{location.address:#x}", "following the path"))
-    return facts
+def _after_cast(request: Request, location: Location) -> list[Fact]:
+    if request.target.path:
+        return facts_of(location, request.target.text)
+    return [Fact("size", str(location.length), "its type")]
 
 
 def _check(request: Request, variable: Variable) -> None:

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from ksym.symbols.types import Type
 
 
+EXECUTED = 1
+"""Length of a variable that is a function: what counts is its first byte."""
+
+
 class Space(enum.Enum):
     """Whose address space an address belongs to."""
 

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Names of user variables to objects in a process: ELF symbols, DWARF types, then the path."""
+
+from __future__ import annotations
+
+from ksym.errors import KsymError, NoSuchVariable
+from ksym.language.request import Mode, Request, UserSymbol
+from ksym.linux.process_memory import ProcessMemory
+from ksym.symbols import dwarf
+from ksym.symbols.loaded import Process
+from ksym.symbols.path import Location, facts_of, walk
+from ksym.symbols.user import resolve_user
+from ksym.symbols.variable import EXECUTED, Fact, Space, Variable
+
+
+class ProcessNames:
+    """Looks names up in the programs and libraries of one process.
+
+    Args:
+        pid: The process.
+
+    Raises:
+        KsymError: there is no such process, or it may not be looked into.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._process = Process(pid)
+
+    def close(self) -> None:
+        """Close the files; types read from them cannot be looked into afterwards."""
+        self._process.close()
+
+    def find(self, request: Request, root: UserSymbol) -> Variable:
+        """Find what ``request``, whose root is ``root``, means in the process.
+
+        Raises:
+            KsymError: it is not there, or cannot be watched.
+        """
+        text, path = request.target.text, request.target.path
+        execute = request.mode is Mode.EXECUTE
+        found = resolve_user(root, self._process, execute=execute, place=request.place)
+        if execute or not path:
+            return Variable(
+                text, found.address, EXECUTED if execute else found.size, Space.USER, found.type,
+                section=found.section, executable=execute, facts=found.facts,
+            )  # fmt: skip
+        if found.type is None:
+            raise _untyped(request, root, found.facts)
+        location = walk(Location(found.address, found.type), path, ProcessMemory(self._pid), request.place)
+        return Variable(
+            text, location.address, location.length, Space.USER, location.type, location.bits,
+            section=found.section, facts=(*found.facts, *facts_of(location, text)),
+        )  # fmt: skip
+
+
+def _untyped(request: Request, root: UserSymbol, facts: tuple[Fact, ...]) -> KsymError:
+    notes = [fact.source for fact in facts if fact.what == "type"]
+    why = notes[0] if notes else f"{root.object} has no debug information"
+    missing = "compile it with -g"
+    if not dwarf.readable():
+        why, missing = "DWARF is read by pyelftools, which is not installed", "pip install pyelftools"
+    return NoSuchVariable(
+        f"cannot reach {request.target.text}", f"the type of {root.name} is not known: {why}",
+        f"{missing}, or watch ADDRESS/LENGTH (`ksym resolve {root.object}:{root.name}` shows it)",
+    )  # fmt: skip
