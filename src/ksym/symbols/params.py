@@ -20,6 +20,7 @@ from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
 
 _PARAM = struct.Struct("=QQQHbB4xQ")
 _NAME_MOST = 128
+_PAGE = 4096
 
 # The kernel's standard accessors name the variable's type (kernel/params.c).
 _TYPE_OF_GETTER = {
@@ -68,6 +69,7 @@ class Parameters:
 
     def __init__(self, kallsyms: Kallsyms, memory: Memory) -> None:
         self._kallsyms, self._memory = kallsyms, memory
+        self._pages: dict[int, bytes] = {}
 
     def find(self, scope: str, name: str) -> Parameter | None:
         """The parameter ``scope.name``, of a built-in or loaded module; ``-`` and ``_`` are the same in it."""
@@ -111,11 +113,23 @@ class Parameters:
         return symbols[0].address if symbols else None
 
     def _string(self, address: int) -> str:
-        try:
-            data = self._memory.read(address, _NAME_MOST)
-        except MemoryFault:
-            return ""
-        return data.partition(b"\0")[0].decode(errors="replace")
+        """The C string at ``address``; names lie close together, so whole pages are read and kept."""
+        text = b""
+        while b"\0" not in text and len(text) < _NAME_MOST:
+            at = address + len(text)
+            page = self._page(at & -_PAGE)
+            text += page[at % _PAGE :]
+            if not page:
+                break
+        return text.partition(b"\0")[0][:_NAME_MOST].decode(errors="replace")
+
+    def _page(self, start: int) -> bytes:
+        if start not in self._pages:
+            try:
+                self._pages[start] = self._memory.read(start, _PAGE)
+            except MemoryFault:
+                self._pages[start] = b""
+        return self._pages[start]
 
     def _pointers(self, address: int, count: int) -> tuple[int, ...]:
         return struct.unpack(f"={count}Q", self._memory.read(address, 8 * count))
