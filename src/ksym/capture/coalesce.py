@@ -13,10 +13,11 @@ piece, or whose size is not known, is never a sweep: each of its hits is an acce
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from ksym.capture.access import Access
 from ksym.capture.records import SampleRecord
-from ksym.capture.sites import Named, Site
+from ksym.capture.sites import Site
 from ksym.watch.plan import PlannedEvent
 
 GAP_NS = 50_000_000
@@ -24,86 +25,92 @@ GAP_NS = 50_000_000
 
 
 @dataclass(slots=True)
-class Run:
-    """Hits that are one access; ``first`` stands for it."""
+class _Sweep:
+    """An access that more hits may belong to."""
 
-    first: SampleRecord
-    planned: PlannedEvent
-    site: Site
+    access: Access
     last_time: int
-    per_piece: dict[int, int] = field(default_factory=dict)
-    hits: int = 1
-    open: bool = True
-    comm: str = "?"
-    stack: tuple[Named, ...] = ()
+    per_piece: dict[int, int]
 
     def takes(self, record: SampleRecord, planned: PlannedEvent, site: Site) -> bool:
         """Whether ``record`` is another hit of this access; it is counted if so."""
         if (
-            site.address != self.site.address
-            or record.cpu != self.first.cpu
-            or planned.watch is not self.planned.watch
+            site.address != self.access.site.address
+            or record.cpu != self.access.cpu
             or record.time - self.last_time > GAP_NS
         ):
             return False
         seen = self.per_piece.get(planned.piece.offset, 0)
-        if seen >= sweep(site, planned):
+        if seen >= most_hits(site, planned):
             return False
         self.per_piece[planned.piece.offset] = seen + 1
-        self.hits += 1
+        self.access.hits += 1
         self.last_time = record.time
         return True
 
 
-def sweep(site: Site, planned: PlannedEvent) -> int:
+def most_hits(site: Site, planned: PlannedEvent) -> int:
     """How often one sweep of the instruction at ``site`` can hit a piece."""
     size = site.size
     return -(-planned.piece.length // size) if 0 < size < planned.piece.length else 1
 
 
-class Coalesce:
-    """Groups a stream of hits, keeping its order.
+def may_sweep(site: Site, planned: PlannedEvent) -> bool:
+    """Whether one access from ``site`` can take more than one hit."""
+    return len(planned.watch.pieces) > 1 or most_hits(site, planned) > 1
 
-    ``add`` hits in order of time, then take finished accesses with ``done``.
+
+class Coalesce:
+    """Groups a stream of hits into accesses, keeping their order.
+
+    For each hit in order of time: ``extends`` an access, or ``start`` another. Then take what is complete
+    with ``done``.
     """
 
     def __init__(self) -> None:
-        self._order: deque[Run] = deque()
-        self._open: dict[tuple[int, int], Run] = {}
+        self._order: deque[Access] = deque()
+        self._open: dict[tuple[int, int], _Sweep] = {}
 
-    def add(self, record: SampleRecord, planned: PlannedEvent, site: Site) -> Run | None:
-        """Take one hit; returns the new access if it starts one."""
+    def extends(self, record: SampleRecord, planned: PlannedEvent, site: Site) -> bool:
+        """Whether the hit belongs to an access that is there; else that thread's access to the watch is complete."""
+        if not self._open:
+            return False
         key = _thread(record), planned.watch.index
-        run = self._open.get(key)
-        if run is not None:
-            if run.takes(record, planned, site):
-                return None
-            run.open = False
-            del self._open[key]
-        run = Run(record, planned, site, record.time)
-        self._order.append(run)
-        if len(planned.watch.pieces) > 1 or sweep(site, planned) > 1:
-            run.per_piece[planned.piece.offset] = 1
-            self._open[key] = run
-        else:
-            run.open = False
-        return run
+        sweep = self._open.get(key)
+        if sweep is None:
+            return False
+        if sweep.takes(record, planned, site):
+            return True
+        del self._open[key]
+        return False
 
-    def done(self, *, until: int | None = None) -> list[Run]:
+    def start(self, access: Access, record: SampleRecord, planned: PlannedEvent, *, sweeps: bool) -> None:
+        """Take a new access, whose first hit is ``record``.
+
+        Args:
+            access: The access.
+            record: Its first hit.
+            planned: What was hit.
+            sweeps: Whether it may take more (`may_sweep`).
+        """
+        self._order.append(access)
+        if sweeps:
+            self._open[_thread(record), planned.watch.index] = _Sweep(
+                access, record.time, {planned.piece.offset: 1}
+            )
+
+    def done(self, *, until: int | None = None) -> list[Access]:
         """Take the accesses that are complete, in order of their first hits.
 
         Args:
             until: Time up to which all hits have been added; None: no more will come.
         """
+        for key in [key for key, s in self._open.items() if until is None or until - s.last_time > GAP_NS]:
+            del self._open[key]
+        still = {id(sweep.access) for sweep in self._open.values()}
         finished = []
         order = self._order
-        while order:
-            run = order[0]
-            if run.open:
-                if until is not None and until - run.last_time <= GAP_NS:
-                    break
-                run.open = False
-                self._open.pop((_thread(run.first), run.planned.watch.index), None)
+        while order and id(order[0]) not in still:
             finished.append(order.popleft())
         return finished
 

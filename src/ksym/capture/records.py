@@ -104,6 +104,7 @@ def parse(data: bytes, *, chains: bool, out: list[Record]) -> None:
     """
     at, end = 0, len(data)
     header, body = _HEADER.unpack_from, _SAMPLE_BODY.unpack_from
+    make = tuple.__new__  # SampleRecord(...) without the detour, at a third of its cost
     while at < end:
         kind, misc, size = header(data, at)
         if kind == _SAMPLE:
@@ -112,7 +113,7 @@ def parse(data: bytes, *, chains: bool, out: list[Record]) -> None:
             if chains:
                 (count,) = struct.unpack_from("=Q", data, at + _CHAIN_AT)
                 chain = struct.unpack_from(f"={count}Q", data, at + _CHAIN_AT + 8)
-            out.append(SampleRecord(time, cpu, event_id, ip, pid, tid, chain))
+            out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, chain)))
         else:
             record = _sideband(kind, misc, data[at : at + size])
             if record is not None:

@@ -38,9 +38,9 @@ class Named:
         return f"{self.function}+{self.offset:#x}" + (f" [{self.owner}]" if self.owner else "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Site:
-    """Where hits come from.
+    """Where hits come from; made once for each place, so told apart by identity.
 
     Args:
         ip: As the processor reported it: on x86 the instruction after the access.
@@ -96,6 +96,7 @@ class Sites:
         self._loaded = False
         self._cache: dict[tuple[int, int, bool], Site] = {}
         self._names: dict[tuple[int, int], Named] = {}
+        self._user_pids: set[int] = set()
         self._decoders: dict[int, X86Decoder] = {}
         self._traps_after = MACHINE == "x86_64"
 
@@ -106,6 +107,18 @@ class Sites:
         if site is None:
             site = self._cache[key] = self._make(pid, ip, execute)
         return site
+
+    def forget(self, pid: int) -> bool:
+        """Drop what is known of a process's user-space code; whether there was anything."""
+        if pid not in self._user_pids:
+            return False
+        self._user_pids.discard(pid)
+        self._decoders.pop(pid, None)
+        for site in [site for site in self._cache if site[0] == pid]:
+            del self._cache[site]
+        for name in [name for name in self._names if name[0] == pid]:
+            del self._names[name]
+        return True
 
     def _make(self, pid: int, ip: int, execute: bool) -> Site:
         behind = self._traps_after and not execute
@@ -149,6 +162,7 @@ class Sites:
         return Named(None, ip)
 
     def _user_name(self, pid: int, ip: int) -> Named:
+        self._user_pids.add(pid)
         return self._users.name(pid, ip) if self._users else Named(None, ip)
 
     def _decoder(self, pid: int, ip: int) -> X86Decoder:

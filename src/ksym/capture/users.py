@@ -12,7 +12,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ksym.capture.access import MappingFollower
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named
 from ksym.capture.usernames import ObjectCache, UserNames
@@ -31,7 +30,7 @@ class _Image:
     tables: tuple[ElfFile, ...]
 
 
-class Users(MappingFollower):
+class Users:
     """What is known of the code of processes.
 
     Args:
@@ -51,11 +50,11 @@ class Users(MappingFollower):
     # -- what the records tell -------------------------------------------------------------------
 
     def mapped(self, record: MmapRecord) -> None:
-        """See MappingFollower."""
+        """See pipeline.Follower."""
         self._recorded.setdefault(record.pid, []).append(record)
 
     def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
-        """See MappingFollower."""
+        """See pipeline.Follower."""
         pid = record.pid
         if isinstance(record, CommRecord):
             if record.exec:

@@ -12,9 +12,10 @@ import argparse
 import sys
 from contextlib import closing
 
-from ksym.capture.access import Access, Accesses
+from ksym.capture.access import Access
 from ksym.capture.instructions import available
 from ksym.capture.merge import Merge
+from ksym.capture.pipeline import Pipeline
 from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
@@ -98,7 +99,7 @@ class Trace:
         # ksym's own reading of names is no access.
         self._tasks = Tasks()
         self._tasks.snapshot()
-        self._accesses = Accesses(armed.planned, self._sites, self._tasks, self._users)
+        self._pipeline = Pipeline(armed.planned, self._sites, self._tasks, self._users)
         self._merge = Merge(armed.rings, chains=armed.options.stacks)
         self._shown = [0] * len(session.plan.watches)
         self._hits_shown = 0
@@ -112,8 +113,8 @@ class Trace:
         """
         for _ in self._session.run.rounds():
             until = self._merge.horizon
-            self._show(self._accesses.take(self._merge.ready(), until=until))
-        self._show(self._accesses.take(self._merge.ready(last=True), until=None))
+            self._show(self._pipeline.take(self._merge.ready(), until=until))
+        self._show(self._pipeline.take(self._merge.ready(last=True), until=None))
 
     def _show(self, accesses: list[Access]) -> None:
         if self._limit is not None:
@@ -134,7 +135,7 @@ class Trace:
     def tally(self, notes: list[str]) -> Tally:
         """What was seen, held against the counters."""
         counts = self._session.armed.counts()
-        seen = self._accesses.hits
+        seen = self._pipeline.hits
         lost = sum(max(0, count - seen.get(index, 0)) for index, count in enumerate(counts))
         names = [watch.name for watch in self._session.plan.watches]
         hidden = sum(seen.values()) - self._hits_shown

@@ -7,15 +7,25 @@ import json
 import time
 
 from ksym.capture.access import Access
+from ksym.capture.sites import Site
 from ksym.views.fields import fields
+
+_OF_THE_SITE = (
+    "symbol", "address", "length", "access", "old", "new", "ip", "function", "offset", "instruction",
+)  # fmt: skip
 
 
 class JsonLines:
-    """JSON lines; ``time_ns`` is nanoseconds since the epoch."""
+    """JSON lines; ``time_ns`` is nanoseconds since the epoch.
+
+    A run has few places and many accesses: the part of the line that a place decides is encoded once.
+    """
 
     def __init__(self) -> None:
         self._offset = time.time_ns() - time.monotonic_ns()
         self._encode = json.JSONEncoder(check_circular=False).encode
+        self._parts: dict[tuple[Site, int, int], tuple[str, str]] = {}
+        self._comms: dict[str, str] = {}
 
     def header(self) -> str:
         """See Rows: there is none."""
@@ -23,4 +33,22 @@ class JsonLines:
 
     def row(self, access: Access) -> str:
         """See Rows."""
-        return self._encode(fields(access, self._offset)) + "\n"
+        key = access.site, access.watch.index, access.address
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = self._place(access)
+        comm = self._comms.get(access.comm)
+        if comm is None:
+            comm = self._comms[access.comm] = self._encode(access.comm)
+        stack = self._encode([str(frame) for frame in access.stack]) if access.stack else "null"
+        return (
+            f'{{"time_ns": {access.time_ns + self._offset}, "cpu": {access.cpu}, "pid": {access.pid}, '
+            f'"tid": {access.tid}, "comm": {comm}, {parts[0]}, "hits": {access.hits}, "stack": {stack}, {parts[1]}}}\n'
+        )
+
+    def _place(self, access: Access) -> tuple[str, str]:
+        """The members in front of ``hits`` and behind ``stack``, without braces."""
+        whole = fields(access, self._offset)
+        front = {name: whole[name] for name in _OF_THE_SITE}
+        behind = {name: whole[name] for name in list(whole)[list(whole).index("stack") + 1 :]}
+        return self._encode(front)[1:-1], self._encode(behind)[1:-1]

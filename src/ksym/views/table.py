@@ -26,8 +26,8 @@ class Table:
         longest = max((len(printable(watch.name)) for watch in watches), default=0)
         self._width = min(max(longest, _SYMBOL_LEAST), _SYMBOL_MOST)
         self._clock, self._verbose = WallClock(), verbose
-        self._functions: dict[int, str] = {}
-        self._sites: dict[int, Site] = {}
+        self._symbols = [f"{printable(watch.name):<{self._width}}" for watch in watches]
+        self._functions: dict[Site, str] = {}
 
     def header(self) -> str:
         """See Rows."""
@@ -41,7 +41,7 @@ class Table:
         task = f"{printable(access.comm)}-{access.tid}"
         line = (
             f"{self._clock.text(access.time_ns)} {task:<15} {access.cpu:03d}  "
-            f"{printable(access.watch.name):<{self._width}}  {access.access:<5} {'-':<20} "
+            f"{self._symbols[access.watch.index]}  {access.access:<5} {'-':<20} "
             f"{self._function(access.site)}"
         )
         if access.hits > 1:
@@ -51,12 +51,10 @@ class Table:
         return line + "\n"
 
     def _function(self, site: Site) -> str:
-        key = id(site)
-        text = self._functions.get(key)
+        text = self._functions.get(site)
         if text is None:
             text = printable(str(site.named))
             if self._verbose and site.instruction:
                 text += f"  {{{site.instruction.text}}}"
-            self._functions[key] = text
-            self._sites[key] = site  # keeps the key unique
+            self._functions[site] = text
         return text
