@@ -113,7 +113,7 @@ def open_session(
     requests = parse_requests(args.requests, args.condition)
     with ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        command, pid = _start(args, requests, stack)
+        command, pid = _start(args, requests, signals, stack)
         resolver = Resolver(vmlinux=args.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
         plan = make_plan((request, resolver.resolve(request)) for request in requests)
@@ -126,7 +126,7 @@ def open_session(
 
 
 def _start(
-    args: argparse.Namespace, requests: list[Request], stack: ExitStack
+    args: argparse.Namespace, requests: list[Request], signals: Signals, stack: ExitStack
 ) -> tuple[Command | None, int | None]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
     if args.pid is not None and not os.path.exists(f"/proc/{args.pid}"):
@@ -142,7 +142,11 @@ def _start(
     stack.callback(command.close)
     if not objects:
         return command, args.pid
-    found = command.run_until(lambda pid: _all_mapped(pid, objects))
+    found = command.run_until(lambda pid: _all_mapped(pid, objects), signals.wait)
+    if found is None and signals.received is not None:
+        raise KsymError(
+            f"cannot watch {', '.join(objects)}", f"{signals.received.name} came before {args.command[0]} had it in memory"
+        )  # fmt: skip
     if found is None:
         raise KsymError(
             f"cannot watch {', '.join(objects)}", f"{args.command[0]} ended without having it in memory",

@@ -112,20 +112,27 @@ class Command:
             status = NOT_FOUND if number == errno.ENOENT else CANNOT_RUN
             raise CommandError(f"cannot run {self.argv[0]}", os.strerror(number), "name a program", status)
 
-    def run_until(self, mapped: Callable[[int], bool]) -> int | None:
+    def run_until(self, mapped: Callable[[int], bool], wait: Callable[[], bool]) -> int | None:
         """Run a traced COMMAND until ``mapped(pid)`` holds for it or for a process that it started.
 
+        Args:
+            mapped: Asked whenever a process may have mapped something.
+            wait: Waits for any signal, SIGCHLD included; False if the user wants to end.
+
         Returns:
-            The process, stopped; None if COMMAND ended without.
+            The process, stopped; None if COMMAND ended without, or the user wants to end.
 
         Raises:
             CommandError: exec failed.
         """
         self._open_gate()
         started = False
-        known: set[int] = set()
         while True:
-            pid, status = ptrace.wait_any()
+            pid, status = ptrace.wait_any(block=False)
+            if pid == 0:
+                if not wait():
+                    return None
+                continue
             if os.WIFEXITED(status) or os.WIFSIGNALED(status):
                 if pid != self.pid:
                     continue
@@ -137,7 +144,6 @@ class Command:
                 started = True
                 self._check_exec()
                 ptrace.follow_children(pid)
-            known.add(pid)
             if ptrace.may_have_mapped(pid, status) and mapped(pid):
                 self._stopped = pid
                 return pid

@@ -58,6 +58,13 @@ class Signals:
             while os.read(self._wake, 4096):
                 pass
 
+    def wait(self) -> bool:
+        """Wait for any signal, SIGCHLD included; False once one came that ends the run."""
+        if self.received is None:
+            select.select([self._wake], [], [])
+            self.clear()
+        return self.received is None
+
     def __exit__(self, *exception: object) -> None:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
