@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit native lab test-kernels bench pyz dist clean setup
+.PHONY: help demo test lint unit native lab test-kernels bench pyz man dist clean setup
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -49,6 +49,9 @@ bench: setup ## measure what ksym costs
 
 pyz: ## build dist/ksym.pyz, all of ksym in one file
 	@python3 scripts/build-pyz dist/ksym.pyz
+
+man: ## build build/ksym.1, the man page
+	@python3 scripts/build-man build/ksym.1
 
 dist: setup pyz ## build the wheel and dist/ksym.pyz
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
