@@ -115,9 +115,17 @@ class Process:
         return self._loaded(spec, found[0])
 
     def has_mapped(self, spec: str) -> bool:
-        """Whether ``spec`` is in the process's memory by now, with a page that can be executed or written."""
+        """Whether ``spec`` is in the process's memory by now, with all of its segments in place."""
         files = _files(self.maps())
-        return bool(self._with_path(spec, files) if "/" in spec else self._with_name(spec, files))
+        found = self._with_path(spec, files) if "/" in spec else self._with_name(spec, files)
+        return any(self._complete(group) for group in found)
+
+    def _complete(self, group: list[Mapping]) -> bool:
+        # The dynamic linker maps a library as a whole, then its segments over that, one by one.
+        try:
+            return load_bias(self._open(group[0]), group) is not None
+        except ElfError:
+            return True  # using it will tell what is wrong
 
     # -- choice --------------------------------------------------------------------------------------
 

@@ -218,7 +218,8 @@ def _with_dwarf(loaded: LoadedObject) -> list[ElfFile]:
 def is_mapped(pid: int, spec: str) -> bool:
     """Whether a process has mapped a program or library yet; False too when the process is gone."""
     try:
-        return Process(pid).has_mapped(spec)
+        with Process(pid) as process:
+            return process.has_mapped(spec)
     except KsymError:
         return False
 
