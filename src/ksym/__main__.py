@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
+from typing import NoReturn
 
 from ksym import __version__
 from ksym.errors import KsymError, UsageError
@@ -29,12 +31,28 @@ def usage() -> str:
         "Who reads or writes this variable? Hardware watchpoints on kernel and user variables, by name.\n\n"
         f"commands (ksym COMMAND --help tells more):\n{rows}\n\n"
         "examples:\n"
-        "  ksym trace pid_max                          every access to a kernel variable\n"
+        "  ksym trace workqueue:panic_on_stall         every access to a module's parameter, built-in ones too\n"
         "  ksym trace jiffies_64:-w- --limit 10        the next ten writes\n"
         "  ksym stat workqueue:panic_on_stall -I 1000  hits a second of a module's parameter\n"
         "  ksym trace 'task(1).comm' -g                a member of a task, with stacks\n"
         "  ksym trace ./prog:counter -- ./prog         a variable of a program, from its first instruction\n"
     )
+
+
+def run() -> NoReturn:
+    """The program's entry: `main`, then out at once.
+
+    Everything that ksym holds is given back by then, so the interpreter's own clean-up would only cost time
+    (a tenth of a short run); and so does its collector of cycles before there are many objects.
+    """
+    gc.set_threshold(200_000, 20, 20)
+    status = main()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        status = status or KsymError.status
+    os._exit(status)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,6 +104,12 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"ksym {__version__}")
         return 0
     name, rest = arguments[0], arguments[1:]
+    if name.startswith("-"):
+        raise UsageError(
+            "cannot read the command line",
+            f"there is no option {name}",
+            "see ksym --help",
+        )
     if name not in COMMANDS:
         from ksym.symbols.nearest import suggestion
 
@@ -109,4 +133,4 @@ def _tell(error: KsymError) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

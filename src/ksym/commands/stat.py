@@ -8,10 +8,10 @@ With COMMAND, counting lasts as long as it runs; a kernel variable is counted wh
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from ksym.commands.parser import positive
 from ksym.commands.session import Session, add_run_options, open_session
@@ -25,7 +25,7 @@ _FOREVER = 3600.0
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_run_options(parser)
+    add_run_options(parser, verbose="show the hits of each CPU or thread, too")
     parser.add_argument(
         "-I", "--interval", type=positive, metavar="MS", help="print the hits of each interval"
     )
@@ -72,7 +72,7 @@ def _interval(args: argparse.Namespace, session: Session, seconds: float, counts
                 "access": str(watch.mode),
                 "hits": count,
             }
-            print(json.dumps(row))
+            print(_json(row))
         else:
             print(f"{seconds:12.6f} {count:14,}  {printable(str(watch.request))}")
     sys.stdout.flush()
@@ -88,7 +88,7 @@ def _totals(args: argparse.Namespace, session: Session, counts: Sequence[int]) -
                 "length": watch.variable.length,
                 "hits": count,
             }
-            print(json.dumps(row))
+            print(_json(row))
         sys.stdout.flush()
         return
     if not args.quiet:
@@ -99,6 +99,12 @@ def _totals(args: argparse.Namespace, session: Session, counts: Sequence[int]) -
             for place, part in session.armed.counts_by_place(watch.index).items():
                 print(f"{part:14,}    {place}")
     sys.stdout.flush()
+
+
+def _json(row: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(row)
 
 
 def _summary(args: argparse.Namespace, session: Session, counts: Sequence[int]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -17,7 +16,7 @@ _NUMBERS = {
     "x86_64": {"perf_event_open": 298, "bpf": 321},
     "aarch64": {"perf_event_open": 241, "bpf": 280},
 }
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 """The machine's architecture as uname(2) has it."""
 
 

@@ -25,11 +25,8 @@ class KernelSymbol:
     kind: str
     name: str
     module: str | None
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it is code rather than data."""
-        return self.kind.encode() in TEXT_KINDS
+    is_text: bool = False
+    """Whether it is code rather than data."""
 
     def __str__(self) -> str:
         return f"{self.module}:{self.name}" if self.module else self.name
@@ -102,11 +99,13 @@ class Kallsyms:
         except ValueError:
             return None
         module = fields[3].decode(errors="replace").strip("[]") if len(fields) > 3 else None
+        text = fields[1] in TEXT_KINDS and (module is not None or self._holds_code(fields[0]))
         return KernelSymbol(
             address + (0 if module else self.slide),
             chr(fields[1][0]),
             fields[2].decode(errors="replace"),
             module,
+            text,
         )
 
     def at(self, address: int) -> list[KernelSymbol]:
@@ -154,8 +153,37 @@ class Kallsyms:
         """Names for suggestions: of variables, or with ``text_only`` of functions."""
         for line in self.data.splitlines():
             fields = line.split()
-            if len(fields) >= 3 and (fields[1] in TEXT_KINDS) == text_only:
+            if len(fields) < 3:
+                continue
+            text = fields[1] in TEXT_KINDS and (len(fields) > 3 or self._holds_code(fields[0]))
+            if text == text_only:
                 yield fields[2].decode(errors="replace")
+
+    def _holds_code(self, address: bytes) -> bool:
+        """Whether an address, as it is printed, lies in the kernel's text.
+
+        The letters do not tell on all kernels: 7.3 calls everything in ``.data`` ``T``.
+        """
+        ranges = self._code_ranges
+        return not ranges or any(start <= address < end for start, end in ranges)
+
+    @cached_property
+    def _code_ranges(self) -> list[tuple[bytes, bytes]]:
+        """Printed start and end of the kernel's text and its init text; addresses of one width compare as bytes."""
+        found = []
+        for first, last in ((b" _stext\n", b" _etext\n"), (b" _sinittext\n", b" _einittext\n")):
+            start, end = self.data.find(first), self.data.find(last)
+            if start >= 0 and end >= 0:
+                found.append((self._address_before(start), self._address_before(end)))
+        return found
+
+    def _address_before(self, at: int) -> bytes:
+        return self.data[self.data.rfind(b"\n", 0, at) + 1 : at].split(b" ", 1)[0]
+
+    def edge(self, name: str) -> int | None:
+        """Address of a section marker such as ``__stop___param``: those stand near the end, so search from there."""
+        at = self.data.rfind(b" " + name.encode() + b"\n")
+        return int(self._address_before(at), 16) + self.slide if at >= 0 else None
 
     def modules(self) -> set[str]:
         """The modules that are loaded and have symbols."""

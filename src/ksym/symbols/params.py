@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ksym.linux.memory import Memory, MemoryFault
-from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
+from ksym.symbols.kallsyms import Kallsyms
 
 _PARAM = struct.Struct("=QQQHbB4xQ")
 _NAME_MOST = 128
@@ -93,7 +93,7 @@ class Parameters:
     @cached_property
     def _builtin(self) -> list[tuple[str, bytes]]:
         """(full name, raw entry) of each entry of the array."""
-        start, stop = self._edge("__start___param"), self._edge("__stop___param")
+        start, stop = self._kallsyms.edge("__start___param"), self._kallsyms.edge("__stop___param")
         if start is None or stop is None or not 0 < stop - start < 1 << 20:
             return []
         try:
@@ -107,10 +107,6 @@ class Parameters:
             if name:
                 found.append((name, entry))
         return found
-
-    def _edge(self, name: str) -> int | None:
-        symbols: list[KernelSymbol] = self._kallsyms.find(name)
-        return symbols[0].address if symbols else None
 
     def _string(self, address: int) -> str:
         """The C string at ``address``; names lie close together, so whole pages are read and kept."""

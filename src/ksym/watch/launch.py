@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import struct
 import time
@@ -60,7 +59,8 @@ class Command:
 
     def _find(self) -> None:
         name = self.argv[0]
-        if shutil.which(name):
+        places = [name] if "/" in name else [os.path.join(folder, name) for folder in os.get_exec_path()]
+        if any(os.path.isfile(place) and os.access(place, os.X_OK) for place in places):
             return
         if "/" in name and os.path.exists(name):
             why = "it is a directory" if os.path.isdir(name) else "it is not executable"
