@@ -190,7 +190,7 @@ def _read_only(kernel: Kernel) -> Finding:
         what,
         LIMITED,
         "this processor has only write and read-write watchpoints",
-        "ask for rw-, look at R rows",
+        "ask for rw- and look at the R rows",
     )
 
 
@@ -209,7 +209,7 @@ def _lost_counts(kernel: Kernel) -> Finding:
     what = "exact counts of losses"
     try:
         if understands(read_format=perf_event.FORMAT_LOST):
-            return Finding(what, OK, "the kernel counts lost records (6.0), besides the hits")
+            return Finding(what, OK, "the kernel counts lost records, besides the hits")
     except OSError:
         return Finding(what, LIMITED, "not tried: perf events may not be opened")
     return Finding(what, OK, "hits minus records (this kernel has no PERF_FORMAT_LOST)")
@@ -295,9 +295,8 @@ def _image(kernel: Kernel) -> Finding:
     if table is not None:
         return Finding(what, OK, table.source)
     return Finding(
-        what, LIMITED, "none installed for this kernel: sizes and types come from BTF and kallsyms",
-        "install the kernel's -dbg package for exact sizes of all variables",
-    )  # fmt: skip
+        what, OK, "none installed, sizes and types come from BTF and kallsyms; -dbg packages have one"
+    )
 
 
 def _decoder(kernel: Kernel) -> Finding:

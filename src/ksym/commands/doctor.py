@@ -48,5 +48,5 @@ def _verdict(findings: list[checks.Finding]) -> str:
         return f"does not work here: {', '.join(broken)}"
     limited = sum(finding.state == checks.LIMITED for finding in findings)
     if limited:
-        return f"what must work works; {limited} thing{'' if limited == 1 else 's'} limited"
+        return f"everything that must work here does; {limited} limit{'' if limited == 1 else 's'}"
     return "everything works here"

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
             else:
                 print(("\n" if number else "") + _text(watch, free), end="")
         if not args.json and len(plan.watches) > 1:
-            print(f"\nall of them take {_registers(plan, free)}")
+            print(f"\nregisters for all: {_registers(plan, free)}")
     return 0
 
 
@@ -60,8 +60,11 @@ def _free(pid: int | None) -> int | None:
 
 def _registers(plan: Plan | Watch, free: int | None) -> str:
     needed = plan.registers if isinstance(plan, Plan) else len(plan.pieces)
-    of = "" if free is None else f" of {free} free"
-    return f"{needed}{of}" + (": too many" if free is not None and needed > free else "")
+    if free is None:
+        return f"needs {needed}"
+    return f"needs {needed}, {free} {'is' if free == 1 else 'are'} free" + (
+        ": too many" if needed > free else ""
+    )
 
 
 def _pieces(watch: Watch) -> list[str]:

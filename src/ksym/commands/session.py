@@ -23,8 +23,8 @@ from ksym.watch.plan import Plan, Scope, make_plan
 from ksym.watch.run import ROUND_SECONDS, Run, Signals
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options that trace and stat share."""
+def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
+    """The options that trace and stat share; ``verbose`` is what -v does."""
     parser.add_argument("requests", nargs="+", metavar="REQUEST", help="TARGET[:ACCESS], e.g. pid_max:rw-")
     parser.add_argument("-p", "--pid", type=positive, help="this process: all its threads, and those to come")
     parser.add_argument("-C", "--cpus", type=cpu_list, metavar="CPUS", help="these CPUs only, e.g. 0-3,8")
@@ -40,12 +40,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="end after so long")
     parser.add_argument(
-        "--no-bpf", action="store_true", help="plain perf events only (all that there is yet)"
+        "--no-bpf",
+        action="store_true",
+        help="plain perf events only; no effect yet, as there is nothing else",
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no header, and no remarks but the summary"
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="tell more")
+    parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
     add_vmlinux(parser)
 
 
@@ -145,8 +147,9 @@ def _start(
     found = command.run_until(lambda pid: _all_mapped(pid, objects), signals.wait)
     if found is None and signals.received is not None:
         raise KsymError(
-            f"cannot watch {', '.join(objects)}", f"{signals.received.name} came before {args.command[0]} had it in memory"
-        )  # fmt: skip
+            f"cannot watch {', '.join(objects)}",
+            f"{signals.received.name} came before {args.command[0]} had it in memory",
+        )
     if found is None:
         raise KsymError(
             f"cannot watch {', '.join(objects)}", f"{args.command[0]} ended without having it in memory",

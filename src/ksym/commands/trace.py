@@ -35,10 +35,12 @@ TAKES_COMMAND = True
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_run_options(parser)
+    add_run_options(parser, verbose="show the accessing instructions, too, and CPUs that come and go at once")
     parser.add_argument("-g", "--stacks", action="store_true", help="call chains, kernel and user")
     parser.add_argument("--limit", type=positive, metavar="N", help="end after exactly N accesses")
-    parser.add_argument("--format", choices=FORMATS, default="table", help="table (default), ksym, json, csv")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
+    )
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout"
     )
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     )
     with open_session(args, options) as session, closing(Output(args.output)) as output:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
+        if args.verbose:
+            session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
         trace = Trace(session, output, rows, limit=args.limit)
         try:
             if not args.quiet or args.format == "csv":
@@ -139,7 +143,8 @@ class Trace:
         lost = sum(max(0, count - seen.get(index, 0)) for index, count in enumerate(counts))
         names = [watch.name for watch in self._session.plan.watches]
         hidden = sum(seen.values()) - self._hits_shown
-        return Tally(names, counts, self._shown, lost=lost, hidden=hidden, notes=notes)
+        no_room = max(self._pipeline.lost_records, self._session.armed.lost())
+        return Tally(names, counts, self._shown, lost=lost, no_room=no_room, hidden=hidden, notes=notes)
 
     def remarks(self) -> list[str]:
         """What a reader of the rows should know."""

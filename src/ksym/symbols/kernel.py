@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -42,10 +43,14 @@ class Kernel:
                 what, "/proc/kallsyms cannot be read (CONFIG_KALLSYMS is off, or /proc is not mounted)",
                 "use an address, or a kernel with kallsyms",
             ) from error  # fmt: skip
+        if table.hidden and os.geteuid() != 0:
+            raise NotPermitted(
+                what, "kernel variables may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
+            )
         if table.hidden:
             raise NotPermitted(
-                what, "/proc/kallsyms shows only zeros: kernel.kptr_restrict or missing privileges hide the addresses",
-                "run it with sudo; if it is already: sysctl kernel.kptr_restrict=1",
+                what, "/proc/kallsyms shows only zeros, as kernel.kptr_restrict hides the addresses",
+                "sysctl kernel.kptr_restrict=1",
             )  # fmt: skip
         return table
 

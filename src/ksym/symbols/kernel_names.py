@@ -16,7 +16,7 @@ from ksym.symbols.kernel import Kernel
 from ksym.symbols.nearest import nearest
 from ksym.symbols.params import Parameter
 from ksym.symbols.tasks import TaskList
-from ksym.symbols.types import Array, Type
+from ksym.symbols.types import Array, Struct, Type
 from ksym.symbols.variable import Fact
 
 _SECTIONS = {"d": ".data", "b": ".bss", "r": ".rodata", "t": ".text", "w": ".text"}
@@ -332,6 +332,11 @@ class KernelNames:
             return NoSuchVariable(
                 what, "it is a module parameter, not a variable's own name", f"write {' or '.join(same)}"
             )
+        members = self._members_of_reachable(symbol.name)
+        if members:
+            return NoSuchVariable(
+                what, "the kernel has no variable of that name", f"did you mean {' or '.join(members)}?"
+            )
         if not table.has_data:
             btf = self._kernel.btf
             candidates = (
@@ -349,6 +354,15 @@ class KernelNames:
         close = nearest(symbol.name, candidates)
         todo = f"did you mean {', '.join(close)}?" if close else "search /proc/kallsyms for it"
         return NoSuchVariable(what, "the kernel has no variable of that name", todo)
+
+    def _members_of_reachable(self, name: str) -> list[str]:
+        """Well-known structs with a member of that name: ``pid_max`` moved into ``init_pid_ns`` in 6.14."""
+        found = []
+        for variable in ("init_pid_ns", "init_uts_ns", "init_task", "init_net"):
+            kind = parse_type(known.TYPES[variable], self._kernel.btf) if self._kernel.btf else None
+            if isinstance(kind, Struct) and any(each.name == name for each in kind.fields):
+                found.append(f"{variable}.{name}")
+        return found
 
     def _unknown_in_scope(self, symbol: Symbol, what: str) -> KsymError:
         table, scope = self._kernel.kallsyms, symbol.scope or ""

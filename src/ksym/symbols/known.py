@@ -10,6 +10,7 @@ from __future__ import annotations
 
 TYPES = {
     "avenrun": "unsigned long[3]",
+    "cpu_info": "struct cpuinfo_x86",
     "init_cred": "struct cred",
     "init_files": "struct files_struct",
     "init_fs": "struct fs_struct",
@@ -32,6 +33,8 @@ TYPES = {
     "pid_max_max": "int",
     "pid_max_min": "int",
     "root_user": "struct user_struct",
+    "runqueues": "struct rq",
+    "softnet_data": "struct softnet_data",
     "sysctl_overcommit_memory": "int",
     "total_forks": "unsigned long",
     "vm_swappiness": "int",

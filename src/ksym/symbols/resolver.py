@@ -116,9 +116,10 @@ class Resolver:
         if not found.size:
             name = request.target.text
             room = f"at most {found.room} bytes" if found.room else "any size"
+            guess = "u64" if not found.room or found.room >= 8 else "u8"
             raise KsymError(
                 f"cannot watch {name}", f"its size is not known ({room}, by /proc/kallsyms)",
-                f"say what it is, as in *(int *)&{name}, or give --vmlinux FILE",
+                f"watch a part of it, as in *({guess} *)&{name}, or give --vmlinux FILE",
             )  # fmt: skip
         return self._variable(request, found, Location(found.address, found.type or Type("", found.size)))
 
@@ -268,7 +269,7 @@ class Resolver:
         if self.pid is None:
             raise KsymError(
                 f"cannot watch {request.target.text}", "a user variable lies in a process and none is given",
-                "add -p PID or -- COMMAND",
+                "add -p PID, or to trace and stat -- COMMAND",
             )  # fmt: skip
         if self._process is None:
             from ksym.symbols.process_names import ProcessNames  # ELF and DWARF: for user variables alone

@@ -18,6 +18,7 @@ class Tally:
         hits: Hits of each, by the counters where all were counted.
         accesses: Accesses shown of each; None for a run that only counts.
         lost: Hits that the counters saw and no record told of.
+        no_room: Of those, the ones for which a ring had no room.
         hidden: Hits seen, but not shown because the limit was reached.
         disarmed: Watches that the guard took off.
         notes: What was missed, in words.
@@ -27,6 +28,7 @@ class Tally:
     hits: Sequence[int]
     accesses: Sequence[int] | None
     lost: int = 0
+    no_room: int = 0
     hidden: int = 0
     disarmed: int = 0
     notes: Sequence[str] = field(default_factory=list)
@@ -43,10 +45,16 @@ class Tally:
         lines = [f"ksym: {head}, {self.lost} lost, {self.disarmed} disarmed; {parts}"]
         if self.hidden:
             lines.append(f"ksym: {_number(self.hidden, 'hit')} after the limit not shown")
-        if self.lost:
+        no_room = min(self.lost, self.no_room)
+        if no_room:
             lines.append(
-                f"ksym: {self.lost} hits lost, the ring buffers were full; "
+                f"ksym: {_number(no_room, 'hit')} lost, the ring buffers were full; "
                 "write less (-o FILE, no -g) or watch less (-C CPUS, -p PID)"
+            )
+        if self.lost > no_room:
+            lines.append(
+                f"ksym: {_number(self.lost - no_room, 'hit')} counted, but the kernel wrote no record; "
+                "perf's own code touches what is watched"
             )
         lines.extend(f"ksym: {note}" for note in self.notes)
         return lines

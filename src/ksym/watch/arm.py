@@ -81,6 +81,7 @@ class ArmedWatch:
         self._sideband: list[PerfEvent] = []
         self._owners: dict[int, PerfEvent] = {}
         self._retired = [0] * len(plan.watches)
+        self._retired_lost = 0
         self.unstable_threads = False
         try:
             self._open()
@@ -238,6 +239,10 @@ class ArmedWatch:
             totals[armed.planned.watch.index] += armed.event.read()[0]
         return totals
 
+    def lost(self) -> int:
+        """Records for which a ring had no room, where the kernel counts them (PERF_FORMAT_LOST)."""
+        return self._retired_lost + sum(armed.event.read()[2] for armed in self.events)
+
     def counts_by_place(self, index: int) -> dict[str, int]:
         """Hits of one watch so far, by CPU or thread."""
         places: dict[str, int] = {}
@@ -264,7 +269,9 @@ class ArmedWatch:
         The ring stays: records may still lie in it.
         """
         for armed in [armed for armed in self.events if armed.planned.cpu == cpu]:
-            self._retired[armed.planned.watch.index] += armed.event.read()[0]
+            count, _, lost = armed.event.read()
+            self._retired[armed.planned.watch.index] += count
+            self._retired_lost += lost
             armed.event.close()
             self.events.remove(armed)
 

@@ -36,7 +36,7 @@ def explain(error: OSError, planned: PlannedEvent | None, plan: Plan) -> KsymErr
     what = f"cannot watch {planned.watch.name if planned else names}"
     number = error.errno
     if number == errno.ENOSPC and planned:
-        return _no_registers(what, planned, plan)
+        return _no_registers(f"cannot watch {names}", planned, plan)
     if number in (errno.EACCES, errno.EPERM):
         return _no_privilege(what, planned)
     if number in (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -73,7 +73,8 @@ def _no_registers(what: str, planned: PlannedEvent, plan: Plan) -> KsymError:
         free = 0
     needed = plan.registers
     where = f"CPU {planned.cpu}" if planned.cpu >= 0 else f"thread {planned.pid}"
-    why = f"it takes {needed} debug registers and {where} has {free} free"
+    they = "it takes" if len(plan.watches) == 1 else "they take"
+    why = f"{they} {needed} debug register{'' if needed == 1 else 's'} and {where} has {free} free"
     if len(plan.watches) == 1 and len(plan.watches[0].pieces) > 1:
         why += f" ({plan.watches[0].variable.length} bytes, at most 8 a register)"
     elif len(plan.watches) > 1:
@@ -82,8 +83,10 @@ def _no_registers(what: str, planned: PlannedEvent, plan: Plan) -> KsymError:
     if others:
         why += "; held perhaps by " + ", ".join(map(str, others[:4]))
         todo = "end one of them, or watch less: a member, an element, ADDRESS/LENGTH"
+    elif len(plan.watches) > 1:
+        todo = "ask for fewer at a time"
     else:
-        todo = "watch less: a member, an element, or *(TYPE *)&NAME"
+        todo = "watch a part of it: a member, an element, ADDRESS/LENGTH"
     return NoRegisters(what, why, todo)
 
 

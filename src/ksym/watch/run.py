@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from ksym.errors import KsymError
@@ -110,6 +110,8 @@ class Run:
         self._stopped = False
         self.notes: list[str] = []
         """What was missed and why, for the summary."""
+        self.on_note: Callable[[str], None] = lambda note: None
+        """Told of each note at once."""
         self.armed_at = 0.0
         self.ended_by = ""
 
@@ -204,9 +206,13 @@ class Run:
             if cpu in self._cpus and action == "offline":
                 self._armed.drop_cpu(cpu)
                 self._cpus.discard(cpu)
-                self.notes.append(f"CPU {cpu} went offline")
+                self._note(f"CPU {cpu} went offline")
             elif action == "online" and cpu not in self._cpus and self._wanted(cpu):
                 self._cover(cpu)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.on_note(text)
 
     def _wanted(self, cpu: int) -> bool:
         return self._chosen_cpus is None or cpu in self._chosen_cpus
@@ -215,7 +221,7 @@ class Run:
         try:
             self._armed.add_cpu(cpu)
         except KsymError as error:
-            self.notes.append(f"CPU {cpu} came online and is NOT watched: {error.why}")
+            self._note(f"CPU {cpu} came online and is NOT watched: {error.why}")
         else:
             self._cpus.add(cpu)
-            self.notes.append(f"CPU {cpu} came online; its first moments were not watched")
+            self._note(f"CPU {cpu} came online; its first moments were not watched")
