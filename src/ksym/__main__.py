@@ -70,13 +70,20 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(error)
     except OSError as error:
         # What ksym does to the machine explains its own refusals; what is left is writing to stdout.
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF):
-            raise
-        _drop_stdout()
         why = error.strerror or "it fails"
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF):
+            return _failed(
+                KsymError("ksym has failed", why, "this is a bug: report it with what KSYM_DEBUG=1 shows")
+            )
+        _drop_stdout()
         return _failed(KsymError("cannot write the output", why, "make room or send it elsewhere"))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        return _failed(
+            KsymError("ksym has failed", what, "this is a bug: report it with what KSYM_DEBUG=1 shows")
+        )
 
 
 def _drop_stdout() -> None:

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from ksym.symbols.btf import DIRECTORY, Btf
 from ksym.symbols.path import find_member
 from ksym.symbols.types import Array, Enum, Field, Integer, Pointer, Struct, resolve
 
-VMLINUX = DIRECTORY / "vmlinux"
+VMLINUX = Path(DIRECTORY) / "vmlinux"
 pytestmark = pytest.mark.skipif(not VMLINUX.exists(), reason="this kernel has no BTF (CONFIG_DEBUG_INFO_BTF)")
 Rows = dict[int, dict[str, Any]]
 KINDS = {"STRUCT": "struct", "UNION": "union"}

@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 from ksym.errors import UsageError
 from ksym.linux.cpus import parse_cpus
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. Left to itself argparse imports shutil to ask that, whether help is wanted or not."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size(1).columns
+        except OSError:
+            columns = 100
+        super().__init__(prog, width=max(60, min(columns, 120)) - 2)
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,7 +64,7 @@ def make_parser(name: str, module: ModuleType) -> Parser:
     parser = Parser(
         prog=f"ksym {name}",
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Formatter,
         allow_abbrev=False,
     )
     if getattr(module, "TAKES_COMMAND", False):
@@ -66,7 +77,6 @@ def add_vmlinux(parser: argparse.ArgumentParser) -> None:
     """``--vmlinux``: names and types that kallsyms and BTF lack."""
     parser.add_argument(
         "--vmlinux",
-        type=Path,
         metavar="FILE",
         help="vmlinux or System.map of this kernel, for names, sizes, types",
     )

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from ksym.commands.parser import add_vmlinux, cpu_list, positive, seconds
 from ksym.errors import KsymError, RequestError, UsageError
@@ -16,6 +15,7 @@ from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
 from ksym.linux.cpus import online_cpus
+from ksym.linux.files import read_text
 from ksym.symbols.resolver import Resolver
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.launch import Command
@@ -191,7 +191,7 @@ def _scope(args: argparse.Namespace, pid: int | None) -> _ScopeNow:
         if missing:
             raise KsymError(
                 f"cannot watch on CPU {', '.join(map(str, missing))}", "it is offline or does not exist",
-                f"online are {Path('/sys/devices/system/cpu/online').read_text().strip()}",
+                f"online are {read_text('/sys/devices/system/cpu/online').strip()}",
             )  # fmt: skip
         cpus = args.cpus
     return _ScopeNow(cpus, pid, args.pid is not None)

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
-_SYS = Path("/sys/devices/system/cpu")
+from ksym.linux.files import read_text
+
+_SYS = "/sys/devices/system/cpu"
 _NETLINK_KOBJECT_UEVENT = 15  # linux/netlink.h
 
 
@@ -28,12 +29,12 @@ def parse_cpus(text: str) -> list[int]:
 
 def online_cpus() -> list[int]:
     """The CPUs that run now."""
-    return parse_cpus((_SYS / "online").read_text())
+    return parse_cpus(read_text(f"{_SYS}/online"))
 
 
 def possible_cpus() -> list[int]:
     """The CPUs that could ever run: those with a copy of each per-CPU variable."""
-    return parse_cpus((_SYS / "possible").read_text())
+    return parse_cpus(read_text(f"{_SYS}/possible"))
 
 
 class CpuEvents:

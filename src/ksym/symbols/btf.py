@@ -14,11 +14,12 @@ Source of the format: include/uapi/linux/btf.h and Documentation/bpf/btf.rst of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
+from ksym.linux.files import StrPath, read_bytes
 from ksym.symbols.btf_index import BtfError, BtfIndex, Kind, Record
 from ksym.symbols.ctext import POINTER_SIZE, VOID, c_spelling
 from ksym.symbols.types import (
@@ -37,7 +38,7 @@ from ksym.symbols.types import (
 
 __all__ = ["Btf", "BtfError", "BtfVariable"]
 
-DIRECTORY = Path("/sys/kernel/btf")
+DIRECTORY = "/sys/kernel/btf"
 
 _DEPTH = 64
 """How many types may wrap one another (libbpf gives up at 32): typedefs of a damaged blob can form a ring."""
@@ -90,18 +91,20 @@ class Btf:
         self._made: dict[int, Type] = {}
 
     @classmethod
-    def vmlinux(cls, directory: Path = DIRECTORY) -> Btf:
+    def vmlinux(cls, directory: StrPath = DIRECTORY) -> Btf:
         """The running kernel's."""
-        return cls(_read(directory / "vmlinux", "the kernel was built without CONFIG_DEBUG_INFO_BTF"))
+        return cls(
+            _read(os.path.join(directory, "vmlinux"), "the kernel was built without CONFIG_DEBUG_INFO_BTF")
+        )
 
     @classmethod
-    def module(cls, name: str, base: Btf | None = None, directory: Path = DIRECTORY) -> Btf:
+    def module(cls, name: str, base: Btf | None = None, directory: StrPath = DIRECTORY) -> Btf:
         """A loaded module's; ``base`` saves reading vmlinux's again."""
         name = name.replace("-", "_")  # as the kernel spells module names
         missing = "no such module is loaded, or the kernel was built without CONFIG_DEBUG_INFO_BTF_MODULES"
         if "/" in name:
             raise BtfError(f"cannot read the BTF of {name}", "this is no module's name")
-        data = _read(directory / name, missing)
+        data = _read(os.path.join(directory, name), missing)
         return cls(data, base or cls.vmlinux(directory), name)
 
     # -- looking up -----------------------------------------------------------------------------
@@ -343,10 +346,10 @@ def _tagged(record: Record, name: str) -> str:
     return f"{'union' if union else 'enum' if enum else 'struct'} {name or '{...}'}"
 
 
-def _read(path: Path, missing: str) -> bytes:
-    what = f"cannot read the BTF of {path.name}"
+def _read(path: str, missing: str) -> bytes:
+    what = f"cannot read the BTF of {os.path.basename(path)}"
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except FileNotFoundError:
         raise BtfError(what, missing, "types need DWARF or an explicit one, as in *(u32 *)0xff...") from None
     except OSError as error:

@@ -8,15 +8,15 @@ between ``_text`` there and ``_text`` in kallsyms.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from ksym.errors import KsymError
+from ksym.linux.files import StrPath, read_bytes
 from ksym.symbols.kallsyms import Kallsyms
 
 _ANCHORS = ("_text", "_stext")
 
 
-def installed_vmlinux() -> Path | None:
+def installed_vmlinux() -> str | None:
     """The uncompressed kernel with symbols where distributions put it, if it is installed."""
     release = os.uname().release
     for place in (
@@ -27,17 +27,17 @@ def installed_vmlinux() -> Path | None:
         f"/boot/vmlinux-{release}",
     ):
         if os.path.isfile(place):
-            return Path(place)
+            return place
     return None
 
 
-def installed_system_map() -> Path | None:
+def installed_system_map() -> str | None:
     """The running kernel's System.map, if it is a real one; Debian's is a stub of one line."""
     release = os.uname().release
     for place in (f"/boot/System.map-{release}", f"/lib/modules/{release}/System.map"):
         try:
             if os.path.getsize(place) > 4096:
-                return Path(place)
+                return place
         except OSError:
             continue
     return None
@@ -54,7 +54,7 @@ class KernelImage:
         KsymError: it is no ELF file, or not that of the running kernel.
     """
 
-    def __init__(self, path: Path, kallsyms: Kallsyms) -> None:
+    def __init__(self, path: StrPath, kallsyms: Kallsyms) -> None:
         from ksym.symbols.elf import ElfFile  # most runs read no file
 
         self.path, self.elf = path, ElfFile(path)
@@ -70,14 +70,14 @@ class KernelImage:
         )
 
 
-def open_system_map(path: Path, kallsyms: Kallsyms) -> Kallsyms:
+def open_system_map(path: StrPath, kallsyms: Kallsyms) -> Kallsyms:
     """A System.map as a symbol table at run-time addresses.
 
     Raises:
         KsymError: it cannot be read, or is no System.map.
     """
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise KsymError(
             f"cannot read {path}", error.strerror or "it fails", "give a readable file"
@@ -100,7 +100,7 @@ def _slide(path: str, kallsyms: Kallsyms, linked: dict[str, list[int]]) -> int:
 def running_build_id() -> str | None:
     """The running kernel's build id, from the ELF notes in /sys/kernel/notes."""
     try:
-        data = Path("/sys/kernel/notes").read_bytes()
+        data = read_bytes("/sys/kernel/notes")
     except OSError:
         return None
     at = 0

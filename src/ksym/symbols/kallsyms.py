@@ -11,7 +11,8 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+
+from ksym.linux.files import read_bytes
 
 TEXT_KINDS = b"TtWw"
 """Kinds (nm's letters) that stand for code; ``W`` is weak, in the kernel always a function."""
@@ -62,7 +63,7 @@ class Kallsyms:
         Raises:
             OSError: there is none (CONFIG_KALLSYMS is off).
         """
-        return cls(Path("/proc/kallsyms").read_bytes())
+        return cls(read_bytes("/proc/kallsyms"))
 
     @property
     def hidden(self) -> bool:

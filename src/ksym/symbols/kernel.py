@@ -7,9 +7,9 @@ import errno
 import os
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 
 from ksym.errors import KsymError, NotPermitted
+from ksym.linux.files import StrPath, read_text
 from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
 from ksym.linux.memory import Memory
 from ksym.symbols.btf import Btf, BtfError
@@ -25,7 +25,7 @@ class Kernel:
         vmlinux: A vmlinux, or a System.map, that the user named.
     """
 
-    def __init__(self, vmlinux: Path | None = None) -> None:
+    def __init__(self, vmlinux: StrPath | None = None) -> None:
         self._given = vmlinux
 
     @cached_property
@@ -137,9 +137,9 @@ class Kernel:
         return memory.current_task() if isinstance(memory, BpfMemory) else None
 
 
-def _is_elf(path: Path) -> bool:
+def _is_elf(path: StrPath) -> bool:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             return file.read(4) == b"\x7fELF"
     except OSError as error:
         raise KsymError(
@@ -153,7 +153,7 @@ def memory_refusal(error: OSError) -> tuple[str, str]:
     """Why kernel memory cannot be read, and what to do; for the errno of BPF's refusal."""
     lockdown = ""
     with suppress(OSError):
-        lockdown = Path("/sys/kernel/security/lockdown").read_text()
+        lockdown = read_text("/sys/kernel/security/lockdown")
     if "[confidentiality]" in lockdown:
         return "kernel lockdown is in confidentiality mode", "boot without lockdown=confidentiality"
     if error.errno in (errno.EPERM, errno.EACCES):

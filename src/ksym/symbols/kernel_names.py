@@ -144,7 +144,7 @@ class KernelNames:
         source = f"module parameter {symbol.scope}.{symbol.name}"
         found.learn("address", f"{parameter.address:#x}", source)
         if parameter.type_name:
-            element = parse_type(parameter.type_name, self._kernel.btf)
+            element = parse_type(parameter.type_name)
             if parameter.count is not None:
                 name = f"{element.name}[{parameter.count}]"
                 found.type = Array(name, element.size * parameter.count, element, parameter.count)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError, NoSuchVariable, NotWatchable
 from ksym.language.request import Address, Cast, Mode, Request, Symbol, TaskRoot, UserSymbol
+from ksym.linux.files import StrPath
 from ksym.linux.memory import Memory
 from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols.ctext import parse_type
@@ -38,7 +38,7 @@ class Resolver:
     """
 
     def __init__(
-        self, *, vmlinux: Path | None = None, pid: int | None = None, self_pid: int | None = None
+        self, *, vmlinux: StrPath | None = None, pid: int | None = None, self_pid: int | None = None
     ) -> None:
         self.kernel = Kernel(vmlinux)
         self.pid = pid

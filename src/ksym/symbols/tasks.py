@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from ksym.errors import KsymError
+from ksym.linux.files import read_text
 from ksym.linux.memory import MemoryFault
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.path import find_member
@@ -177,7 +177,7 @@ class TaskList:
 def _leader(tid: int) -> int | None:
     """The process that thread ``tid`` belongs to, from /proc."""
     try:
-        status = Path(f"/proc/{tid}/status").read_text(errors="replace")
+        status = read_text(f"/proc/{tid}/status")
     except OSError:
         return None
     for line in status.splitlines():

@@ -22,7 +22,6 @@ from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.ring import Ring
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, PlannedEvent, Scope
-from ksym.watch.refusals import explain
 
 SAMPLE_TYPE = Sample.IDENTIFIER | Sample.IP | Sample.TID | Sample.TIME | Sample.CPU
 """What every record carries; CALLCHAIN is added for stacks."""
@@ -129,10 +128,10 @@ class ArmedWatch:
                 if error.errno == errno.ESRCH and planned.pid > 0 and len(scope.threads) > 1:
                     continue  # a thread that has just ended
                 self.close()  # so that what is free can be counted
-                raise explain(error, planned, self.plan) from error
+                raise _explain(error, planned, self.plan) from error
             reached.add(planned.watch.index)
         if len(reached) < len(self.plan.watches):
-            raise explain(OSError(errno.ESRCH, "no thread left"), planned, self.plan)
+            raise _explain(OSError(errno.ESRCH, "no thread left"), planned, self.plan)
 
     def _attr(self, planned: PlannedEvent) -> Attr:
         options, watch = self.options, planned.watch
@@ -185,7 +184,7 @@ class ArmedWatch:
             except OSError as error:
                 if error.errno == errno.ESRCH and len(scope.threads) > 1:
                     continue
-                raise explain(error, None, self.plan) from error
+                raise _explain(error, None, self.plan) from error
 
     def _open_sideband(self, pid: int, cpu: int) -> None:
         flags = (
@@ -295,7 +294,7 @@ class ArmedWatch:
             for armed in added:
                 armed.event.close()
                 self.events.remove(armed)
-            raise explain(error, planned, self.plan) from error
+            raise _explain(error, planned, self.plan) from error
         for armed in added:
             armed.event.enable()
         return [armed.planned for armed in added]
@@ -347,3 +346,9 @@ def _allow_files(needed: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         want = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
+
+
+def _explain(error: OSError, planned: PlannedEvent | None, plan: Plan) -> KsymError:
+    from ksym.watch.refusals import explain  # needed by none of the runs that succeed
+
+    return explain(error, planned, plan)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
 
 from ksym.errors import KsymError, NoRegisters, NotPermitted, NotWatchable
 from ksym.language.request import Mode
+from ksym.linux.files import read_text
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, PlannedEvent
 from ksym.watch.registers import free_registers, holders
@@ -25,7 +25,7 @@ _TRAP_PATH = "cpu_entry_area, __per_cpu_offset, the GDT, cpu_tss_rw, cpu_tlbstat
 def paranoid() -> int | None:
     """The value of kernel.perf_event_paranoid; None where there is no perf at all."""
     try:
-        return int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+        return int(read_text("/proc/sys/kernel/perf_event_paranoid"))
     except (OSError, ValueError):
         return None
 

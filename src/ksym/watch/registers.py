@@ -12,9 +12,9 @@ import ctypes
 import errno
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from ksym.linux import perf_event
+from ksym.linux.files import read_text
 from ksym.linux.perf_event import Attr, Flag, PerfEvent
 
 _MOST = 64  # no architecture has more; ends the loop if a kernel never said ENOSPC
@@ -86,7 +86,7 @@ def holders() -> list[Holder]:
 
 def _comm(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").rstrip("\n")
+        return read_text(f"/proc/{pid}/comm").rstrip("\n")
     return "?"
 
 
