@@ -118,6 +118,13 @@ def test_variable_of_a_module() -> None:
     assert any(("[fuse]" if module else "parameter fuse") in fact["source"] for fact in found["facts"])
 
 
+def test_an_int_that_only_kallsyms_knows() -> None:
+    file = Path("/proc/sys/kernel/kptr_restrict")
+    result = trace("kptr_restrict", *shell(f"cat {file}; echo {file.read_text().strip()} > {file}"))
+    assert [access for access, _ in result.kinds("cat")] == ["R"]
+    assert [access for access, _ in result.kinds("sh")].count("W") == 1
+
+
 def test_member_of_init_net() -> None:
     file = "/proc/sys/net/ipv4/ip_default_ttl"
     result = trace("init_net.ipv4.sysctl_ip_default_ttl", *shell(f"cat {file} > /dev/null; echo 64 > {file}"))

@@ -92,6 +92,8 @@ def _text(watch: Watch, free: int | None) -> str:
         for what, value, source in rows
     ]
     lines.append(f"  pieces     {pieces}")
+    if variable.remark:
+        lines.append(f"  mind       {printable(variable.remark)}")
     return "\n".join(lines) + "\n"
 
 

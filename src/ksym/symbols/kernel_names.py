@@ -32,6 +32,8 @@ _REACHABLE = {
 """Globals that ``init_task`` leads to, by the members on the way."""
 _ROOM_TRUSTED = 8
 """Where only the distance to the next symbol is known, an object no larger than this is taken to fill it."""
+_ROOM_PADDING = 64
+"""A distance up to this, a cache line, may be padding: then the object's first word is watched, with a remark."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Found:
     section: str | None = None
     text: bool = False
     per_cpu: dict[int, int] | None = None
+    remark: str | None = None
     facts: list[Fact] = field(default_factory=list)
 
     def learn(self, what: str, value: object, source: str) -> None:
@@ -297,12 +300,17 @@ class KernelNames:
             found.size = matches[0].size
             found.learn("size", found.size, str(image.path))
             return
-        if found.room and found.room <= _ROOM_TRUSTED:
-            # A smaller object may be followed by padding; a power of two at an aligned address is watched whole.
-            found.size = 1 << (found.room.bit_length() - 1)
+        if found.room and found.room <= _ROOM_PADDING:
+            # Padding is touched by nobody, so a word too wide does no harm.
+            found.size = min(1 << (found.room.bit_length() - 1), _ROOM_TRUSTED)
             while found.address % found.size:
                 found.size //= 2
             found.learn("size", found.size, f"{found.room} bytes to the next symbol in /proc/kallsyms")
+            if found.room > _ROOM_TRUSTED:
+                found.remark = (
+                    f"the size of {found.symbol.name} is not known (at most {found.room} bytes, by /proc/kallsyms): "
+                    f"its first {found.size} are watched"
+                )
 
     # -- when it is not there ----------------------------------------------------------------------
 

@@ -144,7 +144,7 @@ class Resolver:
             facts += facts_of(location, request.target.text)
         variable = Variable(
             request.target.text, location.address, location.length, Space.KERNEL, typed, location.bits,
-            found.per_cpu, found.section, facts=tuple(facts),
+            found.per_cpu, found.section, found.remark, facts=tuple(facts),
         )  # fmt: skip
         cpu = request.target.cpu
         if cpu is None:

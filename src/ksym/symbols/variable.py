@@ -54,6 +54,8 @@ class Variable:
     """Bit field: offset from the least significant bit of the object, and width."""
     per_cpu: dict[int, int] | None = None
     section: str | None = None
+    remark: str | None = None
+    """What a user should know of how this was found, one clause; for the summary."""
     executable: bool = False
     """A function: only ``--x`` makes sense."""
     facts: tuple[Fact, ...] = field(default=(), compare=False)

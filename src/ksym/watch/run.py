@@ -108,7 +108,7 @@ class Run:
         self._cpus = set(armed.scope.cpus)
         self._chosen_cpus = frozenset(armed.scope.cpus) if fixed_cpus else None
         self._stopped = False
-        self.notes: list[str] = []
+        self.notes = [watch.variable.remark for watch in armed.plan.watches if watch.variable.remark]
         """What was missed and why, for the summary."""
         self.on_note: Callable[[str], None] = lambda note: None
         """Told of each note at once."""
