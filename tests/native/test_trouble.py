@@ -1,0 +1,531 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Bad input and bad days: each has its message, its status, and leaves no register taken (see conftest)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ksym.linux import perf_event
+from ksym.linux.cpus import online_cpus
+from ksym.linux.libc import MACHINE
+from ksym.linux.perf_event import Attr, Flag, PerfEvent
+from ksym.symbols.kallsyms import Kallsyms
+from native.running import ONE_LINE, ended, free, line, row, sample, started, summary, touch
+from support.program import SOURCES, command, environment, ksym, shell
+from synthetic.compile import build
+
+pytestmark = pytest.mark.native
+
+X86 = pytest.mark.skipif(MACHINE != "x86_64", reason="it is so on x86 alone")
+KERNEL = Kallsyms.of_this_kernel()
+NO_DATA = pytest.mark.skipif(KERNEL.has_data, reason="this kernel has CONFIG_KALLSYMS_ALL")
+
+SENTENCES = [
+    pytest.param(
+        "workqueue:panic_on_stal",
+        "cannot watch workqueue:panic_on_stal: no parameter of workqueue has that name, and /proc/kallsyms has no "
+        "variables (CONFIG_KALLSYMS_ALL is off); did you mean workqueue:panic_on_stall?",
+        marks=NO_DATA, id="no such parameter",
+    ),
+    pytest.param(
+        "workqeue:panic_on_stall",
+        "cannot watch workqeue:panic_on_stall: there is no module workqeue (not loaded, or without parameters); "
+        "did you mean workqueue:panic_on_stall?",
+        id="no such module",
+    ),
+    pytest.param(
+        "nosuchname_of_all",
+        "cannot watch nosuchname_of_all: this kernel's /proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off); "
+        "give --vmlinux FILE (a vmlinux or System.map), a module parameter (MODULE:NAME), a per-CPU variable, "
+        "task(PID)->..., or *(TYPE *)ADDRESS",
+        marks=NO_DATA, id="no KALLSYMS_ALL",
+    ),
+    pytest.param(
+        "0x12345678/4",
+        "cannot watch 0x12345678/4: 0x12345678 is no kernel address; printk's %p prints hashed values like this one; "
+        "use the address that %px prints, or /proc/kallsyms; for a user address add -p PID",
+        id="hashed address",
+    ),
+    pytest.param(
+        "0x7f0000001000/4",
+        "cannot watch 0x7f0000001000/4: 0x7f0000001000 lies in user space and no process is given; add -p PID",
+        id="user address",
+    ),
+    pytest.param(
+        "*(u32 *)0xffffffff82c0ffee",
+        "cannot watch *(u32 *)0xffffffff82c0ffee: 0xffffffff82c0ffee is not aligned to the 4 bytes of u32, as no such "
+        "object is; check the address; 0xffffffff82c0ffee/4 watches these bytes with more registers",
+        id="misaligned",
+    ),
+    pytest.param(
+        "do_exit",
+        "cannot watch do_exit: it is a function, not a variable; watch its execution with do_exit:--x",
+        id="function as data",
+    ),
+    pytest.param(
+        "workqueue:panic_on_stall:--x",
+        "cannot watch workqueue:panic_on_stall:--x: it is a variable, not a function; "
+        "watch its accesses: workqueue:panic_on_stall:rw-",
+        id="data as function",
+    ),
+    pytest.param(
+        "workqueue:panic_on_stall:r--",
+        "cannot watch workqueue:panic_on_stall: this processor has no read-only watchpoints, only write and "
+        "read-write; ask for workqueue:panic_on_stall:rw- and look at the R rows",
+        marks=X86, id="read-only",
+    ),
+    pytest.param(
+        "task(1)",
+        re.compile(r"cannot watch task\(1\): the whole task_struct has \d+ bytes; name a member: task\(1\)\.comm"),
+        id="whole task",
+    ),
+    pytest.param(
+        "task(1).com",
+        re.compile(r"cannot reach task\(1\)\.com: struct task_struct has no member 'com'; did you mean comm.*\?"),
+        id="no such member",
+    ),
+    pytest.param(
+        "task(1).comm[16]",
+        "cannot reach task(1).comm[16]: the array has 16 elements; number them 0 to 15",
+        id="index",
+    ),
+    pytest.param(
+        "task(4194303).comm",
+        "cannot find task(4194303): there is no such task; see ps -eL for the tasks that live",
+        id="no such task",
+    ),
+    pytest.param(
+        "./nosuch:counter",
+        "cannot watch ./nosuch:counter: a user variable lies in a process and none is given; "
+        "add -p PID, or to trace and stat -- COMMAND",
+        id="no process",
+    ),
+]  # fmt: skip
+
+MALFORMED = {
+    "a:b:c:rw-": "more than one ':' besides those of module and ACCESS; write MODULE:SYMBOL:ACCESS",
+    "pid_max:": "no ACCESS follows the ':'; write pid_max:rw-",
+    "pid_max:wr-": "'w' is out of place in ACCESS, the order is r, w, x; write pid_max:rw-",
+    "pid_max:rw!": "'!' is not a character of ACCESS; use rw-, -w-, r-- or --x",
+    "pid_max:rwx": "x stands alone, one register watches either data or execution; use --x, or r, w and - without x",
+    "pid_max:---": "'---' clears a watch, and belongs to the tracing directory; use rw-, -w-, r-- or --x here",
+}
+
+USAGE = {
+    (): "the following arguments are required: REQUEST; see ksym trace --help",
+    ("x", "--limit", "0"): "argument --limit: '0' is no whole number from 1 on; see ksym trace --help",
+    ("x", "--frmat", "json"): "unrecognized arguments: --frmat json; see ksym trace --help",
+    ("x", "-C", "a"): "argument -C/--cpus: 'a' is no list of CPUs like 0-3,8; see ksym trace --help",
+    ("x", "--"): "there is nothing behind --; name a COMMAND there",
+}
+
+
+@pytest.mark.parametrize(("request_", "sentence"), SENTENCES)
+@pytest.mark.parametrize("verb", ["trace", "stat"])
+def test_what_cannot_be_watched(verb: str, request_: str, sentence: str | re.Pattern[str]) -> None:
+    result = ksym(verb, request_, "--duration", "5")
+    assert (result.status, result.out) == (125, "")
+    text = result.err.removeprefix("ksym: ").removesuffix("\n")
+    assert text == sentence if isinstance(sentence, str) else sentence.fullmatch(text)
+
+
+@pytest.mark.parametrize(("request_", "why"), MALFORMED.items())
+def test_malformed_requests_of_the_seeds_kinds(request_: str, why: str) -> None:
+    result = ksym("trace", request_)
+    assert (result.status, result.out, result.err) == (
+        2,
+        "",
+        f"ksym: cannot read request '{request_}': {why}\n",
+    )
+
+
+@pytest.mark.parametrize(("words", "why"), USAGE.items())
+def test_wrong_usage(words: tuple[str, ...], why: str) -> None:
+    result = ksym("trace", *words)
+    assert (result.status, result.err) == (2, f"ksym: cannot read the command line: {why}\n")
+
+
+def test_an_unknown_command_gets_the_nearest() -> None:
+    result = ksym("tarce", "pid_max")
+    expected = "ksym: cannot read the command line: there is no command 'tarce'; did you mean trace?\n"
+    assert (result.status, result.err) == (2, expected)
+
+
+def test_duplicates_are_refused() -> None:
+    request = sample().request
+    same = ksym("trace", request, request)
+    other = ksym("trace", request, f"{request}:-w-")
+    assert (same.status, other.status) == (2, 2)
+    assert same.err == (
+        f"ksym: cannot add request '{request}': '{request}' is watched as rw- already; "
+        "leave it out, or ask for another ACCESS\n"
+    )
+    assert other.err == (
+        f"ksym: cannot watch {request} twice: it is asked for as rw- and as -w-; keep one of them\n"
+    )
+
+
+@pytest.mark.parametrize("words", [("{} if new > 3",), ("{}", "--if", "new > 3")])
+def test_conditions_are_refused_plainly(words: tuple[str, ...]) -> None:
+    result = ksym("trace", *(word.format(sample().request) for word in words))
+    assert result.status == 2
+    assert ONE_LINE.fullmatch(result.err)
+    assert "does not evaluate them yet" in result.err
+
+
+def test_a_traceback_for_developers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Traceback" not in ksym("trace", "no_such_thing").err
+    monkeypatch.setenv("KSYM_DEBUG", "1")
+    result = ksym("trace", "no_such_thing")
+    assert result.err.startswith("Traceback (most recent call last):\n")
+    assert result.status == 125
+
+
+# -- registers ---------------------------------------------------------------------------------------
+
+
+@X86
+def test_too_many_registers_for_one_object() -> None:
+    address = KERNEL.find("_text")[0].address
+    result = ksym("trace", f"{address:#x}/40")
+    assert result.status == 125
+    why = "it takes 5 debug registers and CPU 0 has 4 free (40 bytes, at most 8 a register)"
+    assert result.err.startswith(f"ksym: cannot watch {address:#x}/40: {why}")
+    assert ONE_LINE.fullmatch(result.err)
+
+
+HOLDER = """
+import ctypes, sys
+from ksym.linux.cpus import online_cpus
+from ksym.linux.perf_event import Attr, Flag, PerfEvent
+data = ctypes.c_uint64()
+flags = Flag.DISABLED | Flag.EXCLUDE_KERNEL
+attr = Attr(5, flags=flags, bp_type=2, bp_address=ctypes.addressof(data), bp_length=8)
+held = [PerfEvent(attr, pid=-1, cpu=cpu) for cpu in online_cpus() for _ in range(int(sys.argv[1]))]
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@X86
+def test_registers_that_somebody_else_holds_are_named() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, "3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+    ) as holder:  # fmt: skip
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        one = ksym("trace", sample().request, "--", "cat", str(sample().file))
+        two = ksym("trace", "task(1).comm")
+        holder.stdin.close()
+    assert summary(one.err).startswith("ksym: 1 access (1 hit), 0 lost")
+    assert two.status == 125
+    assert "it takes 2 debug registers and CPU 0 has 1 free (16 bytes, at most 8 a register)" in two.err
+    assert re.search(
+        rf"held perhaps by [^;]*\(pid {holder.pid}, perf events\)[^;]*; end one of them", two.err
+    )
+    assert ONE_LINE.fullmatch(two.err)
+
+
+@X86
+def test_two_runs_at_once_share_what_there_is() -> None:
+    chosen = sample()
+    with (
+        started("trace", chosen.request, "task(1).comm:-w-", "--limit", "1", "--format", "csv") as first,
+        started("trace", chosen.request, "--limit", "1", "--format", "csv") as second,
+    ):
+        for process in (first, second):
+            assert line(process).startswith("time_ns")  # planted: 3 and 1
+        third = ksym("trace", chosen.request)
+        while first.poll() is None or second.poll() is None:
+            touch(chosen.file)
+        for process in (first, second):
+            out, error = ended(process)
+            assert process.returncode == 0
+            assert len(out.splitlines()) == 1
+            assert summary(error).startswith("ksym: 1 access (1 hit), 0 lost")
+    assert third.status == 125
+    assert "it takes 1 debug register and CPU 0 has 0 free" in third.err
+
+
+# -- COMMAND -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "sentence"),
+    [
+        ("nosuch-command", 127, "it is in no directory of PATH; check the spelling of COMMAND"),
+        ("./nosuch", 127, "there is no such file; check the spelling of COMMAND"),
+        ("/etc/passwd", 126, "it is not executable; name a program"),
+        ("/etc", 126, "it is a directory; name a program"),
+    ],
+)
+def test_commands_that_cannot_run(word: str, status: int, sentence: str) -> None:
+    result = ksym("trace", sample().request, "--", word)
+    assert (result.status, result.out, result.err) == (status, "", f"ksym: cannot run {word}: {sentence}\n")
+
+
+def test_a_file_that_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "garbage").write_bytes(b"\x7fELF garbage")
+    (tmp_path / "garbage").chmod(0o755)
+    result = ksym("stat", sample().request, "--", str(tmp_path / "garbage"))
+    assert result.status == 126
+    assert re.fullmatch(r"ksym: cannot run \S+: Exec format error; name a program\n", result.err)
+
+
+@pytest.mark.parametrize("verb", ["trace", "stat"])
+@pytest.mark.parametrize(
+    ("script", "status"), [("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143), (":", 0)]
+)
+def test_the_status_is_that_of_command(verb: str, script: str, status: int) -> None:
+    result = ksym(verb, sample().request, *shell(script))
+    assert result.status == status
+    assert summary(result.err)
+
+
+def test_what_command_starts_is_watched_too() -> None:
+    chosen = sample()
+    result = ksym("trace", chosen.request, "--format", "json", *shell(f"(exec cat {chosen.file}) & wait"))
+    assert [(row["comm"], row["access"]) for row in result.rows()] == [("cat", "R")]
+
+
+def test_a_program_without_the_variable() -> None:
+    result = ksym("trace", "./nosuch:counter", "--", "true")
+    assert result.status == 125
+    assert result.err == (
+        "ksym: cannot watch ./nosuch: true ended without having it in memory; "
+        "name the program that has the variable, as COMMAND runs it\n"
+    )
+
+
+@X86
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("./prog:conter", "cannot watch ./prog:conter: ./prog has no such symbol; did you mean counter?"),
+        ("./prog:cfg.limits[9]", "cannot reach ./prog:cfg.limits[9]: the array has 4 elements; number them 0 to 3"),
+        ("./prog:cfg.lim", "cannot reach ./prog:cfg.lim: struct config has no member 'lim'; did you mean limits?"),
+    ],
+)  # fmt: skip
+def test_names_that_a_program_does_not_have(program: Path, target: str, sentence: str) -> None:
+    result = ksym("trace", target, "--", "./prog", cwd=program.parent)
+    assert (result.status, result.out, result.err) == (125, "", f"ksym: {sentence}\n")
+
+
+def test_a_process_that_is_gone() -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    result = ksym("trace", sample().request, "-p", str(gone.pid))
+    expected = f"ksym: cannot watch process {gone.pid}: there is no such process; see ps -e\n"
+    assert (result.status, result.err) == (125, expected)
+
+
+# -- where rows go -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("trace", "--limit", "5", "-q"), ("stat", "-I", "5"), ("resolve",)])
+def test_a_reader_that_has_seen_enough(words: tuple[str, ...]) -> None:
+    chosen = sample()
+    reading, writing = os.pipe()
+    process = subprocess.Popen(
+        command(words[0], chosen.request, *words[1:]), stdout=writing, stderr=subprocess.PIPE, text=True,
+        env=environment(),
+    )  # fmt: skip
+    os.close(writing)
+    os.close(reading)
+    while process.poll() is None:
+        touch(chosen.file)
+    _, error = process.communicate()
+    assert process.returncode == 0
+    assert not [text for text in error.splitlines() if not text.startswith("ksym: ") or "cannot" in text]
+
+
+@pytest.mark.parametrize(
+    "words", [("trace", "-o", "/dev/full"), ("trace",), ("stat",), ("stat", "--json"), ("resolve",), ("doctor",)],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_full_disk(words: tuple[str, ...]) -> None:
+    chosen = sample()
+    run = words[0] in ("trace", "stat")
+    more = ("--", "sh", "-c", f"cat {chosen.file} > /dev/null") if run else ()
+    request = () if words[0] == "doctor" else (chosen.request,)
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            command(words[0], *request, *words[1:], *more), stdout=full, stderr=subprocess.PIPE, text=True,
+            env=environment(),
+        )  # fmt: skip
+    assert result.returncode == 125
+    assert re.match(r"ksym: cannot write (/dev/full|the output): No space left on device; ", result.stderr)
+    assert ONE_LINE.fullmatch(result.stderr)
+
+
+def test_a_folder_that_is_not_there() -> None:
+    result = ksym("trace", sample().request, "-o", "/nosuch/rows", "--", "true")
+    expected = "ksym: cannot write /nosuch/rows: No such file or directory; choose another file with -o\n"
+    assert (result.status, result.err) == (125, expected)
+
+
+# -- signals -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_in_order(number: signal.Signals) -> None:
+    chosen = sample()
+    with started("trace", chosen.request, "--format", "json") as process:
+        rows = row(process, chosen.file)
+        out, error = ended(process, number)
+    assert process.returncode == 0
+    count = len((rows + out).splitlines())
+    assert re.match(rf"ksym: {count} access", summary(error))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_counting_in_order(number: signal.Signals) -> None:
+    chosen = sample()
+    with started("stat", chosen.request, "-I", "10", "-q") as process:
+        line(process)
+        touch(chosen.file)
+        out, error = ended(process, number)
+    assert process.returncode == 0
+    assert out.split()[1] == "1"
+    assert summary(error).startswith("ksym: 1 hit, 0 lost")
+
+
+def test_a_killed_run_holds_no_register() -> None:
+    chosen = sample()
+    with started("trace", chosen.request, "--format", "json") as process:
+        row(process, chosen.file)
+        assert max(free()) < 4
+        ended(process, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL  # that its register is free again is for the fixture to see
+
+
+def test_a_signal_while_command_is_on_its_way_to_the_variable() -> None:
+    with started("trace", "./nosuch:counter", "--", "sh", "-c", "echo up; exec sleep 1000") as process:
+        assert line(process) == "up\n"
+        _, error = ended(process, signal.SIGTERM)
+    assert process.returncode == 125
+    assert error == "ksym: cannot watch ./nosuch: SIGTERM came before sh had it in memory\n"
+
+
+def test_a_signal_ends_command_too() -> None:
+    chosen = sample()
+    with started("trace", chosen.request, "-q", "--", "sh", "-c", "echo $$; exec sleep 1000") as process:
+        pid = int(line(process))
+        _, error = ended(process, signal.SIGTERM)
+    assert process.returncode == 143
+    assert summary(error)
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+# -- without privileges ------------------------------------------------------------------------------
+
+
+def nobody(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run ksym as a user without privileges."""
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    prefix = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all",
+        "--bounding-set=-all",
+    ]
+    python = "/usr/bin/python3"
+    probe = subprocess.run(
+        [*prefix, python, "-c", "import sys, ksym; sys.exit(sys.version_info < (3, 11))"],
+        env={"PYTHONPATH": str(SOURCES)}, capture_output=True,
+    )  # fmt: skip
+    if probe.returncode:
+        pytest.skip(f"{python} of another user cannot run these sources")
+    return subprocess.run(
+        [*prefix, python, "-m", "ksym", *words], env={"PYTHONPATH": str(SOURCES), "PATH": os.environ["PATH"]}, cwd=cwd,
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def test_kernel_variables_need_root() -> None:
+    result = nobody("trace", sample().request)
+    assert result.returncode == 125
+    assert result.stderr == (
+        "ksym: cannot find kernel symbols: kernel variables may be watched by root alone (CAP_SYS_ADMIN); "
+        "run it with sudo\n"
+    )
+    address = KERNEL.find("_text")[0].address
+    result = nobody("stat", f"{address:#x}/4")
+    assert (result.returncode, result.stderr) == (
+        125,
+        f"ksym: cannot watch {address:#x}/4: kernel addresses may be watched by root alone (CAP_SYS_ADMIN); "
+        "run it with sudo\n",
+    )
+
+
+def test_other_users_processes_are_theirs() -> None:
+    result = nobody("stat", "0x7ffff000/4", "-p", str(os.getpid()))
+    assert result.returncode == 125
+    assert result.stderr == (
+        "ksym: cannot watch 0x7ffff000/4: that process is not yours, or it may not be traced; "
+        "run it with sudo (CAP_PERFMON, CAP_SYS_PTRACE)\n"
+    )
+
+
+def test_own_programs_can_be_watched_by_anybody(tmp_path_factory: pytest.TempPathFactory) -> None:
+    level = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+    if level > 2:
+        pytest.skip(f"kernel.perf_event_paranoid is {level}")
+    folder = Path("/tmp") / f"ksym-test-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    try:
+        build(
+            folder, "prog", "volatile long shared; int main(void) { shared = 1; return (int)shared; }", "-O1"
+        )
+        counted = nobody("stat", "./prog:shared", "--", "./prog", cwd=folder)
+        traced = nobody("trace", "./prog:shared:-w-", "-q", "--", "./prog", cwd=folder)
+    finally:
+        shutil.rmtree(folder)
+    assert (counted.returncode, summary(counted.stderr)) == (
+        1,
+        "ksym: 2 hits, 0 lost, 0 disarmed; ./prog:shared 2",
+    )
+    assert len(traced.stdout.splitlines()) == 1
+    assert summary(traced.stderr).startswith("ksym: 1 access (1 hit), 0 lost")
+
+
+def test_doctor_and_selftest_expect_less_of_nobody() -> None:
+    doctor, selftest = nobody("doctor"), nobody("selftest")
+    assert (doctor.returncode, selftest.returncode) == (0, 0)
+    assert re.search(r"^limited +watch kernel variables ", doctor.stdout, re.MULTILINE)
+    assert re.search(r"^skipped +kernel variable: ", selftest.stdout, re.MULTILINE)
+
+
+def test_a_gdb_on_one_task_blocks_a_cpu_wide_watch() -> None:
+    """Registers of one task count against every CPU that it may run on."""
+    data = (1 << 64) - 4096
+    attr = Attr(
+        perf_event.TYPE_BREAKPOINT,
+        flags=Flag.DISABLED | Flag.EXCLUDE_HV,
+        bp_type=2,
+        bp_address=data,
+        bp_length=8,
+    )
+    events = []
+    try:
+        for _ in range(4):
+            events.append(PerfEvent(attr, pid=0, cpu=-1))
+        result = ksym("trace", sample().request)
+    finally:
+        for event in events:
+            event.close()
+    assert result.status == 125
+    assert f"CPU {online_cpus()[0]} has 0 free" in result.err
+    assert f"(pid {os.getpid()}, perf events)" in result.err
