@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Records, their order, the names of threads, and hits that are one access."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ksym.capture.access import Access
+from ksym.capture.coalesce import GAP_NS, Coalesce, may_sweep
+from ksym.capture.merge import Merge
+from ksym.capture.records import (
+    CommRecord,
+    ExitRecord,
+    ForkRecord,
+    LostRecord,
+    MmapRecord,
+    Record,
+    SampleRecord,
+    parse,
+)
+from ksym.capture.sites import Named, Site
+from ksym.capture.tasks import Tasks
+from ksym.language.parser import parse_request
+from ksym.symbols.variable import Space, Variable
+from ksym.watch.plan import PlannedEvent, Watch, split
+from synthetic import perf
+
+
+def parsed(data: bytes, *, chains: bool = False) -> list[Record]:
+    out: list[Record] = []
+    parse(data, chains=chains, out=out)
+    return out
+
+
+# -- records -----------------------------------------------------------------------------------------
+
+
+def test_each_kind_of_record_is_read() -> None:
+    data = b"".join(
+        (
+            perf.sample(5, cpu=3, event=7, ip=0xFFFFFFFF81000000, pid=10, tid=11),
+            perf.comm(6, 10, 11, "a name"),
+            perf.comm(7, 10, 10, "sh", by_exec=True),
+            perf.fork(8, 12, 13, 10, 11),
+            perf.leave(9, 12, 13),
+            perf.throttle(9),
+            perf.mmap2(10, 12, 0x1000, 0x2000, 0x3000, "/bin/with space"),
+            perf.lost(11, 1, 99),
+        )
+    )
+    assert parsed(data) == [
+        SampleRecord(5, 3, 7, 0xFFFFFFFF81000000, 10, 11, ()),
+        CommRecord(6, 10, 11, "a name", False),
+        CommRecord(7, 10, 10, "sh", True),
+        ForkRecord(8, 12, 13, 10, 11),
+        ExitRecord(9, 12, 13),
+        MmapRecord(10, 12, 0x1000, 0x2000, 0x3000, "/bin/with space"),
+        LostRecord(11, 1, 99),
+    ]
+
+
+words = st.integers(0, 2**64 - 1)
+halves = st.integers(0, 2**32 - 1)
+
+
+@given(
+    st.lists(st.tuples(words, halves, words, words, halves, halves, st.lists(words, max_size=5)), max_size=8)
+)
+def test_samples_survive_a_round_trip(rows: list[tuple[int, int, int, int, int, int, list[int]]]) -> None:
+    data = b"".join(
+        perf.sample(time, cpu=cpu, event=event, ip=ip, pid=pid, tid=tid, chain=chain)
+        for time, cpu, event, ip, pid, tid, chain in rows
+    )
+    assert parsed(data, chains=True) == [SampleRecord(*row[:6], tuple(row[6])) for row in rows]
+
+
+# -- merge -------------------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 40)),  # ring, delay until the record can be seen
+        max_size=60,
+    ),
+    st.integers(1, 15),
+)
+def test_merging_keeps_order_and_loses_nothing(rows: list[tuple[int, int]], every: int) -> None:
+    """A record is seen up to ``delay`` later than its time; a round is longer than any delay."""
+    clock, rings = Clock(), [perf.FakeRing() for _ in range(4)]
+    merge = Merge(cast(Any, rings), chains=False, clock=clock)
+    round_ns = 41
+    waiting = [(at, at + delay, ring) for at, (ring, delay) in enumerate(rows, 1)]
+    # A ring's own records are in order: what is behind a late one is late, too.
+    latest = [0] * 4
+    for number, (at, seen, ring) in enumerate(waiting):
+        latest[ring] = max(latest[ring], seen)
+        waiting[number] = at, latest[ring], ring
+    got: list[Record] = []
+    while clock.now < 200:
+        clock.now += round_ns + every
+        for at, seen, ring in waiting:
+            if clock.now - round_ns - every < seen <= clock.now:
+                rings[ring].put(perf.sample(at, cpu=ring, event=at))
+        got += merge.ready()
+    got += merge.ready(last=True)
+    assert [cast(SampleRecord, record).id for record in got] == [at for at, _, _ in waiting]
+
+
+def test_a_record_of_this_round_is_held_back() -> None:
+    clock, ring = Clock(), perf.FakeRing()
+    merge = Merge(cast(Any, [ring]), chains=False, clock=clock)
+    clock.now = 100
+    ring.put(perf.sample(90))
+    assert merge.ready() == []
+    clock.now = 200
+    assert [record.time for record in merge.ready()] == [90]
+    assert merge.horizon == 200
+
+
+# -- tasks -------------------------------------------------------------------------------------------
+
+NOBODY = 2**22 + 5
+"""Above PID_MAX_LIMIT: no thread has it, so that /proc does not answer."""
+
+
+def test_names_follow_fork_rename_and_exit() -> None:
+    tasks = Tasks()
+    tasks.apply(CommRecord(1, NOBODY, NOBODY, "parent", False))
+    tasks.apply(ForkRecord(2, NOBODY + 1, NOBODY + 1, NOBODY, NOBODY))
+    assert tasks.name(NOBODY + 1, NOBODY + 1, 0) == "parent"
+    tasks.apply(CommRecord(3, NOBODY + 1, NOBODY + 1, "child", True))
+    assert (tasks.name(NOBODY, NOBODY, 0), tasks.name(NOBODY + 1, NOBODY + 1, 0)) == ("parent", "child")
+    tasks.apply(ExitRecord(4, NOBODY + 1, NOBODY + 1))
+    assert tasks.name(NOBODY + 1, NOBODY + 1, 0) == "child"  # its exit path may still touch the variable
+
+
+def test_the_idle_tasks_and_the_unknown() -> None:
+    tasks = Tasks()
+    assert tasks.name(0, 0, 3) == "swapper/3"
+    assert tasks.name(NOBODY, NOBODY, 0) == "?"
+    tasks.apply(ForkRecord(1, NOBODY, NOBODY, NOBODY + 1, NOBODY + 1))
+    assert tasks.name(NOBODY, NOBODY, 0) == "?"
+
+
+def test_threads_that_are_gone_are_forgotten_but_a_number_used_again_is_not() -> None:
+    tasks = Tasks()
+    for tid in range(NOBODY, NOBODY + 5000):
+        tasks.apply(CommRecord(1, tid, tid, f"t{tid}", False))
+        tasks.apply(ExitRecord(2, tid, tid))
+        if tid == NOBODY:
+            tasks.apply(ForkRecord(3, tid, tid, tid, tid))
+    assert tasks.name(NOBODY + 1, NOBODY + 1, 0) == "?"
+    assert tasks.name(NOBODY, NOBODY, 0) == f"t{NOBODY}"
+    assert tasks.name(NOBODY + 4999, NOBODY + 4999, 0) == f"t{NOBODY + 4999}"
+
+
+# -- coalesce ----------------------------------------------------------------------------------------
+
+
+def watch(length: int = 8, index: int = 0) -> Watch:
+    variable = Variable("v", 0x1000, length, Space.KERNEL)
+    return Watch(index, parse_request("v"), variable, split(0x1000, length))
+
+
+def planned(of: Watch, piece: int = 0) -> PlannedEvent:
+    return PlannedEvent(of, of.pieces[piece], -1, 0)
+
+
+def site(address: int = 0x100, size: int = 1) -> Site:
+    return Site(address + 2, address, Named("f", 2), None, size)
+
+
+def hit(time: int, tid: int = 5, cpu: int = 0) -> SampleRecord:
+    return SampleRecord(time, cpu, 1, 0x102, tid, tid, ())
+
+
+def add(coalesce: Coalesce, record: SampleRecord, event: PlannedEvent, place: Site) -> None:
+    if not coalesce.extends(record, event, place):
+        access = Access(
+            record.time, record.cpu, record.pid, record.tid, "c", event.watch, event.address, "W", place
+        )  # fmt: skip
+        coalesce.start(access, record, event, sweeps=may_sweep(place, event))
+
+
+def accesses(hits: list[tuple[SampleRecord, PlannedEvent, Site]]) -> list[Access]:
+    coalesce = Coalesce()
+    for record, event, place in hits:
+        add(coalesce, record, event, place)
+    return coalesce.done()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1, [8, 8, 1]), (2, [4, 4, 4, 4, 1]), (8, [1] * 17), (0, [1] * 17)]
+)
+def test_a_sweep_is_one_access(size: int, expected: list[int]) -> None:
+    event = planned(watch())
+    found = accesses([(hit(at), event, site(size=size)) for at in range(17)])
+    assert [access.hits for access in found] == expected
+
+
+def test_an_instruction_on_two_pieces_is_one_access() -> None:
+    of = watch(16)
+    events = [planned(of, 0), planned(of, 1)]
+    found = accesses([(hit(at), events[at % 2], site(size=16)) for at in range(6)])
+    assert [access.hits for access in found] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (hit(1, tid=6), planned(watch()), site()),
+        (hit(1, cpu=1), planned(watch()), site()),
+        (hit(1), planned(watch()), site(0x200)),
+        (hit(1 + GAP_NS), planned(watch()), site()),
+        (hit(1), planned(watch(index=1)), site()),
+    ],
+    ids=["thread", "cpu", "instruction", "time", "watch"],
+)
+def test_what_is_not_the_same_access(other: tuple[SampleRecord, PlannedEvent, Site]) -> None:
+    assert [access.hits for access in accesses([(hit(0), planned(watch()), site()), other])] == [1, 1]
+
+
+def test_an_access_that_may_grow_is_held_back() -> None:
+    coalesce, event = Coalesce(), planned(watch())
+    add(coalesce, hit(10), event, site())
+    assert coalesce.done(until=20) == []
+    add(coalesce, hit(30), event, site())
+    assert [access.hits for access in coalesce.done(until=31 + GAP_NS)] == [2]
+    assert coalesce.done() == []
+
+
+hit_rows = st.lists(
+    st.tuples(
+        st.integers(0, GAP_NS * 2), st.integers(0, 2), st.integers(0, 1), st.integers(0, 1), st.integers(0, 2),
+        st.sampled_from([0, 1, 4, 8, 16]), st.booleans(),
+    ),
+    max_size=60,
+)  # fmt: skip
+
+
+@given(hit_rows)
+def test_hits_are_conserved_and_order_is_kept(rows: list[tuple[int, int, int, int, int, int, bool]]) -> None:
+    coalesce, of, time = Coalesce(), watch(16), 0
+    found: list[Access] = []
+    for step, tid, cpu, piece, where, size, look in rows:
+        time += step
+        add(coalesce, hit(time, tid, cpu), planned(of, piece), site(0x100 + 16 * where + size, size))
+        if look:
+            found += coalesce.done(until=time)
+    found += coalesce.done()
+    assert sum(access.hits for access in found) == len(rows)
+    times = [access.time_ns for access in found]
+    assert times == sorted(times)
