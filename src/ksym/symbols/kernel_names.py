@@ -6,30 +6,19 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-from ksym.errors import KsymError, NoSuchVariable, NotWatchable
+from ksym.errors import KsymError
 from ksym.language.request import Symbol
 from ksym.linux.memory import MemoryFault
 from ksym.symbols import known, percpu
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.kallsyms import Kallsyms, KernelSymbol
 from ksym.symbols.kernel import Kernel
-from ksym.symbols.nearest import nearest
 from ksym.symbols.params import Parameter
 from ksym.symbols.tasks import TaskList
-from ksym.symbols.types import Array, Struct, Type
+from ksym.symbols.types import Array, Type
 from ksym.symbols.variable import Fact
 
 _SECTIONS = {"d": ".data", "b": ".bss", "r": ".rodata", "t": ".text", "w": ".text"}
-_REACHABLE = {
-    "init_task": (),
-    "init_net": (("task_struct", "nsproxy"), ("nsproxy", "net_ns")),
-    "init_uts_ns": (("task_struct", "nsproxy"), ("nsproxy", "uts_ns")),
-    "init_pid_ns": (("task_struct", "nsproxy"), ("nsproxy", "pid_ns_for_children")),
-    "init_nsproxy": (("task_struct", "nsproxy"),),
-    "init_files": (("task_struct", "files"),),
-    "init_fs": (("task_struct", "fs"),),
-}
-"""Globals that ``init_task`` leads to, by the members on the way."""
 _ROOM_TRUSTED = 8
 """Where only the distance to the next symbol is known, an object no larger than this is taken to fill it."""
 _ROOM_PADDING = 64
@@ -84,7 +73,11 @@ class KernelNames:
             or self._reachable(symbol)
         )
         if found is None:
-            raise self._unknown_function(symbol) if execute else self._unknown(symbol)
+            from ksym.symbols.missing import missing_function, missing_variable
+
+            raise (
+                missing_function(self._kernel, symbol) if execute else missing_variable(self._kernel, symbol)
+            )
         if not found.text:
             self._add_type(found, typed=typed)
             self._add_size(found)
@@ -199,7 +192,7 @@ class KernelNames:
 
     def _reachable(self, symbol: Symbol) -> Found | None:
         """Globals that some task points to: for kernels whose kallsyms names no data."""
-        path = _REACHABLE.get(symbol.name)
+        path = known.REACHABLE.get(symbol.name)
         if path is None or symbol.scope is not None or self._kernel.memory_or_none is None:
             return None
         try:
@@ -311,112 +304,6 @@ class KernelNames:
                     f"the size of {found.symbol.name} is not known (at most {found.room} bytes, by /proc/kallsyms): "
                     f"its first {found.size} are watched"
                 )
-
-    # -- when it is not there ----------------------------------------------------------------------
-
-    def _unknown_function(self, symbol: Symbol) -> KsymError:
-        table = self._kernel.kallsyms
-        close = nearest(symbol.name, table.names(text_only=True))
-        todo = (
-            f"did you mean {', '.join(f'{name}:--x' for name in close)}?"
-            if close
-            else "search /proc/kallsyms for it"
-        )
-        where = f"module {symbol.scope}" if symbol.scope else "the kernel"
-        return NoSuchVariable(
-            f"cannot watch {symbol.name}:--x", f"{where} has no function of that name", todo
-        )
-
-    def _unknown(self, symbol: Symbol) -> KsymError:
-        written = f"{symbol.scope}:{symbol.name}" if symbol.scope else symbol.name
-        what = f"cannot watch {written}"
-        table = self._kernel.kallsyms
-        if symbol.scope is not None:
-            return self._unknown_in_scope(symbol, what)
-        candidates = list(table.names())
-        parameters = list(self._kernel.parameters.all()) if self._kernel.parameters else []
-        same = [str(each) for each in parameters if each.name == symbol.name]
-        if same:
-            return NoSuchVariable(
-                what, "it is a module parameter, not a variable's own name", f"write {' or '.join(same)}"
-            )
-        members = self._members_of_reachable(symbol.name)
-        if members:
-            return NoSuchVariable(
-                what, "the kernel has no variable of that name", f"did you mean {' or '.join(members)}?"
-            )
-        if not table.has_data:
-            btf = self._kernel.btf
-            candidates = (
-                [str(each) for each in parameters] + [each.name for each in parameters] + list(_REACHABLE)
-            )
-            close = nearest(symbol.name, candidates)
-            hint = f"did you mean {', '.join(close)}? otherwise " if close else ""
-            return NoSuchVariable(
-                what,
-                "this kernel's /proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off)"
-                + ("" if btf else ", and it has no BTF"),
-                f"{hint}give --vmlinux FILE (a vmlinux or System.map), a module parameter (MODULE:NAME), "
-                "a per-CPU variable, task(PID)->..., or *(TYPE *)ADDRESS",
-            )
-        close = nearest(symbol.name, candidates)
-        todo = f"did you mean {', '.join(close)}?" if close else "search /proc/kallsyms for it"
-        return NoSuchVariable(what, "the kernel has no variable of that name", todo)
-
-    def _members_of_reachable(self, name: str) -> list[str]:
-        """Well-known structs with a member of that name: ``pid_max`` moved into ``init_pid_ns`` in 6.14."""
-        found = []
-        for variable in ("init_pid_ns", "init_uts_ns", "init_task", "init_net"):
-            kind = parse_type(known.TYPES[variable], self._kernel.btf) if self._kernel.btf else None
-            if isinstance(kind, Struct) and any(each.name == name for each in kind.fields):
-                found.append(f"{variable}.{name}")
-        return found
-
-    def _unknown_in_scope(self, symbol: Symbol, what: str) -> KsymError:
-        table, scope = self._kernel.kallsyms, symbol.scope or ""
-        if self._kernel.parameters is None:
-            return NoSuchVariable(
-                what, f"no symbol of module {scope}, and parameters cannot be looked up without reading kernel memory",
-                "run it with sudo",
-            )  # fmt: skip
-        parameters = list(self._kernel.parameters.all())
-        modules = table.modules()
-        own = [each.name for each in parameters if each.scope.replace("-", "_") == scope.replace("-", "_")]
-        if scope in modules or own:
-            own += _names_of_module(table, scope)
-            close = nearest(symbol.name, own)
-            todo = f"did you mean {', '.join(f'{scope}:{name}' for name in close)}?" if close else ""
-            if not table.has_data and scope not in modules:
-                why = (
-                    f"no parameter of {scope} has that name, and /proc/kallsyms has no variables "
-                    "(CONFIG_KALLSYMS_ALL is off)"
-                )
-            else:
-                why = f"module {scope} has no variable and no parameter of that name"
-            return NoSuchVariable(what, why, todo or f"see /sys/module/{scope}/parameters")
-        if _is_function_like(self._kernel, symbol):
-            return NotWatchable(
-                what, f"{scope} is no module, but {symbol.name} is a symbol", f"write {symbol.name}"
-            )
-        close = nearest(scope, modules | {each.scope for each in parameters if each.scope})
-        todo = f"did you mean {', '.join(f'{name}:{symbol.name}' for name in close)}?" if close else ""
-        return NoSuchVariable(
-            what, f"there is no module {scope} (not loaded, or without parameters)",
-            todo or f"modprobe {scope}, or write the name alone",
-        )  # fmt: skip
-
-
-def _names_of_module(table: Kallsyms, module: str) -> list[str]:
-    mark = f"\t[{module}]".encode()
-    return [
-        line.split()[2].decode(errors="replace")
-        for line in table.data.splitlines()
-        if line.endswith(mark) and line[17:18] not in b"TtWw"
-    ]
-
-
-def _is_function_like(kernel: Kernel, symbol: Symbol) -> bool:
-    return bool(kernel.kallsyms.find(symbol.name))
 
 
 def read_pointer(kernel: Kernel, address: int) -> int:

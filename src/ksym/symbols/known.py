@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Types of well-known kernel globals, for kernels whose BTF names no variables.
+"""Well-known kernel globals: their types, and ways to those that some task leads to.
 
 Most kernels' BTF describes types and per-CPU variables only (pahole before 1.28). An entry here is a
 claim about source code that may have changed, so it is used only where BTF has the type and the room that
@@ -39,3 +39,14 @@ TYPES = {
     "total_forks": "unsigned long",
     "vm_swappiness": "int",
 }
+
+REACHABLE: dict[str, tuple[tuple[str, str], ...]] = {
+    "init_task": (),
+    "init_net": (("task_struct", "nsproxy"), ("nsproxy", "net_ns")),
+    "init_uts_ns": (("task_struct", "nsproxy"), ("nsproxy", "uts_ns")),
+    "init_pid_ns": (("task_struct", "nsproxy"), ("nsproxy", "pid_ns_for_children")),
+    "init_nsproxy": (("task_struct", "nsproxy"),),
+    "init_files": (("task_struct", "files"),),
+    "init_fs": (("task_struct", "fs"),),
+}
+"""Globals that ``init_task`` leads to, by the members on the way."""

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -21,21 +20,6 @@ class Rows(Protocol):
     def row(self, access: Access) -> str:
         """The line (or lines) of one access, with newline."""
         ...
-
-
-class WallClock:
-    """CLOCK_MONOTONIC nanoseconds as local time of day, ``10:22:31.2034``."""
-
-    def __init__(self) -> None:
-        self._offset = time.time_ns() - time.monotonic_ns()
-        self._second, self._text = -1, ""
-
-    def text(self, time_ns: int) -> str:
-        """Hours, minutes, seconds and four decimals."""
-        second, rest = divmod(time_ns + self._offset, 1_000_000_000)
-        if second != self._second:
-            self._second, self._text = second, time.strftime("%H:%M:%S", time.localtime(second))
-        return f"{self._text}.{rest // 100_000:04d}"
 
 
 def rows_for(name: str, watches: Sequence[Watch], *, verbose: bool = False) -> Rows:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ksym.capture.access import Access
 from ksym.capture.sites import Site
-from ksym.views.rows import WallClock
+from ksym.views.clock import WallClock
 from ksym.views.text import printable
 from ksym.watch.plan import Watch
 
