@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The kernel's refusals in words."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from ksym.language.parser import parse_request
+from ksym.symbols.variable import Space, Variable
+from ksym.watch import refusals
+from ksym.watch.plan import Plan, PlannedEvent, make_plan
+from ksym.watch.refusals import explain
+from ksym.watch.registers import Holder
+
+
+def plan(*requests: str, space: Space = Space.KERNEL, length: int = 4) -> Plan:
+    parsed = map(parse_request, requests)
+    return make_plan((each, Variable(each.target.text, 0xFFFFFFFF82000000, length, space)) for each in parsed)
+
+
+def first(of: Plan, pid: int = -1, cpu: int = 1) -> PlannedEvent:
+    return PlannedEvent(of.watches[0], of.watches[0].pieces[0], pid, cpu)
+
+
+def said(number: int, of: Plan, event: PlannedEvent | None) -> str:
+    return explain(OSError(number, "x"), event, of).line()
+
+
+def test_no_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "free_registers", lambda **where: 2)
+    monkeypatch.setattr(refusals, "holders", list)
+    large, two = plan("v", length=40), plan("a", "b")
+    assert said(errno.ENOSPC, large, first(large)) == (
+        "cannot watch v: it takes 5 debug registers and CPU 1 has 2 free (40 bytes, at most 8 a register); "
+        "watch a part of it: a member, an element, ADDRESS/LENGTH"
+    )
+    assert said(errno.ENOSPC, two, first(two, 77, -1)) == (
+        "cannot watch a, b: they take 2 debug registers and thread 77 has 2 free (requests: a 1, b 1); "
+        "ask for fewer at a time"
+    )
+    monkeypatch.setattr(refusals, "holders", lambda: [Holder(7, "gdb", "debugs pid 8")])
+    assert said(errno.ENOSPC, two, first(two)).endswith(
+        "; held perhaps by gdb (pid 7, debugs pid 8); end one of them, or watch less: "
+        "a member, an element, ADDRESS/LENGTH"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "space", "text"),
+    [
+        ("v:r--", Space.KERNEL, "this processor has no read-only watchpoints, only write and read-write; ask for "),
+        ("v:--x", Space.KERNEL, "the kernel lets no breakpoint be set there "),
+        ("v", Space.KERNEL, "the kernel refuses watches on what its own trap handler uses "),
+        ("v", Space.USER, "the kernel refuses 4 bytes at 0xffffffff82000000; check the address"),
+    ],
+)  # fmt: skip
+def test_invalid(request_: str, space: Space, text: str) -> None:
+    of = plan(request_, space=space)
+    assert said(errno.EINVAL, of, first(of)).startswith(f"cannot watch v: {text}")
+
+
+@pytest.mark.parametrize(
+    ("space", "level", "text"),
+    [
+        (Space.KERNEL, 2, "kernel addresses may be watched by root alone (CAP_SYS_ADMIN); run it with sudo"),
+        (
+            Space.USER,
+            3,
+            "kernel.perf_event_paranoid is 3, which keeps perf from all but root (CAP_PERFMON); run it ",
+        ),
+        (Space.USER, 2, "that process is not yours, or it may not be traced; run it with sudo"),
+    ],
+)
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_privileges(
+    monkeypatch: pytest.MonkeyPatch, space: Space, level: int, text: str, number: int
+) -> None:
+    monkeypatch.setattr(refusals, "paranoid", lambda: level)
+    of = plan("v", space=space)
+    assert said(number, of, first(of)).startswith(f"cannot watch v: {text}")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (errno.EOPNOTSUPP, "this kernel or machine has no hardware breakpoints for that; "),
+        (errno.ESRCH, "process 5 ended while the watch was being planted; start the program with -- COMMAND"),
+        (errno.ENODEV, "CPU 1 is offline; leave it out of -C"),
+        (errno.EMFILE, "it needs more open files than are allowed "),
+        (errno.ENOMEM, "the kernel has no memory for the ring buffers; "),
+        (errno.EIO, "Input/output error; `ksym doctor` shows what works here"),
+    ],
+)
+def test_other_refusals(monkeypatch: pytest.MonkeyPatch, number: int, text: str) -> None:
+    monkeypatch.setattr(refusals, "paranoid", lambda: 2)
+    of = plan("v")
+    assert said(number, of, first(of, pid=5)).startswith(f"cannot watch v: {text}")
+
+
+def test_no_perf_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "paranoid", lambda: None)
+    of = plan("v")
+    assert said(errno.ENOSYS, of, None) == (
+        "cannot watch v: this kernel has no perf events; use one with CONFIG_PERF_EVENTS"
+    )

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Rows and summaries of accesses that are made up."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from ksym.capture.access import Access
+from ksym.capture.instructions import Instruction
+from ksym.capture.sites import Named, Site
+from ksym.language.parser import parse_request
+from ksym.symbols.variable import Space, Variable
+from ksym.views.fields import NAMES
+from ksym.views.rows import FORMATS, rows_for
+from ksym.views.summary import Tally
+from ksym.views.text import printable
+from ksym.watch.plan import make_plan
+
+PLAN = make_plan([(parse_request("pid_max"), Variable("pid_max", 0xFFFFFFFF82C0FFE8, 8, Space.KERNEL))])
+INSTRUCTION = Instruction(0xFFFFFFFF8110BEED, "mov [rdx],eax", frozenset({"W"}), 4)
+SITE = Site(0xFFFFFFFF8110BEEF, INSTRUCTION.address, Named("do_conv", 0x5B, 0x80), INSTRUCTION, 4)
+ACCESS = Access(10**9, 1, 4711, 4712, "sysctl", PLAN.watches[0], 0xFFFFFFFF82C0FFE8, "W", SITE)
+NOWHERE = Site(0x401000, 0x401000, Named(None, 0x401000), None, 0)
+
+
+def row(name: str, access: Access) -> str:
+    return rows_for(name, PLAN.watches).row(access)
+
+
+@pytest.mark.parametrize(
+    ("access", "expected"),
+    [
+        (ACCESS, "     sysctl-4712  [001] pid_max+0x0/0x8 W  do_conv+0x5b/0x80\n"),
+        (
+            replace(ACCESS, access="RW", tid=5),
+            "     sysctl-5     [001] pid_max+0x0/0x8 RW do_conv+0x5b/0x80\n",
+        ),
+        (
+            replace(
+                ACCESS, comm="a-long-name-of-15", tid=1234567, cpu=123, access="R", address=ACCESS.address + 4
+            ),
+            "a-long-name-of-15-1234567 [123] pid_max+0x4/0x8 R  do_conv+0x5b/0x80\n",
+        ),
+        (
+            replace(ACCESS, site=replace(SITE, named=Named("f", 1, 2, "ext4")), access="X"),
+            "     sysctl-4712  [001] pid_max+0x0/0x8 X  f+0x1/0x2 [ext4]\n",
+        ),
+        (replace(ACCESS, site=NOWHERE, access="?"), "     sysctl-4712  [001] pid_max+0x0/0x8 ?  0x401000\n"),
+    ],
+)
+def test_the_format_of_2_6_35(access: Access, expected: str) -> None:
+    assert row("ksym", access) == expected
+
+
+def test_the_header_of_2_6_35() -> None:
+    assert rows_for("ksym", PLAN.watches).header() == (
+        "#       TASK-PID   CPU#      Symbol                    Type    Function\n"
+        "#          |        |          |                        |         |\n"
+    )
+
+
+def test_json_has_the_contracts_keys_in_order() -> None:
+    found = json.loads(row("json", replace(ACCESS, hits=8, stack=(Named("f", 1), Named("g", 2, 0, "mod")))))
+    contract = "time_ns cpu pid tid comm symbol address length access old new ip function offset instruction hits stack"
+    assert list(found)[:17] == contract.split()
+    assert list(found) == list(NAMES)
+    assert {name: found[name] for name in ("cpu", "pid", "tid", "comm", "symbol", "address", "length", "access")} == {
+        "cpu": 1, "pid": 4711, "tid": 4712, "comm": "sysctl", "symbol": "pid_max", "address": "0xffffffff82c0ffe8",
+        "length": 8, "access": "W",
+    }  # fmt: skip
+    assert (found["ip"], found["function"], found["offset"]) == ("0xffffffff8110beef", "do_conv", 91)
+    assert (found["instruction"], found["hits"]) == ("mov [rdx],eax", 8)
+    assert found["stack"] == ["f+0x1", "g+0x2 [mod]"]
+
+
+def test_what_is_not_known_is_null() -> None:
+    found = json.loads(row("json", replace(ACCESS, site=NOWHERE)))
+    for name in ("old", "new", "function", "offset", "instruction", "stack", "instruction_address"):
+        assert found[name] is None
+    assert found["ip"] == "0x401000"
+
+
+def test_csv_is_read_back() -> None:
+    rows = rows_for("csv", PLAN.watches)
+    awkward = replace(ACCESS, comm='a,"b\n', stack=(Named("f", 1), Named("g", 2)))
+    (found,) = csv.DictReader(io.StringIO(rows.header() + rows.row(awkward)))
+    assert found["comm"] == 'a,"b\\n'
+    assert (found["instruction"], found["stack"], found["old"]) == ("mov [rdx],eax", "f+0x1;g+0x2", "")
+
+
+def test_columns_of_the_table() -> None:
+    rows = rows_for("table", PLAN.watches, verbose=True)
+    header, text = rows.header(), rows.row(replace(ACCESS, hits=3, stack=(Named("f", 1),)))
+    first, second = text.splitlines()
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{4} sysctl-4712 +001  pid_max ", first)
+    assert first.endswith("do_conv+0x5b  {mov [rdx],eax}  (3 hits)")
+    for name, word in (("SYMBOL", "pid_max"), ("TYPE", "W "), ("FUNCTION", "do_conv"), ("OLD -> NEW", "- ")):
+        assert first.index(word, header.index(name)) == header.index(name)
+    assert second.strip() == "f+0x1"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_escape_sequence_of_a_task_reaches_the_terminal(name: str) -> None:
+    text = row(name, replace(ACCESS, comm="\x1b[2J\u202e\n"))
+    assert text.count("\n") == 1
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain näme", "plain näme"), ("\x1b[31m", "\\x1b[31m"), ("a\nb\tc", "a\\nb\\tc"), ("\u202e", "\\u202e"),
+        ("\udcff", "\\udcff"), ("\U000e0001", "\\U000e0001"), ("", ""),
+    ],
+)  # fmt: skip
+def test_printable(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert shown.isprintable()
+
+
+def test_summaries() -> None:
+    assert Tally(["pid_max"], [10], [3]).lines() == [
+        "ksym: 3 accesses (10 hits), 0 lost, 0 disarmed; pid_max 3"
+    ]
+    assert Tally(["a", "b"], [1, 0], None).lines() == ["ksym: 1 hit, 0 lost, 0 disarmed; a 1, b 0"]
+    assert Tally(["a"], [1], [1]).lines() == ["ksym: 1 access (1 hit), 0 lost, 0 disarmed; a 1"]
+    lines = Tally(["a"], [10], [4], lost=2, no_room=2, hidden=3, notes=["CPU 1 went offline"]).lines()
+    assert lines[0] == "ksym: 4 accesses (5 hits), 2 lost, 0 disarmed; a 4"
+    assert lines[1] == "ksym: 3 hits after the limit not shown"
+    assert lines[2].startswith("ksym: 2 hits lost, the ring buffers were full; ")
+    assert lines[3] == "ksym: CPU 1 went offline"
