@@ -49,19 +49,19 @@ def _registers_come_back() -> Iterator[None]:
         free()
     except OSError as error:
         pytest.skip(f"no hardware watchpoints here: {error}")
-    if not _all_free():
+    if not _all_free(tries=20):
         pytest.skip(f"somebody else holds debug registers: {free()} free, {holders()}")
     yield
     assert _all_free(), (free(), holders())
 
 
-def _all_free() -> bool:
+def _all_free(tries: int = 200) -> bool:
     """Whether four registers are free on every CPU.
 
     Somebody else on this machine may have one for a moment, which no event tells of; what a test leaves
     behind stays taken.
     """
-    for _ in range(200):
+    for _ in range(tries):
         if min(free()) >= 4:
             return True
         time.sleep(0.05)
