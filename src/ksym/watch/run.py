@@ -152,7 +152,14 @@ class Run:
         while not self._over(deadline):
             now = time.monotonic()
             until = due if deadline is None else min(due, deadline)
-            woken = {fd for fd, _ in poll.poll(max(0.0, until - now) * 1000)}
+            events = poll.poll(max(0.0, until - now) * 1000)
+            woken = {fd for fd, _ in events}
+            for fd, event in events:
+                # The thread that a ring's owner follows has ended: others still write into the ring, but its
+                # descriptor would report that end for ever. The ring is read at the regular rounds.
+                if event & select.POLLHUP and fd in rings:
+                    poll.unregister(fd)
+                    rings.discard(fd)
             self._signals.clear()
             if cpu_events and cpu_events.fileno() in woken:
                 self._follow_cpus(cpu_events.take())
@@ -181,8 +188,7 @@ class Run:
     def _register_rings(self, poll: select.poll, before: set[int]) -> set[int]:
         now = self._armed.ring_fds()
         for fd in before - now:
-            with contextlib.suppress(KeyError):
-                poll.unregister(fd)
+            poll.unregister(fd)
         for fd in now - before:
             poll.register(fd, select.POLLIN)
         return now

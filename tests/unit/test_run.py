@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The loop of a run: what wakes it, and what must not."""
+
+from __future__ import annotations
+
+import os
+from typing import cast
+
+from ksym.watch.arm import ArmedWatch, Options
+from ksym.watch.plan import Plan, Scope
+from ksym.watch.run import Run, Signals
+
+
+class FakeArmed:
+    """An armed watch without registers, whose one ring is the reading end of a pipe."""
+
+    def __init__(self, ring: int) -> None:
+        self.plan, self.scope, self.options = Plan(()), Scope((0,)), Options(counting=True)
+        self.any_system_wide = False
+        self.ring = ring
+        self.enabled: list[bool] = []
+
+    def ring_fds(self) -> set[int]:
+        return {self.ring}
+
+    def enable(self) -> None:
+        self.enabled.append(True)
+
+    def disable(self) -> None:
+        self.enabled.append(False)
+
+
+def rounds(armed: FakeArmed, *, duration: float, every: float, most: int = 1000) -> int:
+    """How many rounds a run of ``duration`` makes, at the most ``most``."""
+    count = 0
+    with Signals() as signals:
+        run = Run(cast(ArmedWatch, armed), signals, duration=duration, every=every)
+        for _ in run.rounds():
+            count += 1
+            if count >= most:
+                run.stop("enough")
+    return count
+
+
+def test_a_ring_whose_thread_ended_does_not_keep_the_loop_busy() -> None:
+    reading, writing = os.pipe()
+    os.close(writing)  # from here on poll(2) reports POLLHUP, as for an event whose thread is gone
+    armed = FakeArmed(reading)
+    try:
+        assert rounds(armed, duration=0.3, every=0.1) < 10
+    finally:
+        os.close(reading)
+    assert armed.enabled == [True, False]
+
+
+def test_a_ring_that_fills_up_wakes_the_loop_at_once() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"x")  # stays readable, as nobody reads it here
+    try:
+        assert rounds(FakeArmed(reading), duration=60, every=60, most=3) == 3
+    finally:
+        os.close(reading)
+        os.close(writing)
