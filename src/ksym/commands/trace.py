@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         user_ips=args.stacks or _may_run_in_user_space(args),
         kernel_accesses=args.kernel_accesses,
     )
-    with open_session(args, options) as session, closing(Output(args.output)) as output:
+    # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
+    with closing(Output(args.output)) as output, open_session(args, options) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
         if args.verbose:
             session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
