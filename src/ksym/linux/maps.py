@@ -100,6 +100,13 @@ def read_maps(pid: int) -> list[Mapping]:
     except (FileNotFoundError, ProcessLookupError):
         raise KsymError(what, "there is no such process", "check the PID with ps") from None
     except PermissionError:
-        raise NotPermitted(what, "it belongs to another user", "run ksym as that user or as root") from None
+        if os.geteuid() == 0:
+            why, todo = (
+                "the kernel forbids it (see PTRACE_MODE_READ in man 2 ptrace)",
+                "choose another process",
+            )
+        else:
+            why, todo = "it belongs to another user", "run ksym as that user or as root"
+        raise NotPermitted(what, why, todo) from None
     except OSError as error:
         raise KsymError(what, error.strerror or str(error)) from error

@@ -28,6 +28,15 @@ class Kernel:
     def __init__(self, vmlinux: StrPath | None = None) -> None:
         self._given = vmlinux
 
+    def check_given(self) -> None:
+        """Read the file that the user named, though kallsyms may know all that is asked.
+
+        Raises:
+            KsymError: it cannot be used.
+        """
+        if self._given is not None:
+            _ = self.image, self.system_map
+
     @cached_property
     def kallsyms(self) -> Kallsyms:
         """The kernel's own symbol table.

@@ -64,6 +64,7 @@ class KernelNames:
             NoSuchVariable: no source has it.
             KsymError: it is ambiguous, or the sources cannot be read.
         """
+        self._kernel.check_given()
         found = (
             self._from_table(symbol, self._kernel.kallsyms, execute)
             or self._in_parameters(symbol)
