@@ -25,6 +25,7 @@ class Table:
     def __init__(self, watches: Sequence[Watch], *, verbose: bool = False) -> None:
         longest = max((len(printable(watch.name)) for watch in watches), default=0)
         self._width = min(max(longest, _SYMBOL_LEAST), _SYMBOL_MOST)
+        self._task_width = 15
         self._clock, self._verbose = WallClock(), verbose
         self._symbols = [f"{printable(watch.name):<{self._width}}" for watch in watches]
         self._functions: dict[Site, str] = {}
@@ -39,8 +40,10 @@ class Table:
     def row(self, access: Access) -> str:
         """See Rows."""
         task = f"{printable(access.comm)}-{access.tid}"
+        if len(task) > self._task_width:
+            self._task_width = len(task)  # from here on; the header is written already
         line = (
-            f"{self._clock.text(access.time_ns)} {task:<15} {access.cpu:03d}  "
+            f"{self._clock.text(access.time_ns)} {task:<{self._task_width}} {access.cpu:03d}  "
             f"{self._symbols[access.watch.index]}  {access.access:<5} {'-':<20} "
             f"{self._function(access.site)}"
         )
