@@ -124,6 +124,10 @@ def open_session(
             armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
             fixed_cpus=args.cpus is not None,
         )  # fmt: skip
+        if armed.unstable_threads:
+            run.notes.append(
+                f"process {pid} started threads all the while it was being armed: some may not be watched"
+            )
         yield Session(plan, armed, run, resolver, command, pid)
 
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import mmap
 import resource
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +30,10 @@ SAMPLE_TYPE = Sample.IDENTIFIER | Sample.IP | Sample.TID | Sample.TIME | Sample.
 RING_BYTES = 4 << 20
 _RINGS_TOTAL = 128 << 20
 _RING_LEAST = 256 << 10
+
+_ENABLE_PASSES = 3
+_STARTING_SECONDS = 0.001
+"""Longer than a thread is being started."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ class ArmedWatch:
         self._retired = [0] * len(plan.watches)
         self._retired_lost = 0
         self.unstable_threads = False
+        """Whether new threads were still seen after the last try to open an event in each."""
         try:
             self._open()
         except BaseException:
@@ -221,9 +227,17 @@ class ArmedWatch:
         return size
 
     def enable(self) -> None:
-        """Arm: from here on every access is seen."""
-        for armed in self.events:
-            armed.event.enable()
+        """Arm: from here on every access is seen.
+
+        A thread takes over the state of its starter's event before it is on the list by which the
+        original reaches it (kernel/events/core.c, inherit_event). One that starts right now can so stay off, with
+        all that it starts, until it is reached again. A stopped COMMAND starts none.
+        """
+        for again in range(_ENABLE_PASSES if self.scope.only_threads else 1):
+            if again:
+                time.sleep(_STARTING_SECONDS)
+            for armed in self.events:
+                armed.event.enable()
 
     def disable(self) -> None:
         """Disarm; counters and rings can still be read."""

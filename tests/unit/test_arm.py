@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Arming, as far as it needs no registers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from ksym.watch.arm import ArmedEvent, ArmedWatch
+from ksym.watch.plan import Scope
+
+
+class FakeEvent:
+    """Counts how often it is enabled."""
+
+    enabled = 0
+
+    def enable(self) -> None:
+        self.enabled += 1
+
+
+@pytest.mark.parametrize(
+    ("scope", "reached_again"),
+    [(Scope((0,), (7,), only_threads=True), True), (Scope((0,), (7,)), False), (Scope((0,)), False)],
+)
+def test_threads_that_start_while_a_process_is_armed_are_reached_again(
+    scope: Scope, reached_again: bool
+) -> None:
+    armed, event = object.__new__(ArmedWatch), FakeEvent()
+    armed.scope, armed.events = scope, [ArmedEvent(cast(Any, None), cast(Any, event))]
+    armed.enable()
+    assert (event.enabled > 1) == reached_again
