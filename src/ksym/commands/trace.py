@@ -97,6 +97,7 @@ class Trace:
 
     def __init__(self, session: Session, output: Output, rows: Rows, *, limit: int | None = None) -> None:
         self._session, self._output, self._rows, self._limit = session, output, rows, limit
+        output.ending = session.run.signalled
         armed, kernel = session.armed, session.resolver.kernel
         self._users = Users(session.pid)
         self._sites = Sites(_kallsyms, lambda: kernel.memory_or_none, self._users)

@@ -4,8 +4,14 @@
 from __future__ import annotations
 
 import os
+import select
+import stat
+from collections.abc import Callable
 
 from ksym.errors import KsymError
+
+_PATIENCE = 1000
+"""Milliseconds that a reader may stand still once the run is to end."""
 
 
 class ReaderGone(Exception):
@@ -23,6 +29,8 @@ class Output:
 
     def __init__(self, path: str | None) -> None:
         self._path, self._fd = path, 1
+        self.ending: Callable[[], bool] = lambda: False
+        """Whether a signal wants the run to end; asked while a reader takes nothing."""
         if path is not None:
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -30,6 +38,12 @@ class Output:
                 raise KsymError(
                     f"cannot write {path}", error.strerror or "it fails", "choose another file with -o"
                 ) from error
+        self._poll = select.poll()
+        try:
+            self._always_ready = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._poll.register(self._fd, select.POLLOUT)
+        except OSError:  # stdout was closed by the caller; writing will tell
+            self._always_ready = True
 
     def write(self, text: str) -> None:
         """Write all of ``text``.
@@ -41,7 +55,7 @@ class Output:
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         try:
             while data:
-                data = data[os.write(self._fd, data) :]
+                data = data[self._write_some(data) :]
         except BrokenPipeError:
             raise ReaderGone from None
         except OSError as error:
@@ -50,6 +64,22 @@ class Output:
                 f"cannot write {target}", error.strerror or "it fails",
                 "the run was ended there; make room or choose another file with -o",
             ) from error  # fmt: skip
+
+    def _write_some(self, data: memoryview) -> int:
+        """Write as much as goes at once.
+
+        A write into a full pipe would hold ksym where no signal ends it. One that poll(2) reports writable takes
+        PIPE_BUF bytes without waiting.
+        """
+        if self._always_ready:
+            return os.write(self._fd, data)
+        while not self._poll.poll(_PATIENCE):
+            if self.ending():
+                raise KsymError(
+                    f"cannot write {self._path or 'the output'}", "its reader takes no more",
+                    "the rest was not shown; let the reader read, or use -o FILE",
+                )  # fmt: skip
+        return os.write(self._fd, data[: select.PIPE_BUF])
 
     def close(self) -> None:
         """Close the file."""

@@ -115,6 +115,10 @@ class Run:
         self.armed_at = 0.0
         self.ended_by = ""
 
+    def signalled(self) -> bool:
+        """Whether a signal has come that ends the run."""
+        return self._signals.received is not None
+
     def stop(self, why: str) -> None:
         """End the run after this round."""
         self._stopped = True
