@@ -46,6 +46,7 @@ def run() -> NoReturn:
     (a tenth of a short run); and so does its collector of cycles before there are many objects.
     """
     gc.set_threshold(200_000, 20, 20)
+    _fill_standard_streams()
     status = main()
     try:
         sys.stdout.flush()
@@ -53,6 +54,23 @@ def run() -> NoReturn:
     except (OSError, ValueError):
         status = status or KsymError.status
     os._exit(status)
+
+
+def _fill_standard_streams() -> None:
+    """Put something in the place of standard streams that the caller closed.
+
+    Else ksym's own descriptors would take their numbers, and rows go into them. Writing to stdout still fails,
+    and is told as such; what goes to a closed stderr is for nobody.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def main(argv: list[str] | None = None) -> int:
