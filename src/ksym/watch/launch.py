@@ -71,7 +71,10 @@ class Command:
     def _become(self, gate: int, failure: int) -> None:
         """In the child: wait for the gate, then run COMMAND."""
         try:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE, signal.SIGCHLD):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup is meant for COMMAND, too
+                    signal.signal(number, signal.SIG_DFL)
+            for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):  # Python ignores the first two
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
             if os.read(gate, 1):
