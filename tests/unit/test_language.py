@@ -195,7 +195,7 @@ BAD = [
     ("0xff/0", "nothing can be watched in 0 bytes; write 0xff/4", (5, 6)),
     ("0xff/", "a length is expected after '/'; write 0xff/4", (5, 5)),
     ("0xffzz", "'z' is not a digit of hexadecimal numbers; write digits only", (4, 5)),
-    ("1234", "addresses are written in hexadecimal; write 0x4d2", (0, 4)),
+    ("1234", "addresses are written in hexadecimal; write 0x1234", (0, 4)),
     ("ffffffff82c0ffee", "this looks like an address without 0x; write 0xffffffff82c0ffee", (0, 16)),
     ("0xff.x", "a bare address has no type, so no members; write ((struct NAME *)0xff)->MEMBER", (4, 5)),
     ("0xff:foo", "an address belongs to no module; write 0xff alone", (0, 4)),

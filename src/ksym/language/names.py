@@ -141,8 +141,7 @@ class Names(Cursor):
                 raise self.refuse("an address has at most 64 bits, 16 digits", "check the address", token)
             return number(self.source, token)
         if is_decimal(token.text):
-            short = len(token.text) <= 20
-            todo = f"write {int(token.text):#x}" if short else "write it with 0x"
+            todo = f"write 0x{token.text}" if len(token.text) <= 16 else "write it with 0x"
             raise self.refuse("addresses are written in hexadecimal", todo, token)
         todo = "check its spelling" if token.text.lower().strip(_HEX) else f"write 0x{token.text}"
         raise self.refuse("a name cannot begin with a digit, and an address begins with 0x", todo, token)

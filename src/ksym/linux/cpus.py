@@ -19,9 +19,13 @@ def parse_cpus(text: str) -> list[int]:
     """
     cpus: set[int] = set()
     for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        low, high = int(first), int(last or first)
-        if low < 0 or high < low or high > 1 << 16:
+        first, dash, last = part.partition("-")
+        if not dash:
+            last = first
+        if not (first + last).isascii() or not first.isdigit() or not last.isdigit():
+            raise ValueError(f"no CPU list: {text.strip()!r}")
+        low, high = int(first), int(last)
+        if high < low or high > 1 << 16:
             raise ValueError(f"no CPU list: {text.strip()!r}")
         cpus.update(range(low, high + 1))
     return sorted(cpus)

@@ -132,8 +132,12 @@ class Process:
     def _with_path(self, spec: str, files: list[list[Mapping]]) -> list[list[Mapping]]:
         # The user's path, and the same path as the process sees it (containers have roots of their own).
         outside = os.path.realpath(spec)
-        inside = os.path.realpath(self.root + spec) if spec.startswith("/") else ""
-        names = {outside, os.path.abspath(spec), inside.removeprefix(os.path.realpath(self.root)) or outside}
+        try:
+            root = os.path.realpath(self.root)
+            inside = os.path.realpath(self.root + spec) if spec.startswith("/") else ""
+        except OSError:  # the process has just ended
+            return []
+        names = {outside, os.path.abspath(spec), inside.removeprefix(root) or outside}
         identities = set()
         for path in (outside, inside):
             try:
