@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import cast
 
 from ksym.watch.arm import ArmedWatch, Options
@@ -61,3 +62,24 @@ def test_a_ring_that_fills_up_wakes_the_loop_at_once() -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_the_end_of_a_process_is_seen_with_many_files_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 1100 if hard == resource.RLIM_INFINITY else min(1100, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    reading, writing = os.pipe()
+    open_files = [os.dup(reading) for _ in range(1050)]
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    try:
+        with Signals() as signals:
+            run = Run(cast(ArmedWatch, FakeArmed(writing)), signals, pid=child, duration=60, every=60)
+            assert list(run.rounds()) == []
+            assert run.ended_by == f"process {child} ended"
+    finally:
+        os.waitpid(child, 0)
+        for fd in (reading, writing, *open_files):
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

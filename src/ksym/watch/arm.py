@@ -125,7 +125,11 @@ class ArmedWatch:
     def _open_scope(self, scope: Scope) -> None:
         self.scope = scope
         if not self.options.counting:
-            self._open_rings(scope)
+            try:
+                self._open_rings(scope)
+            except OSError as error:
+                self.close()  # telling why may need descriptors
+                raise self._explain(error, None) from error
         reached = set()
         for planned in self.plan.events(scope, counting=self.options.counting):
             try:
@@ -134,10 +138,10 @@ class ArmedWatch:
                 if error.errno == errno.ESRCH and planned.pid > 0 and len(scope.threads) > 1:
                     continue  # a thread that has just ended
                 self.close()  # so that what is free can be counted
-                raise _explain(error, planned, self.plan) from error
+                raise self._explain(error, planned) from error
             reached.add(planned.watch.index)
         if len(reached) < len(self.plan.watches):
-            raise _explain(OSError(errno.ESRCH, "no thread left"), planned, self.plan)
+            raise self._explain(OSError(errno.ESRCH, "no thread left"), planned)
 
     def _attr(self, planned: PlannedEvent) -> Attr:
         options, watch = self.options, planned.watch
@@ -188,9 +192,8 @@ class ArmedWatch:
             try:
                 self._open_sideband(pid, cpu)
             except OSError as error:
-                if error.errno == errno.ESRCH and len(scope.threads) > 1:
-                    continue
-                raise _explain(error, None, self.plan) from error
+                if error.errno != errno.ESRCH or len(scope.threads) < 2:
+                    raise
 
     def _open_sideband(self, pid: int, cpu: int) -> None:
         flags = (
@@ -296,6 +299,7 @@ class ArmedWatch:
         """
         scope = Scope((cpu,), self.scope.threads, self.scope.only_threads)
         added = []
+        planned = None
         try:
             if not self.options.counting:
                 self._retire_ring(cpu)
@@ -308,7 +312,7 @@ class ArmedWatch:
             for armed in added:
                 armed.event.close()
                 self.events.remove(armed)
-            raise _explain(error, planned, self.plan) from error
+            raise self._explain(error, planned) from error
         for armed in added:
             armed.event.enable()
         return [armed.planned for armed in added]
@@ -325,6 +329,11 @@ class ArmedWatch:
         for ring in [ring for ring in self.rings if ring.cpu == cpu][:-1]:
             ring.close()
             self.rings.remove(ring)
+
+    def _explain(self, error: OSError, planned: PlannedEvent | None) -> KsymError:
+        from ksym.watch.refusals import explain  # needed by none of the runs that succeed
+
+        return explain(error, planned, self.plan, kernel_accesses=self.options.kernel_accesses)
 
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
@@ -360,9 +369,3 @@ def _allow_files(needed: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         want = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))
-
-
-def _explain(error: OSError, planned: PlannedEvent | None, plan: Plan) -> KsymError:
-    from ksym.watch.refusals import explain  # needed by none of the runs that succeed
-
-    return explain(error, planned, plan)

@@ -61,7 +61,7 @@ class Signals:
     def wait(self) -> bool:
         """Wait for any signal, SIGCHLD included; False once one came that ends the run."""
         if self.received is None:
-            select.select([self._wake], [], [])
+            _readable(self._wake, None)
             self.clear()
         return self.received is None
 
@@ -186,7 +186,7 @@ class Run:
 
     def _process_gone(self, pid: int) -> bool:
         if self._pidfd >= 0:
-            return bool(select.select([self._pidfd], [], [], 0)[0])
+            return _readable(self._pidfd, 0)
         return not os.path.exists(f"/proc/{pid}")
 
     def _register_rings(self, poll: select.poll, before: set[int]) -> set[int]:
@@ -235,3 +235,10 @@ class Run:
         else:
             self._cpus.add(cpu)
             self._note(f"CPU {cpu} came online; its first moments were not watched")
+
+
+def _readable(fd: int, milliseconds: float | None) -> bool:
+    """Wait for ``fd``; select(2) would take none above 1023, and many threads need many descriptors."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(milliseconds))
