@@ -105,3 +105,13 @@ def test_no_perf_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(errno.ENOSYS, of, None) == (
         "cannot watch v: this kernel has no perf events; use one with CONFIG_PERF_EVENTS"
     )
+
+
+def test_accesses_by_the_kernel_need_more_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "paranoid", lambda: 2)
+    of = plan("v", space=Space.USER)
+    refusal = explain(OSError(errno.EACCES, "x"), first(of, 7), of, kernel_accesses=True)
+    assert refusal.line() == (
+        "cannot watch v: kernel.perf_event_paranoid is 2, which shows accesses by the kernel to root alone "
+        "(CAP_PERFMON); leave out --kernel-accesses, run it with sudo, or: sysctl kernel.perf_event_paranoid=1"
+    )

@@ -159,10 +159,15 @@ def _some_kernel_address(kernel: Kernel) -> int:
 
 def _execute(kernel: Kernel) -> Finding:
     what = "watch execution (--x)"
-    address = _some_function(kernel)
-    if address is None:
-        return Finding(what, LIMITED, "not tried: the address of no function is known", "run it with sudo")
-    error = _try(4, address, 4 if MACHINE == "aarch64" else 8, pid=-1, cpu=online_cpus()[0], user=False)
+    try:
+        symbols = kernel.kallsyms.find("param_get_uint")
+    except NotPermitted as refusal:
+        return Finding(what, LIMITED, f"not tried: {refusal.why}", refusal.todo)
+    if not symbols:
+        return Finding(what, LIMITED, "not tried: /proc/kallsyms lacks the function to try it on")
+    error = _try(
+        4, symbols[0].address, 4 if MACHINE == "aarch64" else 8, pid=-1, cpu=online_cpus()[0], user=False
+    )
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "kernel functions can be watched")
     if error.errno == errno.EINVAL:
@@ -170,14 +175,6 @@ def _execute(kernel: Kernel) -> Finding:
             what, LIMITED, "the kernel refuses it (no CONFIG_KPROBES?)", "use a kernel with kprobes"
         )
     return Finding(what, _expected(), os.strerror(error.errno or 0), "run it with sudo")
-
-
-def _some_function(kernel: Kernel) -> int | None:
-    try:
-        symbols = kernel.kallsyms.find("param_get_uint")
-    except NotPermitted:
-        return None
-    return symbols[0].address if symbols else None
 
 
 def _read_only(kernel: Kernel) -> Finding:

@@ -167,11 +167,18 @@ class Resolver:
             if text.startswith(request.text[root.span.start : root.span.end])
             else ""
         )
-        rest = "->" + rest.lstrip(".->") if rest and not rest.startswith("[") else rest
+        if rest.startswith("["):
+            # A cast makes a pointer, and the language does not count out a pointer's elements.
+            todo = (
+                f"give --vmlinux FILE with DWARF, or watch 0xADDRESS/LENGTH: "
+                f"`ksym resolve '*(u8 *)&{root.name}'` shows where the array begins"
+            )
+        else:
+            todo = f"write its type: ((struct TYPE *)&{root.name})->{rest.lstrip('.->')}"
         return NoSuchVariable(
             f"cannot reach {text}",
             f"the type of {root.name} is not known (no BTF variable, no vmlinux with DWARF, not in ksym's table)",
-            f"write its type: ((struct TYPE *)&{root.name}){rest}",
+            todo,
         )
 
     def _task(self, request: Request, root: TaskRoot) -> Variable:

@@ -30,15 +30,24 @@ def paranoid() -> int | None:
         return None
 
 
-def explain(error: OSError, planned: PlannedEvent | None, plan: Plan) -> KsymError:
-    """Turn a refusal to open ``planned`` (None: a ring) into the error that a user reads."""
+def explain(
+    error: OSError, planned: PlannedEvent | None, plan: Plan, *, kernel_accesses: bool = False
+) -> KsymError:
+    """Turn a refusal to open ``planned`` (None: a ring) into the error that a user reads.
+
+    Args:
+        error: The refusal.
+        planned: What was refused.
+        plan: All that was to be planted.
+        kernel_accesses: A user variable was to be watched for accesses by the kernel, too.
+    """
     names = ", ".join(watch.name for watch in plan.watches)
     what = f"cannot watch {planned.watch.name if planned else names}"
     number = error.errno
     if number == errno.ENOSPC and planned:
         return _no_registers(f"cannot watch {names}", planned, plan)
     if number in (errno.EACCES, errno.EPERM):
-        return _no_privilege(what, planned)
+        return _no_privilege(what, planned, kernel_accesses)
     if number in (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP):
         if paranoid() is None:
             return NotPermitted(what, "this kernel has no perf events", "use one with CONFIG_PERF_EVENTS")
@@ -90,7 +99,7 @@ def _no_registers(what: str, planned: PlannedEvent, plan: Plan) -> KsymError:
     return NoRegisters(what, why, todo)
 
 
-def _no_privilege(what: str, planned: PlannedEvent | None) -> KsymError:
+def _no_privilege(what: str, planned: PlannedEvent | None, kernel_accesses: bool) -> KsymError:
     level = paranoid()
     kernel = planned is not None and planned.watch.variable.space is Space.KERNEL
     if kernel:
@@ -101,6 +110,11 @@ def _no_privilege(what: str, planned: PlannedEvent | None) -> KsymError:
         return NotPermitted(
             what, f"kernel.perf_event_paranoid is {level}, which keeps perf from all but root (CAP_PERFMON)",
             "run it with sudo, or: sysctl kernel.perf_event_paranoid=2",
+        )  # fmt: skip
+    if kernel_accesses and level == 2 and planned is not None:
+        return NotPermitted(
+            what, "kernel.perf_event_paranoid is 2, which shows accesses by the kernel to root alone (CAP_PERFMON)",
+            "leave out --kernel-accesses, run it with sudo, or: sysctl kernel.perf_event_paranoid=1",
         )  # fmt: skip
     return NotPermitted(
         what,
