@@ -123,19 +123,11 @@ class Pipeline:
                 self._follower.mapped(record)
         elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
             self._tasks.apply(record)
-            if isinstance(record, ForkRecord) or (isinstance(record, CommRecord) and record.exec):
-                self._forget(record)
+            if _ends_an_address_space(record) and self._sites.forget(record.pid):
+                for key in [key for key in self._origins if key[2] == record.pid]:
+                    del self._origins[key]
             if self._follower:
                 self._follower.changed(record)
-
-    def _forget(self, record: CommRecord | ForkRecord) -> None:
-        """A new process, or a new program in it: its addresses mean something else now."""
-        pid = record.pid
-        if isinstance(record, ForkRecord) and pid == record.parent_pid:
-            return  # a thread, in the same memory
-        if self._sites.forget(pid):
-            for key in [key for key in self._origins if key[2] == pid]:
-                del self._origins[key]
 
     def _stack(self, pid: int, chain: tuple[int, ...], execute: bool) -> tuple[Named, ...]:
         """The call chain, named; all but the innermost are return addresses, so behind the call.
@@ -146,6 +138,15 @@ class Pipeline:
         return tuple(
             self._sites.name(pid, ip, behind=number > 0 or not execute) for number, ip in enumerate(addresses)
         )
+
+
+def _ends_an_address_space(record: CommRecord | ForkRecord | ExitRecord) -> bool:
+    """Whether what was known of the process's addresses is over: a new process, a new program in it, its end."""
+    if isinstance(record, CommRecord):
+        return record.exec
+    if isinstance(record, ForkRecord):
+        return record.pid != record.parent_pid  # else a thread, in the same memory
+    return record.pid == record.tid
 
 
 def _kind(mode: Mode, site: Site) -> str:

@@ -9,6 +9,7 @@ import time
 from ksym.capture.access import Access
 from ksym.capture.sites import Site
 from ksym.views.fields import fields
+from ksym.views.rows import PLACES_KEPT
 
 _OF_THE_SITE = (
     "symbol", "address", "length", "access", "old", "new", "ip", "function", "offset", "instruction",
@@ -36,9 +37,13 @@ class JsonLines:
         key = access.site, access.watch.index, access.address
         parts = self._parts.get(key)
         if parts is None:
+            if len(self._parts) >= PLACES_KEPT:
+                self._parts.clear()
             parts = self._parts[key] = self._place(access)
         comm = self._comms.get(access.comm)
         if comm is None:
+            if len(self._comms) >= PLACES_KEPT:
+                self._comms.clear()
             comm = self._comms[access.comm] = self._encode(access.comm)
         stack = self._encode([str(frame) for frame in access.stack]) if access.stack else "null"
         return (

@@ -9,6 +9,9 @@ from typing import Protocol
 from ksym.capture.access import Access
 from ksym.watch.plan import Watch
 
+PLACES_KEPT = 4096
+"""How many places' texts a format keeps; each process that a watched one forks has places of its own."""
+
 
 class Rows(Protocol):
     """One format of ``--format``."""

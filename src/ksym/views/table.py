@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ksym.capture.access import Access
 from ksym.capture.sites import Site
 from ksym.views.clock import WallClock
+from ksym.views.rows import PLACES_KEPT
 from ksym.views.text import printable
 from ksym.watch.plan import Watch
 
@@ -59,5 +60,7 @@ class Table:
             text = printable(str(site.named))
             if self._verbose and site.instruction:
                 text += f"  {{{site.instruction.text}}}"
+            if len(self._functions) >= PLACES_KEPT:
+                self._functions.clear()
             self._functions[site] = text
         return text
