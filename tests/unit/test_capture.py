@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import GAP_NS, Coalesce, may_sweep
+from ksym.capture.instructions import Instruction
 from ksym.capture.merge import Merge
 from ksym.capture.records import (
     CommRecord,
@@ -214,6 +216,14 @@ def test_an_instruction_on_two_pieces_is_one_access() -> None:
     events = [planned(of, 0), planned(of, 1)]
     found = accesses([(hit(at), events[at % 2], site(size=16)) for at in range(6)])
     assert [access.hits for access in found] == [2, 2, 2]
+
+
+def test_an_instruction_as_wide_as_each_piece_makes_an_access_of_each() -> None:
+    of = watch(16)
+    events = [planned(of, 0), planned(of, 1)]
+    assert [a.hits for a in accesses([(hit(at), events[at % 2], site(size=8)) for at in range(6)])] == [1] * 6
+    repeated = replace(site(size=8), instruction=Instruction(0x100, "rep movsq", frozenset("W"), 8, repeats=True))
+    assert [a.hits for a in accesses([(hit(at), events[at % 2], repeated) for at in range(6)])] == [2, 2, 2]
 
 
 @pytest.mark.parametrize(

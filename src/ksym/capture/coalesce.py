@@ -7,7 +7,8 @@ an instruction that touches fewer bytes than the register covers may sweep over 
 
 So consecutive hits of a thread, on one CPU and by one instruction, are one access as long as no piece
 is hit more often than such a sweep can: piece length / access size. An instruction that touches the whole
-piece, or whose size is not known, is never a sweep: each of its hits is an access of its own.
+piece, or whose size is not known, is never a sweep over it: each of its hits there is an access of its own. One
+that touches a whole piece and no more does not reach into the next one either, unless it repeats itself (``rep``).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Sweep:
         ):
             return False
         seen = self.per_piece.get(planned.piece.offset, 0)
-        if seen >= most_hits(site, planned):
+        if seen >= most_hits(site, planned) or _fills(site, planned):
             return False
         self.per_piece[planned.piece.offset] = seen + 1
         self.access.hits += 1
@@ -57,7 +58,12 @@ def most_hits(site: Site, planned: PlannedEvent) -> int:
 
 def may_sweep(site: Site, planned: PlannedEvent) -> bool:
     """Whether one access from ``site`` can take more than one hit."""
-    return len(planned.watch.pieces) > 1 or most_hits(site, planned) > 1
+    return not _fills(site, planned) and (len(planned.watch.pieces) > 1 or most_hits(site, planned) > 1)
+
+
+def _fills(site: Site, planned: PlannedEvent) -> bool:
+    """Whether an access from ``site`` is as large as the piece, and aligned accesses so reach no other."""
+    return site.size == planned.piece.length and not site.repeats
 
 
 class Coalesce:

@@ -35,12 +35,14 @@ class Instruction:
         text: As an assembler writes it (Intel syntax).
         accesses: READ, WRITE or READ_WRITE of each of its memory operands, implicit ones included.
         size: Bytes that one of its accesses touches; the smallest, if they differ. 0 if not known.
+        repeats: It is a string instruction with ``rep``, and makes an access for each element.
     """
 
     address: int
     text: str
     accesses: frozenset[str]
     size: int
+    repeats: bool = False
 
     def access(self, *, writes_only: bool) -> str:
         """The access that a watch saw.
@@ -105,9 +107,7 @@ class X86Decoder:
         if not code:
             return None
         instruction = self._iced.Decoder(64, code, ip=ip).decode()
-        if instruction.is_string_instruction and (instruction.has_rep_prefix or instruction.has_repne_prefix):
-            return self._describe(instruction)
-        return None
+        return self._describe(instruction) if _repeats(instruction) else None
 
     def _before(self, ip: int, start: int | None) -> Instruction | None:
         if start is None or not 0 < ip - start <= _FUNCTION_MOST:
@@ -139,4 +139,10 @@ class X86Decoder:
             self._formatter.format(instruction),
             frozenset(self._kinds[operand.access] for operand in memory),
             min(size_of(operand.memory_size) or step for operand in memory),
+            _repeats(instruction),
         )
+
+
+def _repeats(instruction: Any) -> bool:
+    repeated = instruction.has_rep_prefix or instruction.has_repne_prefix
+    return bool(instruction.is_string_instruction and repeated)

@@ -56,6 +56,11 @@ class Site:
     instruction: Instruction | None
     size: int
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the instruction is one string instruction that makes many accesses."""
+        return self.instruction is not None and self.instruction.repeats
+
     def access(self, *, writes_only: bool) -> str:
         """READ, WRITE, READ_WRITE or UNKNOWN, as far as the instruction tells."""
         if self.instruction is None:
