@@ -278,7 +278,23 @@ def test_a_file_that_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "garbage").chmod(0o755)
     result = ksym("stat", sample().request, "--", str(tmp_path / "garbage"))
     assert result.status == 126
-    assert re.fullmatch(r"ksym: cannot run \S+: Exec format error; name a program\n", result.err)
+    assert "it is no program of this machine, and no script that names its interpreter (#!)" in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+def test_a_script_whose_interpreter_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "script").chmod(0o755)
+    result = ksym("stat", sample().request, "--", str(tmp_path / "script"))
+    assert result.status == 127
+    assert "the interpreter that its first line names is not there; mend that line" in result.err
+
+
+def test_a_second_run_of_the_program_is_said_not_to_be_watched(program: Path) -> None:
+    name = str(program)
+    result = ksym("stat", f"{name}:unused", "--", "sh", "-c", f"{name}; {name}; true")
+    assert result.status == 0, result.err
+    assert re.search(r"ksym: of the programs that COMMAND ran, process \d+ alone was watched\n", result.err)
 
 
 @pytest.mark.parametrize("verb", ["trace", "stat"])

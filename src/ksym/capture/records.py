@@ -24,8 +24,7 @@ _PAIRS = struct.Struct("=IIIIQ")
 _MAPPING = struct.Struct("=IIQQQ")
 _CHAIN_AT = 8 + _SAMPLE_BODY.size
 
-# Markers that the kernel puts into call chains (enum perf_callchain_context), as unsigned numbers.
-CONTEXT_KERNEL, CONTEXT_USER = 2**64 - 128, 2**64 - 512
+# From here on a call chain holds the kernel's markers (enum perf_callchain_context), as unsigned numbers.
 CONTEXT_LEAST = 2**64 - 4095
 
 

@@ -100,7 +100,7 @@ class Session:
         """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
         if self.command is None:
             return 0
-        return self.command.end() or 0
+        return self.command.end(asked=self.run.signalled()) or 0
 
 
 @contextmanager
@@ -128,6 +128,8 @@ def open_session(
             run.notes.append(
                 f"process {pid} started threads all the while it was being armed: some may not be watched"
             )
+        if command and pid not in (None, command.pid, args.pid):
+            run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
         yield Session(plan, armed, run, resolver, command, pid)
 
 

@@ -11,10 +11,12 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 from ksym.commands.parser import positive
 from ksym.commands.session import Session, add_run_options, open_session
+from ksym.views.output import Output, ReaderGone
 from ksym.views.summary import Tally
 from ksym.views.text import printable
 from ksym.watch.arm import Options
@@ -39,48 +41,64 @@ def run(args: argparse.Namespace) -> int:
     """Count until COMMAND, the duration, the limit or Ctrl-C ends it."""
     every = args.interval / 1000 if args.interval else (0.1 if args.limit else _FOREVER)
     options = Options(counting=True, kernel_accesses=args.kernel_accesses)
-    with open_session(args, options, every=every) as session:
-        before = [0] * len(session.plan.watches)
-        started = time.monotonic()
-        if args.interval and not args.json and not args.quiet:
-            print(f"{'SECONDS':>12} {'HITS':>14}  SYMBOL", flush=True)
-        for _ in session.run.rounds():
-            counts = session.armed.counts()
-            if args.interval:
-                seconds = time.monotonic() - started
-                _interval(args, session, seconds, [a - b for a, b in zip(counts, before, strict=True)])
-                before = counts
-            if args.limit and sum(counts) >= args.limit:
-                session.run.stop("limit reached")
-        counts = session.armed.counts()
-        if args.interval and counts != before:
-            seconds = time.monotonic() - started
-            _interval(args, session, seconds, [a - b for a, b in zip(counts, before, strict=True)])
-        if not args.interval:
-            _totals(args, session, counts)
+    with open_session(args, options, every=every) as session, closing(Output(None)) as output:
+        output.ending = session.run.signalled
+        try:
+            counts = _count(args, session, output)
+        except ReaderGone:
+            session.armed.disable()
+            return session.status()
         status = session.status()
-        _summary(args, session, counts)
+        names = [watch.name for watch in session.plan.watches]
+        tally = Tally(names, counts, None, notes=[] if args.quiet else session.run.notes)
+        print("\n".join(tally.lines()), file=sys.stderr)
         return status
 
 
-def _interval(args: argparse.Namespace, session: Session, seconds: float, counts: Sequence[int]) -> None:
-    for watch, count in zip(session.plan.watches, counts, strict=True):
+def _count(args: argparse.Namespace, session: Session, output: Output) -> list[int]:
+    """Follow the run, write what is asked for, and return the hits of each watch."""
+    before = [0] * len(session.plan.watches)
+    started = time.monotonic()
+    if args.interval and not args.json and not args.quiet:
+        output.write(f"{'SECONDS':>12} {'HITS':>14}  SYMBOL\n")
+    for _ in session.run.rounds():
+        counts = session.armed.counts()
+        if args.interval:
+            output.write(_interval(args, session, time.monotonic() - started, counts, before))
+            before = counts
+        if args.limit and sum(counts) >= args.limit:
+            session.run.stop("limit reached")
+    counts = session.armed.counts()
+    if not args.interval:
+        output.write(_totals(args, session, counts))
+    elif counts != before:
+        output.write(_interval(args, session, time.monotonic() - started, counts, before))
+    return counts
+
+
+def _interval(
+    args: argparse.Namespace, session: Session, seconds: float, counts: Sequence[int], before: Sequence[int]
+) -> str:
+    lines = []
+    for watch, now, then in zip(session.plan.watches, counts, before, strict=True):
+        hits = now - then
         if args.json:
             row = {
                 "seconds": round(seconds, 6),
                 "symbol": watch.name,
                 "access": str(watch.mode),
-                "hits": count,
+                "hits": hits,
             }
-            print(_json(row))
+            lines.append(_json(row))
         else:
-            print(f"{seconds:12.6f} {count:14,}  {printable(str(watch.request))}")
-    sys.stdout.flush()
+            lines.append(f"{seconds:12.6f} {hits:14,}  {printable(str(watch.request))}\n")
+    return "".join(lines)
 
 
-def _totals(args: argparse.Namespace, session: Session, counts: Sequence[int]) -> None:
-    if args.json:
-        for watch, count in zip(session.plan.watches, counts, strict=True):
+def _totals(args: argparse.Namespace, session: Session, counts: Sequence[int]) -> str:
+    lines = [] if args.quiet or args.json else [f"{'HITS':>14}  SYMBOL\n"]
+    for watch, count in zip(session.plan.watches, counts, strict=True):
+        if args.json:
             row = {
                 "symbol": watch.name,
                 "access": str(watch.mode),
@@ -88,26 +106,16 @@ def _totals(args: argparse.Namespace, session: Session, counts: Sequence[int]) -
                 "length": watch.variable.length,
                 "hits": count,
             }
-            print(_json(row))
-        sys.stdout.flush()
-        return
-    if not args.quiet:
-        print(f"{'HITS':>14}  SYMBOL")
-    for watch, count in zip(session.plan.watches, counts, strict=True):
-        print(f"{count:14,}  {printable(str(watch.request))}")
+            lines.append(_json(row))
+            continue
+        lines.append(f"{count:14,}  {printable(str(watch.request))}\n")
         if args.verbose:
-            for place, part in session.armed.counts_by_place(watch.index).items():
-                print(f"{part:14,}    {place}")
-    sys.stdout.flush()
+            places = session.armed.counts_by_place(watch.index)
+            lines += [f"{part:14,}    {place}\n" for place, part in places.items()]
+    return "".join(lines)
 
 
 def _json(row: dict[str, Any]) -> str:
     import json
 
-    return json.dumps(row)
-
-
-def _summary(args: argparse.Namespace, session: Session, counts: Sequence[int]) -> None:
-    names = [watch.name for watch in session.plan.watches]
-    tally = Tally(names, counts, None, notes=[] if args.quiet else session.run.notes)
-    print("\n".join(tally.lines()), file=sys.stderr)
+    return json.dumps(row) + "\n"

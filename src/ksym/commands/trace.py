@@ -21,7 +21,6 @@ from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
 from ksym.commands.parser import positive
 from ksym.commands.session import Session, add_run_options, open_session, parse_requests
-from ksym.errors import KsymError
 from ksym.language.request import Address, Cast, UserSymbol
 from ksym.linux.libc import MACHINE
 from ksym.symbols.kallsyms import Kallsyms
@@ -173,6 +172,3 @@ def _kallsyms() -> Kallsyms | None:
     except OSError:
         return None
     return None if table.hidden else table
-
-
-__all__ = ["KsymError", "Trace", "prepare_parser", "run"]

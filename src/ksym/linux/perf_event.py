@@ -42,7 +42,6 @@ class Flag(enum.IntFlag):
 
     DISABLED = 1 << 0
     INHERIT = 1 << 1
-    EXCLUDE_USER = 1 << 4
     EXCLUDE_KERNEL = 1 << 5
     EXCLUDE_HV = 1 << 6
     MMAP = 1 << 8
@@ -50,9 +49,6 @@ class Flag(enum.IntFlag):
     TASK = 1 << 13
     WATERMARK = 1 << 14
     SAMPLE_ID_ALL = 1 << 18
-    EXCLUDE_GUEST = 1 << 20
-    EXCLUDE_CALLCHAIN_KERNEL = 1 << 21
-    EXCLUDE_CALLCHAIN_USER = 1 << 22
     MMAP2 = 1 << 23
     COMM_EXEC = 1 << 24
     USE_CLOCKID = 1 << 25
@@ -85,14 +81,13 @@ class Attr:
     bp_address: int = 0
     bp_length: int = 0
     clockid: int = 0
-    max_stack: int = 0
 
     def pack(self) -> bytes:
         """The structure's bytes."""
         return _ATTR.pack(
             self.type, _ATTR.size, self.config, self.sample_period, self.sample_type, self.read_format,
             self.flags, self.wakeup, self.bp_type, self.bp_address, self.bp_length,
-            0, 0, 0, self.clockid, 0, 0, self.max_stack, 0,
+            0, 0, 0, self.clockid, 0, 0, 0, 0,
         )  # fmt: skip
 
 

@@ -267,6 +267,8 @@ class ArmedWatch:
             if planned.watch.index == index:
                 place = f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid}"
                 places[place] = places.get(place, 0) + armed.event.read()[0]
+        if self._retired[index]:
+            places["CPUs that went offline"] = self._retired[index]
         return places
 
     def ring_fds(self) -> set[int]:

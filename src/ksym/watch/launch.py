@@ -113,7 +113,13 @@ class Command:
             number = struct.unpack("=i", failed)[0]
             self._wait()
             status = NOT_FOUND if number == errno.ENOENT else CANNOT_RUN
-            raise CommandError(f"cannot run {self.argv[0]}", os.strerror(number), "name a program", status)
+            why, todo = os.strerror(number), "name a program"
+            if number == errno.ENOENT:  # the file itself was found
+                why, todo = "the interpreter that its first line names is not there", "mend that line"
+            elif number == errno.ENOEXEC:
+                why = "it is no program of this machine, and no script that names its interpreter (#!)"
+                todo = "name a program, or an interpreter in front of it"
+            raise CommandError(f"cannot run {self.argv[0]}", why, todo, status)
 
     def run_until(self, mapped: Callable[[int], bool], wait: Callable[[], bool]) -> int | None:
         """Run a traced COMMAND until ``mapped(pid)`` holds for it or for a process that it started.
@@ -174,8 +180,13 @@ class Command:
         with contextlib.suppress(ChildProcessError):
             self._ended(os.waitpid(self.pid, 0)[1])
 
-    def end(self, *, patience: float = 2.0) -> int | None:
-        """End COMMAND if it still runs: SIGTERM, then SIGKILL after ``patience`` seconds; returns its status."""
+    def end(self, *, asked: bool = False, patience: float = 10.0) -> int | None:
+        """End COMMAND if it still runs: SIGTERM, then SIGKILL after ``patience`` seconds; returns its status.
+
+        Args:
+            asked: It may have been asked already (Ctrl-C reaches the whole foreground), so it gets a second first.
+            patience: Seconds for an orderly end.
+        """
         if self._gate >= 0:  # never started: a closed gate ends the child
             os.close(self._gate)
             self._gate = -1
@@ -183,6 +194,8 @@ class Command:
         if self._stopped is not None:
             ptrace.detach(self._stopped)
             self._stopped = None
+        if asked:
+            self._wait_for(1.0)
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
