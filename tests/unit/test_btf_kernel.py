@@ -178,3 +178,10 @@ def test_names_find_what_they_name(btf: Btf, oracle: Rows) -> None:
         rows = [row for row in oracle.values() if row["kind"] == kind]
         for row in random.Random(20090303).sample(rows, min(30, len(rows))):
             assert look(row["name"]) is not None, row
+
+
+def test_names_of_variables_are_those_that_can_be_found() -> None:
+    btf = Btf.vmlinux()
+    names = list(btf.variable_names())
+    assert "runqueues" in names or not names
+    assert all(btf.variable(name) is not None for name in names[:20])

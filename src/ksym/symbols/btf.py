@@ -133,6 +133,10 @@ class Btf:
         if self.base:
             yield from self.base.names(kind)
 
+    def variable_names(self) -> Iterator[str]:
+        """Names that `variable` knows, for suggestions."""
+        yield from self._index.names((Kind.VAR,))
+
     def type_by_id(self, number: int) -> Type:
         """The type with this id; 0 is void."""
         return self._type(number, 0)

@@ -45,7 +45,8 @@ def missing_variable(kernel: Kernel, symbol: Symbol) -> KsymError:
         todo = _did_you_mean(nearest(symbol.name, table.names())) or "search /proc/kallsyms for it"
         return NoSuchVariable(what, _NONE_OF_THAT_NAME, todo)
     names = [name for each in parameters or () for name in (str(each), each.name)]
-    hint = _did_you_mean(nearest(symbol.name, [*names, *known.REACHABLE]))
+    per_cpu = kernel.btf.variable_names() if kernel.btf else ()
+    hint = _did_you_mean(nearest(symbol.name, [*names, *per_cpu, *known.REACHABLE]))
     return NoSuchVariable(
         what,
         f"this kernel's {_NO_DATA}" + ("" if kernel.btf else ", and it has no BTF"),
