@@ -96,6 +96,10 @@ class Session:
     command: Command | None
     pid: int | None
 
+    def notes(self, *, verbose: bool) -> list[str]:
+        """What the summary tells of the run; ``verbose``: also what ended it."""
+        return [*self.run.notes, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
+
     def status(self) -> int:
         """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
         if self.command is None:

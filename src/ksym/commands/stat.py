@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
             return session.status()
         status = session.status()
         names = [watch.name for watch in session.plan.watches]
-        tally = Tally(names, counts, None, notes=[] if args.quiet else session.run.notes)
+        notes = [] if args.quiet else session.notes(verbose=args.verbose)
+        tally = Tally(names, counts, None, notes=notes)
         print("\n".join(tally.lines()), file=sys.stderr)
         return status
 

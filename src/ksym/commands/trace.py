@@ -20,8 +20,7 @@ from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
 from ksym.commands.parser import positive
-from ksym.commands.session import Session, add_run_options, open_session, parse_requests
-from ksym.language.request import Address, Cast, UserSymbol
+from ksym.commands.session import Session, add_run_options, open_session
 from ksym.linux.libc import MACHINE
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.views.output import Output, ReaderGone
@@ -47,11 +46,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trace until COMMAND, the duration, the limit or Ctrl-C ends it."""
-    options = Options(
-        stacks=args.stacks,
-        user_ips=args.stacks or _may_run_in_user_space(args),
-        kernel_accesses=args.kernel_accesses,
-    )
+    options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
     with closing(Output(args.output)) as output, open_session(args, options) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
@@ -68,20 +63,9 @@ def run(args: argparse.Namespace) -> int:
         finally:
             trace.close()
         status = session.status()
-        notes = [] if args.quiet else [*session.run.notes, *trace.remarks()]
+        notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *trace.remarks()]
         print("\n".join(trace.tally(notes).lines()), file=sys.stderr)
         return status
-
-
-def _may_run_in_user_space(args: argparse.Namespace) -> bool:
-    """Whether a hit may come from user-space code: only user variables can be touched there."""
-    roots = [request.target.root for request in parse_requests(args.requests)]
-    return any(
-        isinstance(root, UserSymbol)
-        or (isinstance(root, Address) and root.value < 1 << 63)
-        or (isinstance(root, Cast) and isinstance(root.operand, Address) and root.operand.value < 1 << 63)
-        for root in roots
-    )
 
 
 class Trace:

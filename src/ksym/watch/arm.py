@@ -43,14 +43,12 @@ class Options:
     Args:
         counting: Counters only: no rings, no samples, the hardware's own cost.
         stacks: Samples carry call chains.
-        user_ips: Samples may come from user space, so that mappings must be followed to name them.
         kernel_accesses: A user variable's accesses by the kernel are wanted too.
         ring_bytes: Ring size a CPU, a power of two; 0 lets the number of CPUs decide.
     """
 
     counting: bool = False
     stacks: bool = False
-    user_ips: bool = False
     kernel_accesses: bool = False
     ring_bytes: int = 0
 
@@ -202,7 +200,7 @@ class ArmedWatch:
         )  # fmt: skip
         if pid > 0:
             flags |= Flag.INHERIT
-        if self.options.user_ips:
+        if self._names_user_code:
             flags |= Flag.MMAP | Flag.MMAP2
         size = self._ring_bytes(len(self.scope.cpus))
         attr = Attr(
@@ -258,6 +256,11 @@ class ArmedWatch:
     def lost(self) -> int:
         """Records for which a ring had no room, where the kernel counts them (PERF_FORMAT_LOST)."""
         return self._retired_lost + sum(armed.event.read()[2] for armed in self.events)
+
+    @property
+    def _names_user_code(self) -> bool:
+        """Whether samples may tell of user-space code: mappings are followed then, to name it."""
+        return self.options.stacks or any(watch.variable.space is Space.USER for watch in self.plan.watches)
 
     def counts_by_place(self, index: int) -> dict[str, int]:
         """Hits of one watch so far, by CPU or thread."""
