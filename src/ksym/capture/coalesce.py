@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ksym.capture.access import Access
+from ksym.capture.instructions import UNKNOWN
 from ksym.capture.records import SampleRecord
 from ksym.capture.sites import Site
 from ksym.watch.plan import PlannedEvent
@@ -33,10 +34,11 @@ class _Sweep:
     last_time: int
     per_piece: dict[int, int]
 
-    def takes(self, record: SampleRecord, planned: PlannedEvent, site: Site) -> bool:
+    def takes(self, record: SampleRecord, planned: PlannedEvent, site: Site, kind: str) -> bool:
         """Whether ``record`` is another hit of this access; it is counted if so."""
         if (
             site.address != self.access.site.address
+            or (kind != self.access.access and UNKNOWN not in (kind, self.access.access))
             or record.cpu != self.access.cpu
             or record.time - self.last_time > GAP_NS
         ):
@@ -46,6 +48,8 @@ class _Sweep:
             return False
         self.per_piece[planned.piece.offset] = seen + 1
         self.access.hits += 1
+        if self.access.access == UNKNOWN:
+            self.access.access = kind
         self.last_time = record.time
         return True
 
@@ -77,18 +81,18 @@ class Coalesce:
         self._order: deque[Access] = deque()
         self._open: dict[tuple[int, int], _Sweep] = {}
 
-    def extends(self, record: SampleRecord, planned: PlannedEvent, site: Site) -> bool:
-        """Whether the hit belongs to an access that is there; else that thread's access to the watch is complete."""
+    def extends(self, record: SampleRecord, planned: PlannedEvent, site: Site, kind: str) -> Access | None:
+        """The access that is there and that the hit belongs to; None: that thread's access to the watch is complete."""
         if not self._open:
-            return False
+            return None
         key = _thread(record), planned.watch.index
         sweep = self._open.get(key)
         if sweep is None:
-            return False
-        if sweep.takes(record, planned, site):
-            return True
+            return None
+        if sweep.takes(record, planned, site, kind):
+            return sweep.access
         del self._open[key]
-        return False
+        return None
 
     def start(self, access: Access, record: SampleRecord, planned: PlannedEvent, *, sweeps: bool) -> None:
         """Take a new access, whose first hit is ``record``.

@@ -25,13 +25,19 @@ class Merge:
     Args:
         rings: The rings; may change while running.
         chains: Whether samples carry call chains.
+        raw: Whether they carry what a program wrote.
         clock: CLOCK_MONOTONIC in nanoseconds, the clock of the records.
     """
 
     def __init__(
-        self, rings: Collection[Ring], *, chains: bool, clock: Callable[[], int] = time.monotonic_ns
+        self,
+        rings: Collection[Ring],
+        *,
+        chains: bool,
+        raw: bool = False,
+        clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self._rings, self._chains, self._clock = rings, chains, clock
+        self._rings, self._chains, self._raw, self._clock = rings, chains, raw, clock
         self._held: list[Record] = []
         self._previous = 0
 
@@ -45,7 +51,7 @@ class Merge:
         for ring in self._rings:
             data = ring.drain()
             if data:
-                parse(data, chains=self._chains, out=self._held)
+                parse(data, chains=self._chains, raw=self._raw, out=self._held)
         held = self._held
         held.sort(key=_TIME)
         if last:

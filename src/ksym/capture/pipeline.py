@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import Coalesce, may_sweep
-from ksym.capture.instructions import EXECUTE, UNKNOWN, WRITE
+from ksym.capture.instructions import EXECUTE, READ, READ_WRITE, UNKNOWN, WRITE
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -21,8 +21,10 @@ from ksym.capture.records import (
 )
 from ksym.capture.sites import KERNEL_HALF, Named, Site, Sites
 from ksym.capture.tasks import Tasks
+from ksym.capture.values import Values
 from ksym.language.request import Mode
-from ksym.watch.plan import PlannedEvent
+from ksym.program.layout import PIECE_SHIFT, Hit
+from ksym.watch.plan import PlannedEvent, Role
 
 _USER_CODE = range(1 << 16, 1 << 47)
 """From vm.mmap_min_addr's default on: what a stack without frame pointers shows outside of it is no code."""
@@ -41,37 +43,60 @@ class Follower(Protocol):
 
 
 class _Origin(NamedTuple):
-    """What all hits of one event at one place have in common."""
+    """What all hits of one event at one place have in common.
+
+    ``kind`` is the access as far as the place tells, ``wrote`` the one that it is if it is known for a write.
+    ``judged``: it may be that such a hit is no access that was asked for, so that each is looked at.
+    """
 
     planned: PlannedEvent
     site: Site
     kind: str
+    wrote: str
     address: int
     sweeps: bool
+    judged: bool
+
+
+Judge = Callable[[SampleRecord, PlannedEvent, Site, str], bool]
+"""Whether a hit is one that was asked for, as far as the kernel has not judged it already: (record, what was hit,
+where from, access)."""
+
+_KNOWN = Hit.READ | Hit.WROTE
 
 
 class Pipeline:
     """Turns the merged records of a run into accesses, and counts what it sees.
 
     Args:
-        planned: What each record's identifier stands for; may grow while running.
+        planned: What each record's identifier and piece stand for; may grow while running.
         sites: Names of code.
         tasks: Names of threads.
         follower: Told of each mapping, fork and exec, to name user-space code; may be None.
+        values: Decodes the values of each watch; empty where no program takes any.
+        judges: For each watch, what the kernel has left to be judged; may be empty.
     """
 
     def __init__(
         self,
-        planned: Mapping[int, PlannedEvent],
+        planned: Mapping[tuple[int, int], PlannedEvent],
         sites: Sites,
         tasks: Tasks,
         follower: Follower | None = None,
+        *,
+        values: Sequence[Values] = (),
+        judges: Sequence[Judge | None] = (),
     ) -> None:
         self._planned, self._sites, self._tasks, self._follower = planned, sites, tasks, follower
+        self._decode = [each.of for each in values]
+        self._judges = judges
         self._coalesce = Coalesce()
-        self._origins: dict[tuple[int, int, int], _Origin | None] = {}
+        self._origins: dict[tuple[int, int, int, int], _Origin | None] = {}
+        self._marks: dict[int, tuple[int, int]] = {}
         self.hits: dict[int, int] = {}
         """Samples seen, by watch."""
+        self.rejected: dict[int, int] = {}
+        """Of those, the ones that were not asked for, by watch."""
         self.lost_records = 0
 
     def take(self, records: Iterable[Record], *, until: int | None) -> list[Access]:
@@ -84,36 +109,76 @@ class Pipeline:
             until: Time up to which all have been given; None: no more will come.
         """
         origins, coalesce, hits, name = self._origins, self._coalesce, self.hits, self._tasks.name
+        decode = self._decode
         for record in records:
             if record.__class__ is not SampleRecord:
                 self._sideband(record)
                 continue
-            time, cpu, event, ip, pid, tid, chain = record
-            key = (event, ip, 0 if ip >= KERNEL_HALF else pid)
+            time, cpu, event, ip, pid, tid, chain, flags, old, new = record
+            key = (event, flags >> PIECE_SHIFT, ip, 0 if ip >= KERNEL_HALF else pid)
             if key in origins:
                 origin = origins[key]
             else:
-                origin = origins[key] = self._origin(event, ip, pid)
+                origin = origins[key] = self._origin(event, flags >> PIECE_SHIFT, ip, pid)
             if origin is None:
                 continue
-            planned, site, kind, address, sweeps = origin
+            planned, site, kind, wrote, address, sweeps, judged = origin
             watch = planned.watch
+            if flags & _KNOWN:
+                kind = wrote if flags & Hit.WROTE else READ
+            elif kind is UNKNOWN and flags & Hit.CHANGED:
+                kind = WRITE
+            if judged:
+                kind = self._judged(record, origin, kind)
+                if not kind:
+                    continue
             hits[watch.index] = hits.get(watch.index, 0) + 1
-            if sweeps and coalesce.extends(record, planned, site):
-                continue
+            after = decode[watch.index](new) if flags & Hit.NEW else None
+            if sweeps:
+                swept = coalesce.extends(record, planned, site, kind)
+                if swept is not None:
+                    swept.new = after
+                    continue
             # Named now: a later record may rename the thread, or unmap its code.
             stack = self._stack(pid, chain, watch.mode is Mode.EXECUTE) if chain else ()
-            access = Access(time, cpu, pid, tid, name(pid, tid, cpu), watch, address, kind, site, stack)
+            before = decode[watch.index](old) if flags & Hit.OLD else None
+            access = Access(
+                time, cpu, pid, tid, name(pid, tid, cpu), watch, address, kind, site, stack, 1, before, after
+            )
             coalesce.start(access, record, planned, sweeps=sweeps)
         return coalesce.done(until=until)
 
-    def _origin(self, event: int, ip: int, pid: int) -> _Origin | None:
-        planned = self._planned.get(event)
+    def _judged(self, record: SampleRecord, origin: _Origin, kind: str) -> str:
+        """The access that a hit is, "" if it is none that was asked for.
+
+        Without programs in the kernel, the records of a twin's two registers are told apart here: the W register's
+        comes right before the RW register's, with the same ip.
+        """
+        planned, watch = origin.planned, origin.planned.watch
+        if planned.role is Role.MARK:
+            self._marks[record.cpu] = record.ip, record.tid
+            return ""
+        if planned.role is Role.TWIN:
+            kind = origin.wrote if self._marks.pop(record.cpu, None) == (record.ip, record.tid) else READ
+        if watch.mode is Mode.READ and kind in (WRITE, READ_WRITE):
+            return ""
+        judge = self._judges[watch.index] if self._judges else None
+        if judge is None or judge(record, planned, origin.site, kind):
+            return kind
+        self.hits[watch.index] = self.hits.get(watch.index, 0) + 1
+        self.rejected[watch.index] = self.rejected.get(watch.index, 0) + 1
+        return ""
+
+    def _origin(self, event: int, piece: int, ip: int, pid: int) -> _Origin | None:
+        planned = self._planned.get((event, piece))
         if planned is None:
             return None
-        mode = planned.watch.mode
-        site = self._sites.site(pid, ip, execute=mode is Mode.EXECUTE)
-        return _Origin(planned, site, _kind(mode, site), planned.address, may_sweep(site, planned))
+        watch = planned.watch
+        site = self._sites.site(pid, ip, execute=watch.mode is Mode.EXECUTE)
+        judged = planned.role is not Role.ONLY or bool(self._judges and self._judges[watch.index])
+        return _Origin(
+            planned, site, _kind(watch.mode, site), _written(site), planned.address, may_sweep(site, planned), judged
+        )  # fmt: skip
 
     def _sideband(self, record: Record) -> None:
         if isinstance(record, LostRecord):
@@ -152,7 +217,11 @@ def _ends_an_address_space(record: CommRecord | ForkRecord | ExitRecord) -> bool
 def _kind(mode: Mode, site: Site) -> str:
     if mode is Mode.EXECUTE:
         return EXECUTE
-    access = site.access(writes_only=mode is Mode.WRITE)
-    if access == UNKNOWN and mode is Mode.WRITE:
-        return WRITE  # whatever else it did, the register fires for writes alone
-    return access
+    if mode is Mode.WRITE:
+        return _written(site)  # whatever else it did, the register fires for writes alone
+    return site.access(writes_only=False)
+
+
+def _written(site: Site) -> str:
+    """What an access from here is, known that it wrote: RW where the instruction does both, else W."""
+    return READ_WRITE if site.access(writes_only=True) == READ_WRITE else WRITE

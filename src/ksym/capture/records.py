@@ -2,14 +2,15 @@
 """perf's records, decoded from a ring's bytes.
 
 Layouts: include/uapi/linux/perf_event.h, enum perf_event_type. Every event of a run has ``sample_id_all`` and the
-sample type of ``watch.arm.SAMPLE_TYPE``, so that each record that is no sample ends with 32 bytes:
-pid, tid, time, cpu, identifier.
+sample type of ``watch.rings.SAMPLE_TYPE``, so that each record that is no sample ends with 32 bytes:
+pid, tid, time, cpu, identifier. What a program adds to a sample is laid out in ``program.layout``.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
@@ -17,8 +18,8 @@ _MISC_COMM_EXEC = 1 << 13
 _HEADER = struct.Struct("=IHH")
 # identifier, ip, pid, tid, time, cpu
 _SAMPLE_BODY = struct.Struct("=QQIIQI4x")
-_PLAIN = struct.Struct("=I2xHQQIIQI4x")
-"""Header and body of a sample without call chain."""
+_RAW_HEAD = struct.Struct("=IIQ")
+"""Size of the raw bytes, then theirs: flags, time."""
 _TRAILER = struct.Struct("=IIQI4xQ")
 _PAIRS = struct.Struct("=IIIIQ")
 _MAPPING = struct.Struct("=IIQQQ")
@@ -29,7 +30,10 @@ CONTEXT_LEAST = 2**64 - 4095
 
 
 class SampleRecord(NamedTuple):
-    """One hit. ``time`` is CLOCK_MONOTONIC nanoseconds; ``chain`` raw, with context markers, or empty."""
+    """One hit. ``time`` is CLOCK_MONOTONIC nanoseconds; ``chain`` raw, with context markers, or empty.
+
+    ``flags``, ``old`` and ``new`` are what a program adds, and 0 and empty where there was none (`program.layout`).
+    """
 
     time: int
     cpu: int
@@ -37,7 +41,10 @@ class SampleRecord(NamedTuple):
     ip: int
     pid: int
     tid: int
-    chain: tuple[int, ...]
+    chain: tuple[int, ...] = ()
+    flags: int = 0
+    old: bytes = b""
+    new: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,46 +102,73 @@ class LostRecord:
 Record = SampleRecord | CommRecord | ForkRecord | ExitRecord | MmapRecord | LostRecord
 
 
-def parse(data: bytes, *, chains: bool, out: list[Record]) -> None:
+def parse(data: bytes, *, chains: bool, raw: bool, out: list[Record]) -> None:
     """Append the records in ``data`` to ``out``; kinds that ksym has no use for are passed over.
 
     Args:
         data: Whole records, as ``Ring.drain`` gives them.
         chains: Whether samples carry call chains.
+        raw: Whether they carry what a program wrote.
         out: Where to.
     """
     at, end = 0, len(data)
-    if not chains:
-        at = _parse_plain(data, out)
-    header, body = _HEADER.unpack_from, _SAMPLE_BODY.unpack_from
-    make = tuple.__new__  # SampleRecord(...) without the detour, at a third of its cost
     while at < end:
-        kind, misc, size = header(data, at)
-        if kind == _SAMPLE:
-            event_id, ip, pid, tid, time, cpu = body(data, at + 8)
-            chain: tuple[int, ...] = ()
-            if chains:
-                (count,) = struct.unpack_from("=Q", data, at + _CHAIN_AT)
-                chain = struct.unpack_from(f"={count}Q", data, at + _CHAIN_AT + 8)
-            out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, chain)))
-        else:
+        kind, misc, size = _HEADER.unpack_from(data, at)
+        if kind != _SAMPLE:
             record = _sideband(kind, misc, data[at : at + size])
             if record is not None:
                 out.append(record)
-        at += size
+            at += size
+        elif chains:
+            out.append(_chained(data, at, raw))
+            at += size
+        else:
+            at = _parse_equal(data, at, size, raw, out)
 
 
-def _parse_plain(data: bytes, out: list[Record]) -> int:
-    """Append the samples that ``data`` starts with, all of one size; returns where something else begins."""
-    make = tuple.__new__
-    at = 0
-    whole = len(data) - len(data) % _PLAIN.size
-    for kind, size, event_id, ip, pid, tid, time, cpu in _PLAIN.iter_unpack(memoryview(data)[:whole]):
-        if kind != _SAMPLE or size != _PLAIN.size:
+def _parse_equal(data: bytes, at: int, size: int, raw: bool, out: list[Record]) -> int:
+    """Append the samples from ``at`` on that are ``size`` bytes long; returns where something else begins.
+
+    All of one watch are equally long, so this is the path of nearly every hit.
+    """
+    make = tuple.__new__  # SampleRecord(...) without the detour, at a third of its cost
+    whole = memoryview(data)[at : at + (len(data) - at) // size * size]
+    if not raw:
+        for kind, length, event_id, ip, pid, tid, time, cpu in _shape(size, raw).iter_unpack(whole):
+            if kind != _SAMPLE or length != size:
+                break
+            out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), 0, b"", b"")))
+            at += size
+        return at
+    for kind, length, event_id, ip, pid, tid, cpu, flags, time, old, new in _shape(size, raw).iter_unpack(whole):
+        if kind != _SAMPLE or length != size:
             break
-        out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, ())))
+        out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), flags, old, new)))
         at += size
     return at
+
+
+@cache
+def _shape(size: int, raw: bool) -> struct.Struct:
+    """A whole sample without call chain; its time is the program's own, taken together with the value."""
+    if not raw:
+        return struct.Struct("=I2xHQQIIQI4x")
+    value = (size - 8 - _SAMPLE_BODY.size - _RAW_HEAD.size) // 2
+    return struct.Struct(f"=I2xHQQII8xI4x4xIQ{value}s{value}s")
+
+
+def _chained(data: bytes, at: int, raw: bool) -> SampleRecord:
+    event_id, ip, pid, tid, time, cpu = _SAMPLE_BODY.unpack_from(data, at + 8)
+    (count,) = struct.unpack_from("=Q", data, at + _CHAIN_AT)
+    chain = struct.unpack_from(f"={count}Q", data, at + _CHAIN_AT + 8)
+    if not raw:
+        return SampleRecord(time, cpu, event_id, ip, pid, tid, chain)
+    at += _CHAIN_AT + 8 + 8 * count
+    size, flags, time = _RAW_HEAD.unpack_from(data, at)
+    at += _RAW_HEAD.size
+    value = (size - (_RAW_HEAD.size - 4)) // 2
+    old, new = data[at : at + value], data[at + value : at + 2 * value]
+    return SampleRecord(time, cpu, event_id, ip, pid, tid, chain, flags, old, new)
 
 
 def _sideband(kind: int, misc: int, data: bytes) -> Record | None:

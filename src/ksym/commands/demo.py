@@ -14,9 +14,12 @@ from contextlib import closing
 from ksym.capture.access import Access
 from ksym.commands import trace
 from ksym.commands.parser import parse
+from ksym.commands.planting import Planting
 from ksym.commands.samples import PARAMETERS, SYSCTLS, find_sample
 from ksym.commands.session import open_session
 from ksym.errors import KsymError
+from ksym.program.engine import Wants
+from ksym.program.watch_program import Sink
 from ksym.views.output import Output
 from ksym.views.table import Table
 from ksym.views.text import printable
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     )
     sys.stdout.flush()
     options = parse("trace", trace, [sample.request, "--", "sh", "-c", script])
-    with open_session(options, Options()) as session, closing(Output(None)) as output:
+    with open_session(options, Planting(Options(), Wants(Sink.RECORD))) as session, closing(Output(None)) as output:
         variable = session.plan.watches[0].variable
         table = _Remember(session.plan.watches)
         table.seen = Counter()

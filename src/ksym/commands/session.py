@@ -7,19 +7,21 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ksym.commands.parser import add_vmlinux, cpu_list, positive, seconds
+from ksym.commands.planting import TWINS, Planting, bind_conditions, plant, seed
 from ksym.errors import KsymError, RequestError, UsageError
 from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
 from ksym.linux.cpus import online_cpus
 from ksym.linux.files import read_text
+from ksym.symbols.functions import Functions
 from ksym.symbols.resolver import Resolver
-from ksym.watch.arm import ArmedWatch, Options
+from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
-from ksym.watch.plan import Plan, Scope, make_plan
+from ksym.watch.plan import Plan, Scope
 from ksym.watch.run import ROUND_SECONDS, Run, Signals
 
 
@@ -32,7 +34,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
         "--if",
         dest="condition",
         metavar="CONDITION",
-        help="a condition for every request (not evaluated yet)",
+        help="keep accesses for which this holds, e.g. 'new > 100 && comm == \"sshd\"'; for every request",
     )
     parser.add_argument(
         "--kernel-accesses", action="store_true",
@@ -40,9 +42,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
     )  # fmt: skip
     parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="end after so long")
     parser.add_argument(
-        "--no-bpf",
-        action="store_true",
-        help="plain perf events only; no effect yet, as there is nothing else",
+        "--twin", choices=TWINS, default="auto",
+        help="a second register for each piece of rw- tells reads from writes (default: where they are free)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-bpf", action="store_true", help="plain perf events only: no values, no conditions on them"
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no header, and no remarks but the summary"
@@ -54,14 +58,18 @@ def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
 def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[Request]:
     """Parse the requests of a run.
 
+    Args:
+        texts: The requests.
+        condition: One for each of them, besides its own.
+
     Raises:
-        RequestError: one is malformed, asked for twice, or has a condition.
+        RequestError: one is malformed, or asked for twice.
     """
     requests = RequestSet()
     for text in texts:
         request = parse_request(text)
-        if request.condition is not None:
-            raise _no_conditions(request.text)
+        if condition is not None:
+            request = _also(request, condition)
         replaced = requests.add(request)
         if replaced is not None:
             raise RequestError(
@@ -69,20 +77,19 @@ def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[R
                 f"it is asked for as {replaced.mode} and as {request.mode}",
                 "keep one of them",
             )
-    if condition is not None:
-        from ksym.language import parse_condition
-
-        parse_condition(condition)
-        raise _no_conditions(f"--if {condition}")
     return list(requests)
 
 
-def _no_conditions(text: str) -> RequestError:
-    return RequestError(
-        f"cannot evaluate the condition of '{text}'",
-        "this version of ksym reads and checks conditions, but does not evaluate them yet",
-        "leave it out and filter the rows, e.g. --format json and jq",
-    )
+def _also(request: Request, text: str) -> Request:
+    """The request with a further condition."""
+    from ksym.language.condition_parser import parse_condition
+
+    condition = parse_condition(text)
+    if request.condition is not None:
+        from ksym.language.condition import Binary, whole_span
+
+        condition = Binary("&&", request.condition, condition, whole_span(request.condition))
+    return replace(request, condition=condition)
 
 
 @dataclass
@@ -95,10 +102,12 @@ class Session:
     resolver: Resolver
     command: Command | None
     pid: int | None
+    lacking: list[str]
+    """What this machine does not allow, in words."""
 
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""
-        return [*self.run.notes, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
+        return [*self.lacking, *self.run.notes, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
 
     def status(self) -> int:
         """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
@@ -109,9 +118,14 @@ class Session:
 
 @contextmanager
 def open_session(
-    args: argparse.Namespace, options: Options, *, every: float = ROUND_SECONDS
+    args: argparse.Namespace, planting: Planting, *, every: float = ROUND_SECONDS
 ) -> Iterator[Session]:
     """Resolve, plan, start COMMAND (waiting), and plant; everything is given back at the end.
+
+    Args:
+        args: The command line.
+        planting: How to plant.
+        every: See Run.
 
     Raises:
         KsymError: it cannot be done; nothing is left planted and COMMAND has not run.
@@ -122,8 +136,11 @@ def open_session(
         command, pid = _start(args, requests, signals, stack)
         resolver = Resolver(vmlinux=args.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
-        plan = make_plan((request, resolver.resolve(request)) for request in requests)
-        armed = stack.enter_context(ArmedWatch(plan, _scope(args, pid), options))
+        found = [(request, resolver.resolve(request)) for request in requests]
+        functions = Functions(resolver.kernel, pid, kernel_accesses=args.kernel_accesses)
+        conditions = bind_conditions(found, functions)
+        armed, lacking = plant(found, conditions, _scope(args, pid), planting, stack, resolver.kernel)
+        seed(armed, resolver, pid)
         run = Run(
             armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
             fixed_cpus=args.cpus is not None,
@@ -134,7 +151,7 @@ def open_session(
             )
         if command and pid not in (None, command.pid, args.pid):
             run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
-        yield Session(plan, armed, run, resolver, command, pid)
+        yield Session(armed.plan, armed, run, resolver, command, pid, lacking)
 
 
 def _start(

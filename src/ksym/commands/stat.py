@@ -15,6 +15,7 @@ from contextlib import closing
 from typing import Any
 
 from ksym.commands.parser import positive
+from ksym.commands.planting import Planting
 from ksym.commands.session import Session, add_run_options, open_session
 from ksym.views.output import Output, ReaderGone
 from ksym.views.summary import Tally
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Count until COMMAND, the duration, the limit or Ctrl-C ends it."""
     every = args.interval / 1000 if args.interval else (0.1 if args.limit else _FOREVER)
     options = Options(counting=True, kernel_accesses=args.kernel_accesses)
-    with open_session(args, options, every=every) as session, closing(Output(None)) as output:
+    with open_session(args, Planting(options, None, twin=args.twin), every=every) as session, closing(Output(None)) as output:
         output.ending = session.run.signalled
         try:
             counts = _count(args, session, output)

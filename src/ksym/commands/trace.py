@@ -14,14 +14,20 @@ from contextlib import closing
 
 from ksym.capture.access import Access
 from ksym.capture.instructions import available
+from ksym.capture.judge import judges
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
+from ksym.capture.pointers import pointer_names
 from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
+from ksym.capture.values import Values
 from ksym.commands.parser import positive
+from ksym.commands.planting import Planting
 from ksym.commands.session import Session, add_run_options, open_session
 from ksym.linux.libc import MACHINE
+from ksym.program.engine import Wants
+from ksym.program.watch_program import Sink
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.views.output import Output, ReaderGone
 from ksym.views.rows import FORMATS, Rows, rows_for
@@ -47,8 +53,9 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace until COMMAND, the duration, the limit or Ctrl-C ends it."""
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
+    planting = Planting(options, Wants(Sink.RECORD), twin=args.twin, bpf=not args.no_bpf)
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
-    with closing(Output(args.output)) as output, open_session(args, options) as session:
+    with closing(Output(args.output)) as output, open_session(args, planting) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
         if args.verbose:
             session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
@@ -88,8 +95,13 @@ class Trace:
         # ksym's own reading of names is no access.
         self._tasks = Tasks()
         self._tasks.snapshot()
-        self._pipeline = Pipeline(armed.planned, self._sites, self._tasks, self._users)
-        self._merge = Merge(armed.rings, chains=armed.options.stacks)
+        raw = armed.engine is not None
+        names = pointer_names(_kallsyms)
+        values = [Values(watch.variable, names) for watch in session.plan.watches] if raw else ()
+        self._pipeline = Pipeline(
+            armed.planned, self._sites, self._tasks, self._users, values=values, judges=judges(armed)
+        )
+        self._merge = Merge(armed.rings, chains=armed.options.stacks, raw=raw)
         self._shown = [0] * len(session.plan.watches)
         self._hits_shown = 0
         self._unknown_types = 0

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""bpf(2): maps and programs, and the encoding of one instruction.
+"""bpf(2): maps and programs.
 
-Source of every number: include/uapi/linux/bpf.h.
+Source of every number: include/uapi/linux/bpf.h. Instructions are put together by ``bpf_asm``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import struct
+from collections.abc import Iterator
 
 from ksym.linux.libc import syscall
 
-MAP_CREATE, PROG_LOAD, PROG_TEST_RUN = 0, 5, 10
-MAP_TYPE_ARRAY = 2
-PROG_TYPE_SYSCALL = 31
+_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_GET_NEXT_KEY, _PROG_LOAD, _PROG_TEST_RUN = 0, 1, 2, 4, 5, 10
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH = 1, 2, 4, 5
+PROG_TYPE_PERF_EVENT, PROG_TYPE_SYSCALL = 7, 31
 F_MMAPABLE = 1 << 10
 F_SLEEPABLE = 1 << 4
-PSEUDO_MAP_VALUE = 2
-FUNC_PROBE_READ_KERNEL = 113
-FUNC_GET_CURRENT_TASK = 35
 
 _LOG_SIZE = 1 << 16
 
@@ -33,22 +33,76 @@ class VerifierError(OSError):
         self.log = log
 
 
-def insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-    """One instruction: ``struct bpf_insn``."""
-    return struct.pack("=BBhi", code, dst | src << 4, off, imm)
+class Map:
+    """One map, and its memory where that can be mapped.
 
-
-def map_array(value_size: int, *, flags: int = 0) -> int:
-    """Create an array map of one element; returns its descriptor.
+    Args:
+        kind: MAP_TYPE_*.
+        key: Bytes of a key.
+        value: Bytes of a value.
+        entries: At most so many.
+        mapped: It is an array whose bytes are to be shared with this process (5.5, commit fc9702273e2e).
 
     Raises:
         OSError: the kernel refused.
     """
-    return syscall("bpf", MAP_CREATE, struct.pack("=IIIII", MAP_TYPE_ARRAY, 4, value_size, 1, flags), 20)
+
+    def __init__(self, kind: int, *, key: int = 4, value: int = 4, entries: int = 1, mapped: bool = False) -> None:
+        attr = struct.pack("=IIIII", kind, key, value, entries, F_MMAPABLE if mapped else 0)
+        self.fd = syscall("bpf", _MAP_CREATE, attr, len(attr))
+        self._key, self._value = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
+        self.memory: mmap.mmap | None = None
+        """The bytes of a mapped array; elements lie 8-byte aligned."""
+        if mapped:
+            size = -(-value // 8) * 8 * entries
+            try:
+                self.memory = mmap.mmap(self.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
+            except BaseException:
+                os.close(self.fd)
+                raise
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Set an element.
+
+        Raises:
+            OSError: the kernel refused (E2BIG: the map is full).
+        """
+        self._key.raw, self._value.raw = key, value
+        syscall("bpf", _MAP_UPDATE_ELEM, self._attr(self._key, self._value), 32)
+
+    def items(self, value: int) -> Iterator[tuple[bytes, bytes]]:
+        """All elements of a hash; entries that come or go meanwhile may be missed.
+
+        Args:
+            value: Bytes that the kernel gives: for a per-CPU map those of all possible CPUs, 8-byte aligned.
+        """
+        following, out = ctypes.create_string_buffer(len(self._key)), ctypes.create_string_buffer(value)
+        key = None
+        while True:
+            try:
+                syscall("bpf", _MAP_GET_NEXT_KEY, self._attr(key, following), 32)
+            except FileNotFoundError:
+                return
+            key = ctypes.create_string_buffer(following.raw, len(following))
+            with contextlib.suppress(FileNotFoundError):
+                syscall("bpf", _MAP_LOOKUP_ELEM, self._attr(key, out), 32)
+                yield key.raw, out.raw
+
+    def _attr(self, key: ctypes.Array[ctypes.c_char] | None, value: ctypes.Array[ctypes.c_char]) -> bytes:
+        at = 0 if key is None else ctypes.addressof(key)
+        return struct.pack("=IxxxxQQQ", self.fd, at, ctypes.addressof(value), 0)
+
+    def close(self) -> None:
+        """Give it back; programs that use it keep it alive for themselves."""
+        if self.fd >= 0:
+            if self.memory is not None:
+                self.memory.close()
+            os.close(self.fd)
+            self.fd = -1
 
 
-def load(kind: int, code: bytes, *, flags: int = 0) -> int:
-    """Load a program; returns its descriptor.
+def load(kind: int, code: bytes, *, flags: int = 0, name: str = "ksym") -> int:
+    """Load a program; returns its descriptor. ``name`` is what ``bpftool prog`` shows: 15 letters, digits, ``_``.
 
     Raises:
         VerifierError: the verifier refused it.
@@ -64,17 +118,17 @@ def load(kind: int, code: bytes, *, flags: int = 0) -> int:
         level, size, at = (1, _LOG_SIZE, ctypes.addressof(log)) if log is not None else (0, 0, 0)
         return struct.pack(
             "=IIQQIIQII16s", kind, len(code) // 8, ctypes.addressof(program), ctypes.addressof(licence),
-            level, size, at, 0, flags, b"ksym",
+            level, size, at, 0, flags, name.encode()[:15],
         )  # fmt: skip
 
     try:
-        return syscall("bpf", PROG_LOAD, attr(None), 64)
+        return syscall("bpf", _PROG_LOAD, attr(None), 64)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EINVAL):
             raise
         log = ctypes.create_string_buffer(_LOG_SIZE)
         try:
-            return syscall("bpf", PROG_LOAD, attr(log), 64)
+            return syscall("bpf", _PROG_LOAD, attr(log), 64)
         except OSError as again:
             if log.value and again.errno is not None:
                 raise VerifierError(again.errno, log.value.decode(errors="replace")) from None
@@ -87,25 +141,8 @@ def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:
     Raises:
         OSError: the kernel refused to run it.
     """
-    attr = ctypes.create_string_buffer(
-        struct.pack(
-            "=IIIIQQIIIIQQII",
-            program,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            len(context),
-            0,
-            ctypes.addressof(context),
-            0,
-            0,
-            0,
-        ),
-        80,
-    )
-    syscall("bpf", PROG_TEST_RUN, attr, 72)
+    attr = ctypes.create_string_buffer(80)
+    struct.pack_into("=I", attr, 0, program)
+    struct.pack_into("=IIQ", attr, 40, len(context), 0, ctypes.addressof(context))
+    syscall("bpf", _PROG_TEST_RUN, attr, 72)
     return int(struct.unpack_from("=I", attr, 4)[0])

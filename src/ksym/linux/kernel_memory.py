@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import os
 import struct
 
 from ksym.linux import bpf
+from ksym.linux.bpf_asm import R0, R1, R2, R3, Assembler, Helper, Program
 from ksym.linux.memory import Memory, MemoryFault
 
 _WINDOW = 1 << 16
@@ -26,49 +26,19 @@ class BpfMemory:
     def __init__(self) -> None:
         self._fds: list[int] = []
         self._context = ctypes.create_string_buffer(16)
+        self._window = bpf.Map(bpf.MAP_TYPE_ARRAY, value=_WINDOW, mapped=True)
         try:
-            window = bpf.map_array(_WINDOW, flags=bpf.F_MMAPABLE)
-            self._fds.append(window)
-            self._map = mmap.mmap(window, _WINDOW, prot=mmap.PROT_READ)
-            self._reader = self._load(self._read_program(window))
-            self._current = self._load(self._current_program(window))
+            self._reader = self._load(_read_program())
+            self._current = self._load(_current_program())
         except OSError:
             self.close()
             raise
 
-    def _load(self, code: bytes) -> int:
-        fd = bpf.load(bpf.PROG_TYPE_SYSCALL, code, flags=bpf.F_SLEEPABLE)
+    def _load(self, program: Program) -> int:
+        code = program.encode({"window": self._window.fd})
+        fd = bpf.load(bpf.PROG_TYPE_SYSCALL, code, flags=bpf.F_SLEEPABLE, name=program.name)
         self._fds.append(fd)
         return fd
-
-    @staticmethod
-    def _window_in(register: int, window: int) -> bytes:
-        """``register = address of the map's bytes``: a two-slot load instruction."""
-        return bpf.insn(0x18, register, bpf.PSEUDO_MAP_VALUE, 0, window) + bpf.insn(0)
-
-    @classmethod
-    def _read_program(cls, window: int) -> bytes:
-        """``return probe_read_kernel(window, ctx[1], ctx[0])``, the length checked for the verifier's sake."""
-        return (
-            bpf.insn(0x79, 3, 1, 0)  # r3 = ctx[0], the address
-            + bpf.insn(0x79, 2, 1, 8)  # r2 = ctx[1], the length
-            + bpf.insn(0xB7, 0, 0, 0, -1)
-            + bpf.insn(0x25, 2, 0, 3, _WINDOW)  # if r2 > window: exit
-            + cls._window_in(1, window)
-            + bpf.insn(0x85, 0, 0, 0, bpf.FUNC_PROBE_READ_KERNEL)
-            + bpf.insn(0x95)
-        )
-
-    @classmethod
-    def _current_program(cls, window: int) -> bytes:
-        """``*window = current; return 0``."""
-        return (
-            bpf.insn(0x85, 0, 0, 0, bpf.FUNC_GET_CURRENT_TASK)
-            + cls._window_in(1, window)
-            + bpf.insn(0x7B, 1, 0)
-            + bpf.insn(0xB7)
-            + bpf.insn(0x95)
-        )
 
     def read(self, address: int, length: int) -> bytes:
         """See Memory.read."""
@@ -78,7 +48,7 @@ class BpfMemory:
             struct.pack_into("=QQ", self._context, 0, address, size)
             if bpf.run(self._reader, self._context):
                 raise MemoryFault(address)
-            parts.append(self._map[:size])
+            parts.append(self._bytes(size))
             address, length = address + size, length - size
         return b"".join(parts)
 
@@ -86,13 +56,44 @@ class BpfMemory:
         """Address of this task's ``struct task_struct``."""
         if bpf.run(self._current, self._context):
             raise MemoryFault(0)
-        return int(struct.unpack_from("=Q", self._map)[0])
+        return int.from_bytes(self._bytes(8), "little")
+
+    def _bytes(self, length: int) -> bytes:
+        assert self._window.memory is not None
+        return self._window.memory[:length]
 
     def close(self) -> None:
         """Give programs and map back."""
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
+        self._window.close()
+
+
+def _read_program() -> Program:
+    """``return probe_read_kernel(window, ctx[1], ctx[0])``, the length checked for the verifier's sake."""
+    asm = Assembler()
+    done = asm.new_label("done")
+    asm.load(R3, R1, 0)
+    asm.load(R2, R1, 8)
+    asm.mov(R0, -1)
+    asm.jump(done, R2, ">", _WINDOW)
+    asm.map_value(R1, "window")
+    asm.call(Helper.PROBE_READ_KERNEL)
+    asm.place(done)
+    asm.exit()
+    return asm.finish("ksym_read")
+
+
+def _current_program() -> Program:
+    """``*window = current; return 0``."""
+    asm = Assembler()
+    asm.call(Helper.GET_CURRENT_TASK)
+    asm.map_value(R1, "window")
+    asm.store(R1, 0, R0)
+    asm.mov(R0, 0)
+    asm.exit()
+    return asm.finish("ksym_current")
 
 
 class CoreMemory:

@@ -20,6 +20,7 @@ from ksym.linux.libc import syscall
 TYPE_SOFTWARE = 1
 TYPE_BREAKPOINT = 5
 COUNT_SW_DUMMY = 9
+COUNT_SW_BPF_OUTPUT = 10
 
 FLAG_FD_CLOEXEC = 8
 CLOCK_MONOTONIC = 1
@@ -34,6 +35,7 @@ class Sample(enum.IntFlag):
     ADDR = 1 << 3
     CALLCHAIN = 1 << 5
     CPU = 1 << 7
+    RAW = 1 << 10
     IDENTIFIER = 1 << 16
 
 
@@ -60,7 +62,9 @@ FORMAT_LOST = 1 << 4
 
 IOC_ENABLE = 0x2400
 IOC_DISABLE = 0x2401
+IOC_REFRESH = 0x2402
 IOC_SET_OUTPUT = 0x2405
+IOC_SET_BPF = 0x40042408
 
 # struct perf_event_attr up to sample_max_stack: 112 bytes, PERF_ATTR_SIZE_VER5 (4.8).
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHH")
@@ -126,6 +130,14 @@ class PerfEvent:
     def disable(self) -> None:
         """Stop counting and sampling; the counter keeps its value."""
         fcntl.ioctl(self.fd, IOC_DISABLE, 0)
+
+    def refresh(self, hits: int) -> None:
+        """Start; the kernel stops the event by itself after so many overflows (not for inherited events: EINVAL)."""
+        fcntl.ioctl(self.fd, IOC_REFRESH, hits)
+
+    def attach(self, program: int) -> None:
+        """Run a BPF program at each overflow; where it returns 0 there is no sample (4.13, commit aa6a5f3cb2b2)."""
+        fcntl.ioctl(self.fd, IOC_SET_BPF, program)
 
     def output_to(self, other: PerfEvent) -> None:
         """Send this event's records into the ring of ``other``, an event of the same CPU."""

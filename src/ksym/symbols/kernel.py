@@ -9,13 +9,17 @@ from contextlib import suppress
 from functools import cached_property
 
 from ksym.errors import KsymError, NotPermitted
+from ksym.linux.direct_map import DirectMap, find_direct_map
 from ksym.linux.files import StrPath, read_text
 from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
+from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory
 from ksym.symbols.btf import Btf, BtfError
 from ksym.symbols.image import KernelImage, installed_system_map, installed_vmlinux, open_system_map
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.symbols.params import Parameters
+from ksym.symbols.path import find_member
+from ksym.symbols.types import Struct
 
 
 class Kernel:
@@ -139,6 +143,21 @@ class Kernel:
             return open_system_map(found, self.kallsyms)
         except KsymError:
             return None
+
+    @cached_property
+    def direct_map(self) -> DirectMap | None:
+        """The way from a task to its memory, None where it is not known."""
+        memory = self.memory_or_none
+        if MACHINE != "x86_64" or not isinstance(memory, BpfMemory) or self.btf is None:
+            return None
+        offsets = []
+        for kind, name in (("task_struct", "mm"), ("mm_struct", "pgd")):
+            found = self.btf.find("struct", kind)
+            member = find_member(found, name) if isinstance(found, Struct) else None
+            if member is None:
+                return None
+            offsets.append(member.offset)
+        return find_direct_map(memory, memory.current_task(), *offsets)
 
     def current_task(self) -> int | None:
         """Address of ksym's own task_struct; None where only /proc/kcore can be read."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import resource
 import time
 from collections.abc import Callable
@@ -18,18 +17,14 @@ from types import TracebackType
 from typing import Self
 
 from ksym.errors import KsymError
+from ksym.language.request import Mode
 from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.ring import Ring
+from ksym.program.engine import Engine
 from ksym.symbols.variable import Space
-from ksym.watch.plan import Plan, PlannedEvent, Scope
-
-SAMPLE_TYPE = Sample.IDENTIFIER | Sample.IP | Sample.TID | Sample.TIME | Sample.CPU
-"""What every record carries; CALLCHAIN is added for stacks."""
-
-RING_BYTES = 4 << 20
-_RINGS_TOTAL = 128 << 20
-_RING_LEAST = 256 << 10
+from ksym.watch.plan import Plan, PlannedEvent, Role, Scope
+from ksym.watch.rings import Rings
 
 _ENABLE_PASSES = 3
 _STARTING_SECONDS = 0.001
@@ -68,20 +63,20 @@ class ArmedWatch:
         plan: What to plant.
         scope: Where; asked again when threads appear while arming.
         options: How.
+        engine: Programs that run at each hit; None: plain perf events.
 
     Raises:
         KsymError: it cannot be planted; nothing is left behind.
     """
 
-    def __init__(self, plan: Plan, scope: Callable[[], Scope], options: Options) -> None:
-        self.plan, self.options = plan, options
+    def __init__(
+        self, plan: Plan, scope: Callable[[], Scope], options: Options, engine: Engine | None = None
+    ) -> None:
+        self.plan, self.options, self.engine = plan, options, engine
         self._scope = scope
         self.events: list[ArmedEvent] = []
-        self.planned: dict[int, PlannedEvent] = {}
-        """What each record's identifier stands for; events that are gone stay in it, for their last records."""
-        self.rings: list[Ring] = []
-        self._sideband: list[PerfEvent] = []
-        self._owners: dict[int, PerfEvent] = {}
+        self._rings: Rings | None = None
+        self._samples = not options.counting and engine is None
         self._retired = [0] * len(plan.watches)
         self._retired_lost = 0
         self.unstable_threads = False
@@ -107,21 +102,23 @@ class ArmedWatch:
         then all is closed and tried again, so that no thread is left out and none counted twice.
         """
         for _ in range(8):
-            scope = self._scope()
+            self.scope = scope = self._scope()
             _allow_files(self._descriptors(scope))
             self._open_scope(scope)
             if set(self._scope().threads) <= set(scope.threads):
                 return
             self.close()
-        self._open_scope(self._scope())
+        self.scope = self._scope()
+        self._open_scope(self.scope)
         self.unstable_threads = True
 
     def _descriptors(self, scope: Scope) -> int:
-        places = [place for watch in self.plan.watches for place in scope.places(watch, counting=False)]
-        return len(self.plan.events(scope, counting=self.options.counting)) + len(set(places)) + 64
+        events = len(self.plan.events(scope, sampling=self._samples))
+        if self.options.counting:
+            return events + 64
+        return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches) + 64
 
     def _open_scope(self, scope: Scope) -> None:
-        self.scope = scope
         if not self.options.counting:
             try:
                 self._open_rings(scope)
@@ -129,7 +126,7 @@ class ArmedWatch:
                 self.close()  # telling why may need descriptors
                 raise self._explain(error, None) from error
         reached = set()
-        for planned in self.plan.events(scope, counting=self.options.counting):
+        for planned in self.plan.events(scope, sampling=self._samples):
             try:
                 self._open_event(planned)
             except OSError as error:
@@ -152,80 +149,52 @@ class ArmedWatch:
         if user and understands(flags=Flag.REMOVE_ON_EXEC):
             # Behind an exec the address means something else.
             flags |= Flag.REMOVE_ON_EXEC
-        sample_type = 0
-        if not options.counting:
-            flags |= Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID | Flag.WATERMARK
-            sample_type = SAMPLE_TYPE | (Sample.CALLCHAIN if options.stacks else 0)
         read_format = perf_event.FORMAT_ID
         if understands(read_format=perf_event.FORMAT_LOST):
             read_format |= perf_event.FORMAT_LOST
+        period = sample_type = wakeup = clock = 0
+        if self.engine:
+            # Its program runs where a sample would be taken, and returns 0 so that none is. The kernel prepares a
+            # sample before it asks (since 6.2, commit 0eb31815c62f), so the less there is in it the better.
+            period, sample_type = 1, Sample.IDENTIFIER
+        elif self._rings:
+            flags |= Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID | Flag.WATERMARK
+            period, sample_type = 1, self._rings.sample_type
+            wakeup, clock = self._rings.size // 4, perf_event.CLOCK_MONOTONIC
         return Attr(
             perf_event.TYPE_BREAKPOINT,
-            sample_period=0 if options.counting else 1,
+            sample_period=period,
             sample_type=sample_type,
             read_format=read_format,
             flags=flags,
-            wakeup=self._ring_bytes(len(self.scope.cpus)) // 4,
-            bp_type=watch.mode.value,
+            wakeup=wakeup,
+            bp_type=planned.mode.value,
             bp_address=planned.address,
             bp_length=planned.piece.length,
-            clockid=0 if options.counting else perf_event.CLOCK_MONOTONIC,
+            clockid=clock,
         )
 
     def _open_event(self, planned: PlannedEvent) -> None:
         event = PerfEvent(self._attr(planned), pid=planned.pid, cpu=planned.cpu)
         self.events.append(ArmedEvent(planned, event))
-        self.planned[event.id] = planned
-        if not self.options.counting:
-            event.output_to(self._owners[planned.cpu])
+        if self.engine:
+            piece = planned.watch.pieces.index(planned.piece)
+            event.attach(self.engine.program(planned.watch.index, piece, planned.role))
+        elif self._rings:
+            self._rings.take(planned, event)
 
     def _open_rings(self, scope: Scope) -> None:
-        """One ring a CPU, owned by a dummy event that also reports names, forks, exits and mappings."""
-        places: dict[tuple[int, int], None] = {}
+        if self._rings is None:
+            self._rings = Rings(
+                self.plan, len(scope.cpus), stacks=self.options.stacks, names_user_code=self._names_user_code,
+                size=self.options.ring_bytes, engine=self.engine,
+            )  # fmt: skip
+        self._rings.open(self._sideband_places(scope), may_vanish=len(scope.threads) > 1)
+
+    def _sideband_places(self, scope: Scope) -> list[tuple[int, int]]:
         if self.any_system_wide:
-            places.update(dict.fromkeys((-1, cpu) for cpu in scope.cpus))
-        else:
-            places.update(dict.fromkeys((tid, cpu) for tid in scope.threads for cpu in scope.cpus))
-        for pid, cpu in places:
-            try:
-                self._open_sideband(pid, cpu)
-            except OSError as error:
-                if error.errno != errno.ESRCH or len(scope.threads) < 2:
-                    raise
-
-    def _open_sideband(self, pid: int, cpu: int) -> None:
-        flags = (
-            Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
-            | Flag.COMM | Flag.COMM_EXEC | Flag.TASK | Flag.WATERMARK
-        )  # fmt: skip
-        if pid > 0:
-            flags |= Flag.INHERIT
-        if self._names_user_code:
-            flags |= Flag.MMAP | Flag.MMAP2
-        size = self._ring_bytes(len(self.scope.cpus))
-        attr = Attr(
-            perf_event.TYPE_SOFTWARE,
-            perf_event.COUNT_SW_DUMMY,
-            sample_type=SAMPLE_TYPE,
-            flags=flags,
-            wakeup=size // 4,
-            clockid=perf_event.CLOCK_MONOTONIC,
-        )
-        event = PerfEvent(attr, pid=pid, cpu=cpu)
-        self._sideband.append(event)
-        if cpu in self._owners:
-            event.output_to(self._owners[cpu])
-        else:
-            self._owners[cpu] = event
-            self.rings.append(_map_ring(event, size))
-
-    def _ring_bytes(self, cpus: int) -> int:
-        if self.options.ring_bytes:
-            return self.options.ring_bytes
-        size = RING_BYTES
-        while size > _RING_LEAST and size * cpus > _RINGS_TOTAL:
-            size //= 2
-        return size
+            return [(-1, cpu) for cpu in scope.cpus]
+        return [(tid, cpu) for tid in scope.threads for cpu in scope.cpus]
 
     def enable(self) -> None:
         """Arm: from here on every access is seen.
@@ -250,7 +219,7 @@ class ArmedWatch:
         """Exact hits of each watch so far, from the counters."""
         totals = list(self._retired)
         for armed in self.events:
-            totals[armed.planned.watch.index] += armed.event.read()[0]
+            totals[armed.planned.watch.index] += _share(armed)
         return totals
 
     def lost(self) -> int:
@@ -269,14 +238,24 @@ class ArmedWatch:
             planned = armed.planned
             if planned.watch.index == index:
                 place = f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid}"
-                places[place] = places.get(place, 0) + armed.event.read()[0]
+                places[place] = places.get(place, 0) + _share(armed)
         if self._retired[index]:
             places["CPUs that went offline"] = self._retired[index]
         return places
 
     def ring_fds(self) -> set[int]:
         """Descriptors that poll(2) reports readable when a ring is a quarter full."""
-        return {owner.fd for owner in self._owners.values()}
+        return self._rings.fds() if self._rings else set()
+
+    @property
+    def rings(self) -> list[Ring]:
+        """What is to be drained; CPUs may come while running."""
+        return self._rings.rings if self._rings else []
+
+    @property
+    def planned(self) -> dict[tuple[int, int], PlannedEvent]:
+        """See Rings.planned."""
+        return self._rings.planned if self._rings else {}
 
     @property
     def any_system_wide(self) -> bool:
@@ -290,9 +269,8 @@ class ArmedWatch:
         The ring stays: records may still lie in it.
         """
         for armed in [armed for armed in self.events if armed.planned.cpu == cpu]:
-            count, _, lost = armed.event.read()
-            self._retired[armed.planned.watch.index] += count
-            self._retired_lost += lost
+            self._retired[armed.planned.watch.index] += _share(armed)
+            self._retired_lost += armed.event.read()[2]
             armed.event.close()
             self.events.remove(armed)
 
@@ -306,10 +284,10 @@ class ArmedWatch:
         added = []
         planned = None
         try:
-            if not self.options.counting:
-                self._retire_ring(cpu)
+            if self._rings:
+                self._rings.retire(cpu)
                 self._open_rings(scope)
-            for planned in self.plan.events(scope, counting=self.options.counting):
+            for planned in self.plan.events(scope, sampling=self._samples):
                 if planned.cpu == cpu:
                     self._open_event(planned)
                     added.append(self.events[-1])
@@ -322,19 +300,6 @@ class ArmedWatch:
             armed.event.enable()
         return [armed.planned for armed in added]
 
-    def _retire_ring(self, cpu: int) -> None:
-        """Let the next events of ``cpu`` open a ring of their own.
-
-        The old ring is kept, as it may not have been drained; the one before it has been, a CPU's round trip ago.
-        """
-        for event in [event for event in self._sideband if event.cpu == cpu]:
-            event.close()
-            self._sideband.remove(event)
-        self._owners.pop(cpu, None)
-        for ring in [ring for ring in self.rings if ring.cpu == cpu][:-1]:
-            ring.close()
-            self.rings.remove(ring)
-
     def _explain(self, error: OSError, planned: PlannedEvent | None) -> KsymError:
         from ksym.watch.refusals import explain  # needed by none of the runs that succeed
 
@@ -342,30 +307,19 @@ class ArmedWatch:
 
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
-        for ring in self.rings:
-            ring.close()
         for armed in self.events:
             armed.event.close()
-        for event in self._sideband:
-            event.close()
-        self.rings.clear()
         self.events.clear()
-        self._sideband.clear()
-        self._owners.clear()
+        if self._rings:
+            self._rings.close()
+            self._rings = None
 
 
-def _map_ring(event: PerfEvent, size: int) -> Ring:
-    """Map a ring, a smaller one where ``perf_event_mlock_kb`` allows no larger."""
-    while True:
-        try:
-            return Ring(event, size)
-        except PermissionError as error:
-            size //= 2
-            if size < mmap.PAGESIZE:
-                raise KsymError(
-                    "cannot map a ring buffer", "kernel.perf_event_mlock_kb leaves no room for it",
-                    "end other perf users or raise it: sysctl kernel.perf_event_mlock_kb=2048",
-                ) from error  # fmt: skip
+def _share(armed: ArmedEvent) -> int:
+    """What an event adds to the hits of its watch: a twin's RW register sees all, writes that are not wanted included."""
+    if armed.planned.role is Role.MARK:
+        return -armed.event.read()[0] if armed.planned.watch.mode is Mode.READ else 0
+    return armed.event.read()[0]
 
 
 def _allow_files(needed: int) -> None:

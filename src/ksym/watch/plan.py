@@ -2,24 +2,40 @@
 """From variables to what will be planted: pure data, that can be printed and tested.
 
 A *watch* is one request on one variable. It takes a register for each of its *pieces*, because a debug
-register covers 1, 2, 4 or 8 naturally aligned bytes. A piece becomes one perf event for each CPU (or
-for each thread and CPU), all of which use the same register number's worth of one CPU.
+register covers 1, 2, 4 or 8 naturally aligned bytes; two with *twins*, where a W and an RW register on the same address
+tell reads from writes. A register becomes one perf event for each CPU (or for each thread, or for each thread and CPU).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ksym.language.request import Mode, Request
 from ksym.linux.libc import MACHINE
 from ksym.symbols.variable import Space, Variable
+
+if TYPE_CHECKING:
+    from ksym.language.condition import Condition
 
 WORD = 8
 """Widest register, bytes; wider ones exist only on some AMD processors (BPEXT)."""
 
 # x86 takes sizeof(long) for execution (arch/x86/kernel/hw_breakpoint.c), arm64 the 4 bytes of one instruction.
 EXECUTE_LENGTH = 4 if MACHINE == "aarch64" else 8
+
+READ_REGISTERS = MACHINE == "aarch64"
+"""Whether the hardware can watch reads alone; x86 needs twins for that."""
+
+
+class Role(enum.Enum):
+    """What a register is for."""
+
+    ONLY = "its piece's only register"
+    MARK = "the W register of a twin"
+    TWIN = "the RW register of a twin"
 
 
 @dataclass(frozen=True)
@@ -32,12 +48,23 @@ class Piece:
 
 @dataclass(frozen=True)
 class Watch:
-    """One request, ready to be planted."""
+    """One request, ready to be planted.
+
+    Args:
+        index: Its number in the run.
+        request: What was asked for.
+        variable: What that means here.
+        pieces: What each register covers.
+        twin: Two registers a piece.
+        condition: The request's, with all names resolved (`program.bind`).
+    """
 
     index: int
     request: Request
     variable: Variable
     pieces: tuple[Piece, ...]
+    twin: bool = False
+    condition: Condition | None = None
 
     @property
     def name(self) -> str:
@@ -48,6 +75,16 @@ class Watch:
     def mode(self) -> Mode:
         """The accesses asked for."""
         return self.request.mode
+
+    @property
+    def registers(self) -> int:
+        """Debug registers that it takes."""
+        return len(self.pieces) * (2 if self.twin else 1)
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """What each piece takes registers for. W comes first: it has the lower number then, and fires first."""
+        return (Role.MARK, Role.TWIN) if self.twin else (Role.ONLY,)
 
     def address(self, piece: Piece, cpu: int) -> int:
         """Where ``piece`` lies as seen by ``cpu``: its own copy, for a per-CPU variable."""
@@ -64,6 +101,14 @@ class PlannedEvent:
     piece: Piece
     pid: int
     cpu: int
+    role: Role = Role.ONLY
+
+    @property
+    def mode(self) -> Mode:
+        """What its register is to see."""
+        if self.role is Role.ONLY:
+            return self.watch.mode
+        return Mode.WRITE if self.role is Role.MARK else Mode.READ_WRITE
 
     @property
     def address(self) -> int:
@@ -87,17 +132,17 @@ class Scope:
         """Whether ``watch`` is planted on CPUs rather than in threads."""
         return watch.variable.space is Space.KERNEL and not self.only_threads
 
-    def places(self, watch: Watch, *, counting: bool) -> list[tuple[int, int]]:
+    def places(self, watch: Watch, *, sampling: bool) -> list[tuple[int, int]]:
         """The (pid, cpu) pairs that need an event each.
 
-        An inherited event can only be mapped when it is bound to a CPU (kernel/events/core.c, perf_mmap),
-        so that sampling a thread takes one event a CPU; counting it takes one.
+        An inherited event can write into a ring only when it is bound to a CPU (kernel/events/core.c, perf_mmap),
+        so that sampling a thread takes one event a CPU; counting it, or running a program, takes one.
         """
         if self.system_wide(watch):
             return [(-1, cpu) for cpu in self.cpus]
-        if counting:
-            return [(tid, -1) for tid in self.threads]
-        return [(tid, cpu) for tid in self.threads for cpu in self.cpus]
+        if sampling:
+            return [(tid, cpu) for tid in self.threads for cpu in self.cpus]
+        return [(tid, -1) for tid in self.threads]
 
 
 @dataclass(frozen=True)
@@ -109,15 +154,16 @@ class Plan:
     @property
     def registers(self) -> int:
         """Debug registers that each CPU must have free."""
-        return sum(len(watch.pieces) for watch in self.watches)
+        return sum(watch.registers for watch in self.watches)
 
-    def events(self, scope: Scope, *, counting: bool) -> list[PlannedEvent]:
+    def events(self, scope: Scope, *, sampling: bool) -> list[PlannedEvent]:
         """Every event to open, watch by watch, so that the first takes the lowest register."""
         return [
-            PlannedEvent(watch, piece, pid, cpu)
+            PlannedEvent(watch, piece, pid, cpu, role)
             for watch in self.watches
             for piece in watch.pieces
-            for pid, cpu in scope.places(watch, counting=counting)
+            for role in watch.roles
+            for pid, cpu in scope.places(watch, sampling=sampling)
         ]
 
 
@@ -138,13 +184,34 @@ def split(address: int, length: int) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def make_plan(found: Iterable[tuple[Request, Variable]]) -> Plan:
-    """Plan a run of these requests."""
+def make_plan(
+    found: Iterable[tuple[Request, Variable]],
+    *,
+    twin: bool = False,
+    conditions: Sequence[Condition | None] = (),
+) -> Plan:
+    """Plan a run of these requests.
+
+    Args:
+        found: The requests and what they mean.
+        twin: Tell reads from writes for certain, at two registers a piece. A watch on writes alone needs no twin, one on
+            reads alone always has one where the hardware cannot do it.
+        conditions: That of each request, bound; left out: none has one.
+    """
     watches = []
     for index, (request, variable) in enumerate(found):
         if request.mode is Mode.EXECUTE:
             pieces: tuple[Piece, ...] = (Piece(0, EXECUTE_LENGTH),)
         else:
             pieces = split(variable.address, variable.length)
-        watches.append(Watch(index, request, variable, pieces))
+        condition = conditions[index] if conditions else None
+        watches.append(
+            Watch(index, request, variable, pieces, _twin(request.mode, wanted=twin), condition)
+        )
     return Plan(tuple(watches))
+
+
+def _twin(mode: Mode, *, wanted: bool) -> bool:
+    if mode is Mode.READ:
+        return not READ_REGISTERS
+    return wanted and mode is Mode.READ_WRITE

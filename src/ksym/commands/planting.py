@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From variables to an armed watch: conditions bound, twins where registers are free, programs where BPF is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from ksym.errors import KsymError, NoRegisters
+from ksym.language.condition import Condition
+from ksym.language.request import Mode, Request
+from ksym.linux.memory import Memory, MemoryFault
+from ksym.linux.process_memory import ProcessMemory
+from ksym.program.engine import Engine, EngineRefused, Wants, trips_itself
+from ksym.symbols.functions import Functions
+from ksym.symbols.kernel import Kernel
+from ksym.symbols.resolver import Resolver
+from ksym.symbols.variable import Space, Variable
+from ksym.watch.arm import ArmedWatch, Options
+from ksym.watch.plan import READ_REGISTERS, Plan, Scope, Watch, make_plan
+
+TWINS = ("auto", "on", "off")
+
+
+@dataclass(frozen=True)
+class Planting:
+    """How to plant.
+
+    Args:
+        options: See ArmedWatch.
+        wants: What programs are to do; None: none is needed.
+        twin: One of TWINS.
+        bpf: Whether programs may be used.
+    """
+
+    options: Options
+    wants: Wants | None
+    twin: str = "auto"
+    bpf: bool = True
+
+
+def bind_conditions(
+    found: Sequence[tuple[Request, Variable]], functions: Functions
+) -> list[Condition | None]:
+    """The condition of each request, with its names resolved.
+
+    Raises:
+        RequestError: one does not fit its variable.
+    """
+    conditions: list[Condition | None] = []
+    for request, variable in found:
+        if request.condition is None:
+            conditions.append(None)
+            continue
+        from ksym.program.bind import bind
+
+        space = variable.space
+        conditions.append(
+            bind(
+                request.condition,
+                variable,
+                lambda name, space=space: functions.ranges(name, space),  # type: ignore[misc]
+                request.place,
+            )
+        )
+    return conditions
+
+
+def plant(
+    found: Sequence[tuple[Request, Variable]],
+    conditions: Sequence[Condition | None],
+    scope: Callable[[], Scope],
+    planting: Planting,
+    stack: ExitStack,
+    kernel: Kernel,
+) -> tuple[ArmedWatch, list[str]]:
+    """Plant a run; returns what is planted, and what is missing of it in words.
+
+    Args:
+        found: The requests and what they mean.
+        conditions: Of each, bound.
+        scope: Where.
+        planting: How.
+        stack: Takes what is to be closed.
+        kernel: For the way to user memory.
+
+    Raises:
+        KsymError: it cannot be planted, or not without something that this machine lacks.
+    """
+    plans = [make_plan(found, twin=twin, conditions=conditions) for twin in _twins(found, planting)]
+    for plan in plans:
+        engine, notes = _engine(plan, planting, kernel)
+        if engine is not None:
+            stack.callback(engine.close)
+        try:
+            return stack.enter_context(ArmedWatch(plan, scope, planting.options, engine)), notes
+        except NoRegisters:
+            if plan is plans[-1]:
+                raise
+            if engine is not None:
+                engine.close()
+    raise AssertionError("there is always a plan")
+
+
+def _twins(found: Sequence[tuple[Request, Variable]], planting: Planting) -> list[bool]:
+    """Whether to plan with twins, in the order in which to try."""
+    if planting.twin == "on":
+        return [True]
+    both = any(request.mode is Mode.READ_WRITE for request, _ in found)
+    if planting.twin == "off" or planting.options.counting or not both:
+        return [False]
+    return [True, False]
+
+
+def _engine(plan: Plan, planting: Planting, kernel: Kernel) -> tuple[Engine | None, list[str]]:
+    """The programs of a plan; where there can be none, what is missing without them.
+
+    Raises:
+        KsymError: the run makes no sense without them.
+    """
+    if planting.wants is None:
+        return None, []
+    why = "--no-bpf"
+    if planting.bpf:
+        wants = planting.wants
+        if any(trips_itself(watch) for watch in plan.watches):
+            wants = replace(wants, walk=kernel.direct_map)
+        try:
+            return Engine(plan, wants), []
+        except EngineRefused as refused:
+            why = refused.why
+    lacks = _lacks(plan, planting.wants)
+    if lacks:
+        what, todo = lacks
+        raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
+    return None, [] if not planting.bpf else [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"]
+
+
+def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
+    """What cannot be done without programs, and what to do about it."""
+    if wants.stop:
+        return "stop tasks (--on-hit stop)", "run it as root with BPF"
+    for watch in plan.watches:
+        if watch.condition is not None:
+            from ksym.program.bind import needs_program
+
+            if needs_program(watch.condition):
+                what = f"judge the condition '{watch.request.condition}'"
+                return what, "compare pid, tid, cpu, comm, access or ip, or run it as root with BPF"
+    return None
+
+
+def seed(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
+    """Tell the programs what the variables hold, so that the first access has an old value; where that cannot be read, it has none."""
+    engine = armed.engine
+    if engine is None:
+        return
+    for watch, takes in zip(armed.plan.watches, engine.takes_values, strict=True):
+        if not takes:
+            continue
+        user = watch.variable.space is Space.USER
+        memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
+        if memory is not None:
+            _seed(engine, watch, memory, known=pid if user and pid else 1)
+
+
+def _seed(engine: Engine, watch: Watch, memory: Memory, *, known: int) -> None:
+    copies = watch.variable.per_cpu or {0: watch.variable.address}
+    for cpu, address in copies.items():
+        try:
+            value = memory.read(address, watch.variable.length)
+        except MemoryFault:
+            continue
+        engine.shared.seed(watch.index, value, known=known, cpu=cpu if watch.variable.per_cpu else 0)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The memory that programs in the kernel and ksym share: two mapped arrays of one element each.
+
+``state``, written by all CPUs:
+
+    control             Control
+    for each watch      Slot: lock, whether the value is known, the value; once, or once a CPU for a per-CPU variable
+
+``cells``, for each CPU, written by that CPU alone:
+
+    window              Window: the guard's
+    for each watch      Cell: counters
+    for each watch      for each of its pieces a Mark: the write that its W register saw last
+
+All numbers are u64, so that reading one is reading one word.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ksym.program.layout import MOST_BYTES
+
+
+class Control(enum.IntEnum):
+    """Bytes from the start of ``state``."""
+
+    LIMIT = 0
+    """End after so many hits; 0: never."""
+    TAKEN = 8
+    """Hits counted against the limit."""
+    WINDOW_HITS = 16
+    """The guard: more hits in a window on one CPU disarm; 0: no guard."""
+    SIZE = 64
+
+
+class Slot(enum.IntEnum):
+    """Bytes from the start of a watch's slot."""
+
+    LOCK = 0
+    """1 while a CPU takes a value."""
+    KNOWN = 8
+    """Whether VALUE holds anything: 1, for a user variable the process whose copy it is."""
+    TRIPPED = 16
+    """Hits in the window in which the guard took the watch off; 0: it did not."""
+    TRIPPED_NS = 24
+    """How long that window was, ns."""
+    TRIPPED_CPU = 32
+    VALUE = 40
+    SIZE = 40 + MOST_BYTES
+
+
+class Window(enum.IntEnum):
+    """Bytes from the start of a CPU's part of ``cells``."""
+
+    START = 0
+    """CLOCK_MONOTONIC ns."""
+    HITS = 8
+    SIZE = 64
+
+
+class Cell(enum.IntEnum):
+    """Bytes from the start of a watch's cell."""
+
+    SEEN = 0
+    """Hits that the program saw, of the accesses asked for."""
+    REJECTED = 8
+    """Of those, the ones that the condition refused."""
+    LIMITED = 16
+    """Of those, the ones behind the limit."""
+    DROPPED = 24
+    """Of those, the ones for which there was no room."""
+    UNORDERED = 32
+    """Values taken without the lock, as another CPU held it too long."""
+    MISORDERED = 40
+    """Writes whose RW register had fired before the W register, and so was taken for a read."""
+    DISARMED = 48
+    """Hits seen after the guard had disarmed the watch."""
+    SIZE = 64
+
+
+MARK_BYTES = 16
+"""u64 ip, u64 pid_tgid; an ip of 0 is no mark."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the shared memory of a run is laid out.
+
+    Args:
+        cpus: Possible CPUs.
+        per_cpu: For each watch, whether each CPU has its own value.
+        pieces: For each watch, how many pieces it has.
+    """
+
+    cpus: int
+    per_cpu: Sequence[bool]
+    pieces: Sequence[int]
+
+    def slot(self, watch: int) -> int:
+        """Where a watch's first slot is in ``state``."""
+        return Control.SIZE + Slot.SIZE * sum(self.cpus if each else 1 for each in self.per_cpu[:watch])
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of ``state``."""
+        return self.slot(len(self.per_cpu))
+
+    def cell(self, watch: int) -> int:
+        """Where a watch's cell is in a CPU's part of ``cells``."""
+        return Window.SIZE + Cell.SIZE * watch
+
+    def mark(self, watch: int, piece: int) -> int:
+        """Where the mark of a watch's piece is in a CPU's part of ``cells``."""
+        return self.cell(len(self.pieces)) + MARK_BYTES * (sum(self.pieces[:watch]) + piece)
+
+    @property
+    def cpu_bytes(self) -> int:
+        """Size of a CPU's part of ``cells``: whole cache lines, so that CPUs do not disturb each other."""
+        return -(-self.mark(len(self.pieces), 0) // 64) * 64
+
+    @property
+    def cells_bytes(self) -> int:
+        """Size of ``cells``."""
+        return self.cpu_bytes * self.cpus
+
+
+class Shared:
+    """The shared memory of a run, as ksym sees it.
+
+    Args:
+        shape: Its layout.
+        state: The bytes of ``state``; words are written at once.
+        cells: The bytes of ``cells``.
+    """
+
+    def __init__(self, shape: Shape, state: memoryview, cells: memoryview) -> None:
+        self._shape = shape
+        self._state, self._cells = state.cast("Q"), cells.cast("Q")
+
+    def control(self, field: Control, value: int) -> None:
+        """Set a number of the control part."""
+        self._state[field // 8] = value
+
+    def taken(self) -> int:
+        """Hits counted against the limit, those that came too late included."""
+        return self._state[Control.TAKEN // 8]
+
+    def seed(self, watch: int, value: bytes, *, known: int = 1, cpu: int = 0) -> None:
+        """Tell what a variable holds before it is watched.
+
+        Args:
+            watch: Its number.
+            value: Its bytes.
+            known: See Slot.KNOWN.
+            cpu: Whose copy.
+        """
+        at = (self._shape.slot(watch) + Slot.SIZE * cpu) // 8
+        words = memoryview(value.ljust(-(-len(value) // 8) * 8, b"\0")).cast("Q")
+        for number, word in enumerate(words):
+            self._state[at + Slot.VALUE // 8 + number] = word
+        self._state[at + Slot.KNOWN // 8] = known
+
+    def slot(self, watch: int, field: Slot) -> int:
+        """A number of a watch's first slot."""
+        return self._state[(self._shape.slot(watch) + field) // 8]
+
+    def total(self, watch: int, field: Cell) -> int:
+        """A counter of a watch, over all CPUs."""
+        first = (self._shape.cell(watch) + field) // 8
+        return sum(self._cells[first :: self._shape.cpu_bytes // 8])
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._state.release()
+        self._cells.release()
