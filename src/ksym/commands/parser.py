@@ -100,6 +100,17 @@ def seconds(text: str) -> float:
     return value
 
 
+def percent(text: str) -> float:
+    """A share above 0 and up to 100; 0 for ``off``."""
+    try:
+        value = 0.0 if text == "off" else float(text.removesuffix("%"))
+    except ValueError:
+        value = -1
+    if text != "off" and not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a percentage from 1 to 100 nor off")
+    return value
+
+
 def cpu_list(text: str) -> tuple[int, ...]:
     """A list of CPUs like ``0-3,8``."""
     try:

@@ -18,6 +18,7 @@ from ksym.symbols.kernel import Kernel
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import ArmedWatch, Options
+from ksym.watch.guard import DEFAULT_PERCENT, Guard, Limit, measure
 from ksym.watch.plan import READ_REGISTERS, Plan, Scope, Watch, make_plan
 
 TWINS = ("auto", "on", "off")
@@ -32,12 +33,30 @@ class Planting:
         wants: What programs are to do; None: none is needed.
         twin: One of TWINS.
         bpf: Whether programs may be used.
+        guard: Percent of a CPU's time that hits may take; 0: any. None: the usual, for watches planted on CPUs: what one
+            process does to a variable of its own costs that process alone.
     """
 
     options: Options
     wants: Wants | None
     twin: str = "auto"
     bpf: bool = True
+    guard: float | None = None
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What was planted.
+
+    Args:
+        armed: The watch.
+        guard: Over it; None where it needs none.
+        lacking: What this machine does not allow, in words.
+    """
+
+    armed: ArmedWatch
+    guard: Guard | None
+    lacking: list[str]
 
 
 def bind_conditions(
@@ -74,8 +93,8 @@ def plant(
     planting: Planting,
     stack: ExitStack,
     kernel: Kernel,
-) -> tuple[ArmedWatch, list[str]]:
-    """Plant a run; returns what is planted, and what is missing of it in words.
+) -> Planted:
+    """Plant a run.
 
     Args:
         found: The requests and what they mean.
@@ -89,18 +108,30 @@ def plant(
         KsymError: it cannot be planted, or not without something that this machine lacks.
     """
     plans = [make_plan(found, twin=twin, conditions=conditions) for twin in _twins(found, planting)]
+    guarded = tuple(_guarded(watch, scope(), planting.guard) for watch in plans[0].watches)
+    limit = None
     for plan in plans:
-        engine, notes = _engine(plan, planting, kernel)
+        engine, lacking = _engine(plan, planting, guarded, kernel)
         if engine is not None:
             stack.callback(engine.close)
+        options = planting.options
+        if any(guarded):
+            limit = limit or Limit(planting.guard or DEFAULT_PERCENT, measure(with_program=engine is not None))
+            options = replace(options, stops_on_demand=limit.cost.stops_on_demand)
         try:
-            return stack.enter_context(ArmedWatch(plan, scope, planting.options, engine)), notes
+            armed = stack.enter_context(ArmedWatch(plan, scope, options, engine))
         except NoRegisters:
             if plan is plans[-1]:
                 raise
             if engine is not None:
                 engine.close()
+            continue
+        return Planted(armed, Guard(armed, limit, guarded) if limit else None, lacking)
     raise AssertionError("there is always a plan")
+
+
+def _guarded(watch: Watch, scope: Scope, percent: float | None) -> bool:
+    return scope.system_wide(watch) if percent is None else percent > 0
 
 
 def _twins(found: Sequence[tuple[Request, Variable]], planting: Planting) -> list[bool]:
@@ -113,7 +144,9 @@ def _twins(found: Sequence[tuple[Request, Variable]], planting: Planting) -> lis
     return [True, False]
 
 
-def _engine(plan: Plan, planting: Planting, kernel: Kernel) -> tuple[Engine | None, list[str]]:
+def _engine(
+    plan: Plan, planting: Planting, guarded: tuple[bool, ...], kernel: Kernel
+) -> tuple[Engine | None, list[str]]:
     """The programs of a plan; where there can be none, what is missing without them.
 
     Raises:
@@ -123,7 +156,7 @@ def _engine(plan: Plan, planting: Planting, kernel: Kernel) -> tuple[Engine | No
         return None, []
     why = "--no-bpf"
     if planting.bpf:
-        wants = planting.wants
+        wants = replace(planting.wants, guarded=guarded)
         if any(trips_itself(watch) for watch in plan.watches):
             wants = replace(wants, walk=kernel.direct_map)
         try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from ksym.commands.parser import add_vmlinux, cpu_list, positive, seconds
+from ksym.commands.parser import add_vmlinux, cpu_list, percent, positive, seconds
 from ksym.commands.planting import TWINS, Planting, bind_conditions, plant, seed
 from ksym.errors import KsymError, RequestError, UsageError
 from ksym.language.parser import parse_request
@@ -48,6 +48,10 @@ def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
     parser.add_argument(
         "--no-bpf", action="store_true", help="plain perf events only: no values, no conditions on them"
     )
+    parser.add_argument(
+        "--guard", type=percent, metavar="PERCENT|off",
+        help="disarm a watch whose hits take more of a CPU's time (default: 25, for kernel variables without -p)",
+    )  # fmt: skip
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="no header, and no remarks but the summary"
     )
@@ -139,11 +143,12 @@ def open_session(
         found = [(request, resolver.resolve(request)) for request in requests]
         functions = Functions(resolver.kernel, pid, kernel_accesses=args.kernel_accesses)
         conditions = bind_conditions(found, functions)
-        armed, lacking = plant(found, conditions, _scope(args, pid), planting, stack, resolver.kernel)
+        planted = plant(found, conditions, _scope(args, pid), planting, stack, resolver.kernel)
+        armed = planted.armed
         seed(armed, resolver, pid)
         run = Run(
             armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
-            fixed_cpus=args.cpus is not None,
+            fixed_cpus=args.cpus is not None, guard=planted.guard,
         )  # fmt: skip
         if armed.unstable_threads:
             run.notes.append(
@@ -151,7 +156,7 @@ def open_session(
             )
         if command and pid not in (None, command.pid, args.pid):
             run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
-        yield Session(armed.plan, armed, run, resolver, command, pid, lacking)
+        yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking)
 
 
 def _start(

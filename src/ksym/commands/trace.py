@@ -53,7 +53,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace until COMMAND, the duration, the limit or Ctrl-C ends it."""
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
-    planting = Planting(options, Wants(Sink.RECORD), twin=args.twin, bpf=not args.no_bpf)
+    planting = Planting(options, Wants(Sink.RECORD), twin=args.twin, bpf=not args.no_bpf, guard=args.guard)
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
     with closing(Output(args.output)) as output, open_session(args, planting) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)

@@ -136,7 +136,7 @@ class PerfEvent:
         fcntl.ioctl(self.fd, IOC_REFRESH, hits)
 
     def attach(self, program: int) -> None:
-        """Run a BPF program at each overflow; where it returns 0 there is no sample (4.13, commit aa6a5f3cb2b2)."""
+        """Run a BPF program at each overflow; where it returns 0 there is no sample (4.9, commit aa6a5f3cb2b2)."""
         fcntl.ioctl(self.fd, IOC_SET_BPF, program)
 
     def output_to(self, other: PerfEvent) -> None:

@@ -40,12 +40,14 @@ class Options:
         stacks: Samples carry call chains.
         kernel_accesses: A user variable's accesses by the kernel are wanted too.
         ring_bytes: Ring size a CPU, a power of two; 0 lets the number of CPUs decide.
+        stops_on_demand: A program that returns 1 stops its event (`guard.HitCost`).
     """
 
     counting: bool = False
     stacks: bool = False
     kernel_accesses: bool = False
     ring_bytes: int = 0
+    stops_on_demand: bool = False
 
 
 @dataclass
@@ -155,7 +157,8 @@ class ArmedWatch:
         period = sample_type = wakeup = clock = 0
         if self.engine:
             # Its program runs where a sample would be taken, and returns 0 so that none is. The kernel prepares a
-            # sample before it asks (since 6.2, commit 0eb31815c62f), so the less there is in it the better.
+            # sample before it asks ("perf/core: Call perf_prepare_sample() before running BPF", 6.3), so the less
+            # there is in it the better.
             period, sample_type = 1, Sample.IDENTIFIER
         elif self._rings:
             flags |= Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID | Flag.WATERMARK
@@ -207,13 +210,25 @@ class ArmedWatch:
             if again:
                 time.sleep(_STARTING_SECONDS)
             for armed in self.events:
-                armed.event.enable()
+                self._enable(armed)
 
-    def disable(self) -> None:
-        """Disarm; counters and rings can still be read."""
+    def _enable(self, armed: ArmedEvent) -> None:
+        # The kernel takes no such limit for an event that is inherited by new threads.
+        if self.options.stops_on_demand and self.engine and armed.planned.pid < 0:
+            armed.event.refresh(1)
+        else:
+            armed.event.enable()
+
+    def disable(self, index: int | None = None) -> None:
+        """Disarm; counters and rings can still be read.
+
+        Args:
+            index: This watch alone.
+        """
         for armed in self.events:
-            with contextlib.suppress(OSError):  # its CPU may have gone
-                armed.event.disable()
+            if index in (None, armed.planned.watch.index):
+                with contextlib.suppress(OSError):  # its CPU may have gone
+                    armed.event.disable()
 
     def counts(self) -> list[int]:
         """Exact hits of each watch so far, from the counters."""
@@ -221,6 +236,15 @@ class ArmedWatch:
         for armed in self.events:
             totals[armed.planned.watch.index] += _share(armed)
         return totals
+
+    def counts_by_cpu(self) -> dict[tuple[int, int], int]:
+        """Hits of each (watch, CPU) so far; CPU -1 for those of threads, which may be anywhere."""
+        counts: dict[tuple[int, int], int] = {}
+        for armed in self.events:
+            if armed.planned.role is not Role.MARK:
+                place = armed.planned.watch.index, armed.planned.cpu
+                counts[place] = counts.get(place, 0) + armed.event.read()[0]
+        return counts
 
     def lost(self) -> int:
         """Records for which a ring had no room, where the kernel counts them (PERF_FORMAT_LOST)."""
@@ -297,7 +321,7 @@ class ArmedWatch:
                 self.events.remove(armed)
             raise self._explain(error, planned) from error
         for armed in added:
-            armed.event.enable()
+            self._enable(armed)
         return [armed.planned for armed in added]
 
     def _explain(self, error: OSError, planned: PlannedEvent | None) -> KsymError:

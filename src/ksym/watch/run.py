@@ -19,6 +19,7 @@ from types import FrameType
 from ksym.errors import KsymError
 from ksym.linux.cpus import CpuEvents
 from ksym.watch.arm import ArmedWatch
+from ksym.watch.guard import LOOK_SECONDS, Guard
 from ksym.watch.launch import Command
 
 ROUND_SECONDS = 0.1
@@ -84,6 +85,7 @@ class Run:
         duration: Seconds after which the run ends.
         every: Seconds between rounds that the caller wants, whatever happens.
         fixed_cpus: The user chose the CPUs (-C): others that come are not covered.
+        guard: Disarms what costs too much; None: nobody does.
     """
 
     def __init__(
@@ -96,9 +98,10 @@ class Run:
         duration: float | None = None,
         every: float = ROUND_SECONDS,
         fixed_cpus: bool = False,
+        guard: Guard | None = None,
     ) -> None:
         self._armed, self._signals, self._command = armed, signals, command
-        self._duration, self._every = duration, every
+        self._duration, self._every, self._guard = duration, every, guard
         self._pidfd = -1
         if pid is not None and command is None:
             # pidfd_open(2) came in 5.3; before it the end of the process is seen at the next round.
@@ -153,9 +156,12 @@ class Run:
         rings = self._register_rings(poll, set())
         deadline = None if self._duration is None else self.armed_at + self._duration
         due = self.armed_at + self._every
+        look = self.armed_at + LOOK_SECONDS
         while not self._over(deadline):
             now = time.monotonic()
             until = due if deadline is None else min(due, deadline)
+            if self._guard:
+                until = min(until, look)
             events = poll.poll(max(0.0, until - now) * 1000)
             woken = {fd for fd, _ in events}
             for fd, event in events:
@@ -165,6 +171,9 @@ class Run:
                     poll.unregister(fd)
                     rings.discard(fd)
             self._signals.clear()
+            if self._guard and time.monotonic() >= look:
+                self._look(self._guard)
+                look = time.monotonic() + LOOK_SECONDS
             if cpu_events and cpu_events.fileno() in woken:
                 self._follow_cpus(cpu_events.take())
                 rings = self._register_rings(poll, rings)
@@ -219,6 +228,17 @@ class Run:
                 self._note(f"CPU {cpu} went offline")
             elif action == "online" and cpu not in self._cpus and self._wanted(cpu):
                 self._cover(cpu)
+
+    def _look(self, guard: Guard) -> None:
+        for told in guard.look():
+            self._note(told)
+            if guard.all_disarmed and self._command is None:
+                self.stop("the guard disarmed everything")
+
+    @property
+    def disarmed(self) -> int:
+        """How many watches the guard took off."""
+        return len(self._guard.disarmed) if self._guard else 0
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
