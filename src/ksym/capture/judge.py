@@ -1,2 +1,53 @@
-def judges(armed):
-    return ()
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is left of a condition for ksym to judge: that which needs the decoded instruction, or all of it without programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ksym.capture.records import SampleRecord
+from ksym.capture.sites import Site
+from ksym.language.condition import Condition
+from ksym.language.request import Mode
+from ksym.linux.libc import MACHINE
+from ksym.program.engine import sees
+from ksym.program.layout import Hit
+from ksym.watch.arm import ArmedWatch
+from ksym.watch.plan import Watch
+
+Judge = Callable[[SampleRecord, Site, str, str], bool]
+"""Whether to keep a hit: (record, where it came from, access, comm)."""
+
+
+def judges(armed: ArmedWatch) -> list[Judge | None]:
+    """For each watch, who judges its hits; None where nothing is left to judge."""
+    return [_judge_for(watch, in_kernel=armed.engine is not None) for watch in armed.plan.watches]
+
+
+def _judge_for(watch: Watch, *, in_kernel: bool) -> Judge | None:
+    if watch.condition is None:
+        return None
+    if in_kernel:
+        from ksym.program.conditions import decided_in_kernel
+
+        if decided_in_kernel(watch.condition, sees(watch)):
+            return None
+    return _judge(watch.condition, execute=watch.mode is Mode.EXECUTE, length=watch.variable.length)
+
+
+def _judge(condition: Condition, *, execute: bool, length: int) -> Judge:
+    from ksym.program.verdict import Seen, could_match
+
+    back = 0 if execute or MACHINE != "x86_64" else 1
+
+    def judge(record: SampleRecord, site: Site, access: str, comm: str) -> bool:
+        old = record.old[:length] if record.flags & Hit.OLD else None
+        new = record.new[:length] if record.flags & Hit.NEW else None
+        known = old is not None and new is not None
+        seen = Seen(
+            old, new, bool(record.flags & Hit.CHANGED) if known else None, record.pid, record.tid, record.cpu,
+            record.uid, comm, access, record.ip, site.ip - back,
+        )  # fmt: skip
+        return could_match(condition, seen)
+
+    return judge

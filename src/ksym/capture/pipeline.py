@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import Coalesce, may_sweep
 from ksym.capture.instructions import EXECUTE, READ, READ_WRITE, UNKNOWN, WRITE
+from ksym.capture.judge import Judge
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -57,10 +58,6 @@ class _Origin(NamedTuple):
     sweeps: bool
     judged: bool
 
-
-Judge = Callable[[SampleRecord, PlannedEvent, Site, str], bool]
-"""Whether a hit is one that was asked for, as far as the kernel has not judged it already: (record, what was hit,
-where from, access)."""
 
 _KNOWN = Hit.READ | Hit.WROTE
 
@@ -114,7 +111,7 @@ class Pipeline:
             if record.__class__ is not SampleRecord:
                 self._sideband(record)
                 continue
-            time, cpu, event, ip, pid, tid, chain, flags, old, new = record
+            time, cpu, event, ip, pid, tid, chain, flags, uid, old, new = record
             key = (event, flags >> PIECE_SHIFT, ip, 0 if ip >= KERNEL_HALF else pid)
             if key in origins:
                 origin = origins[key]
@@ -163,7 +160,10 @@ class Pipeline:
         if watch.mode is Mode.READ and kind in (WRITE, READ_WRITE):
             return ""
         judge = self._judges[watch.index] if self._judges else None
-        if judge is None or judge(record, planned, origin.site, kind):
+        if judge is None:
+            return kind
+        comm = self._tasks.name(record.pid, record.tid, record.cpu)
+        if judge(record, origin.site, kind, comm):
             return kind
         self.hits[watch.index] = self.hits.get(watch.index, 0) + 1
         self.rejected[watch.index] = self.rejected.get(watch.index, 0) + 1

@@ -18,8 +18,8 @@ _MISC_COMM_EXEC = 1 << 13
 _HEADER = struct.Struct("=IHH")
 # identifier, ip, pid, tid, time, cpu
 _SAMPLE_BODY = struct.Struct("=QQIIQI4x")
-_RAW_HEAD = struct.Struct("=IIQ")
-"""Size of the raw bytes, then theirs: flags, time."""
+_RAW_HEAD = struct.Struct("=IIQI4x")
+"""Size of the raw bytes, then theirs: flags, time, uid; gid is not used."""
 _TRAILER = struct.Struct("=IIQI4xQ")
 _PAIRS = struct.Struct("=IIIIQ")
 _MAPPING = struct.Struct("=IIQQQ")
@@ -32,7 +32,7 @@ CONTEXT_LEAST = 2**64 - 4095
 class SampleRecord(NamedTuple):
     """One hit. ``time`` is CLOCK_MONOTONIC nanoseconds; ``chain`` raw, with context markers, or empty.
 
-    ``flags``, ``old`` and ``new`` are what a program adds, and 0 and empty where there was none (`program.layout`).
+    What follows it is what a program adds (`program.layout`): 0, None and empty where there was none.
     """
 
     time: int
@@ -43,6 +43,7 @@ class SampleRecord(NamedTuple):
     tid: int
     chain: tuple[int, ...] = ()
     flags: int = 0
+    uid: int | None = None
     old: bytes = b""
     new: bytes = b""
 
@@ -137,13 +138,13 @@ def _parse_equal(data: bytes, at: int, size: int, raw: bool, out: list[Record]) 
         for kind, length, event_id, ip, pid, tid, time, cpu in _shape(size, raw).iter_unpack(whole):
             if kind != _SAMPLE or length != size:
                 break
-            out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), 0, b"", b"")))
+            out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), 0, None, b"", b"")))
             at += size
         return at
-    for kind, length, event_id, ip, pid, tid, cpu, flags, time, old, new in _shape(size, raw).iter_unpack(whole):
+    for kind, length, event_id, ip, pid, tid, cpu, flags, time, uid, old, new in _shape(size, raw).iter_unpack(whole):
         if kind != _SAMPLE or length != size:
             break
-        out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), flags, old, new)))
+        out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), flags, uid, old, new)))
         at += size
     return at
 
@@ -154,7 +155,7 @@ def _shape(size: int, raw: bool) -> struct.Struct:
     if not raw:
         return struct.Struct("=I2xHQQIIQI4x")
     value = (size - 8 - _SAMPLE_BODY.size - _RAW_HEAD.size) // 2
-    return struct.Struct(f"=I2xHQQII8xI4x4xIQ{value}s{value}s")
+    return struct.Struct(f"=I2xHQQII8xI4x4xIQI4x{value}s{value}s")
 
 
 def _chained(data: bytes, at: int, raw: bool) -> SampleRecord:
@@ -164,11 +165,11 @@ def _chained(data: bytes, at: int, raw: bool) -> SampleRecord:
     if not raw:
         return SampleRecord(time, cpu, event_id, ip, pid, tid, chain)
     at += _CHAIN_AT + 8 + 8 * count
-    size, flags, time = _RAW_HEAD.unpack_from(data, at)
+    size, flags, time, uid = _RAW_HEAD.unpack_from(data, at)
     at += _RAW_HEAD.size
     value = (size - (_RAW_HEAD.size - 4)) // 2
     old, new = data[at : at + value], data[at + value : at + 2 * value]
-    return SampleRecord(time, cpu, event_id, ip, pid, tid, chain, flags, old, new)
+    return SampleRecord(time, cpu, event_id, ip, pid, tid, chain, flags, uid, old, new)
 
 
 def _sideband(kind: int, misc: int, data: bytes) -> Record | None:

@@ -154,20 +154,26 @@ def _engine(
     """
     if planting.wants is None:
         return None, []
-    why = "--no-bpf"
+    why = ""
     if planting.bpf:
-        wants = replace(planting.wants, guarded=guarded)
-        if any(trips_itself(watch) for watch in plan.watches):
-            wants = replace(wants, walk=kernel.direct_map)
         try:
-            return Engine(plan, wants), []
+            return Engine(plan, wants_for(plan, replace(planting.wants, guarded=guarded), kernel)), []
         except EngineRefused as refused:
             why = refused.why
     lacks = _lacks(plan, planting.wants)
     if lacks:
         what, todo = lacks
+        if not planting.bpf:
+            why, todo = "--no-bpf keeps them out", "leave --no-bpf out"
         raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
     return None, [] if not planting.bpf else [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"]
+
+
+def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
+    """What the plan's programs want besides: the way to user memory, where reading it directly would hit a register."""
+    if any(trips_itself(watch) for watch in plan.watches):
+        return replace(wants, walk=kernel.direct_map)
+    return wants
 
 
 def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from ksym.commands.parser import add_vmlinux, positive
+from ksym.commands.planting import bind_conditions, wants_for
 from ksym.commands.session import parse_requests
 from ksym.language.request import Request
+from ksym.program.engine import Wants, programs
+from ksym.program.watch_program import Sink
+from ksym.symbols.functions import Functions
 from ksym.symbols.path import describe
 from ksym.symbols.resolver import Resolver
-from ksym.symbols.variable import Variable
+from ksym.symbols.variable import Space, Variable
 from ksym.views.text import printable
 from ksym.watch.plan import Plan, Watch, make_plan
 from ksym.watch.registers import free_registers
@@ -29,6 +35,10 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-p", "--pid", type=positive, help="the process in which user variables lie")
     parser.add_argument("--json", action="store_true", help="an object a line")
+    parser.add_argument(
+        "--program", action="store_true",
+        help="show the BPF programs that trace would run at each hit, ACCESS and condition included",
+    )  # fmt: skip
     add_vmlinux(parser)
 
 
@@ -36,7 +46,11 @@ def run(args: argparse.Namespace) -> int:
     """Resolve and print."""
     requests = parse_requests(args.requests)
     with closing(Resolver(vmlinux=args.vmlinux, pid=args.pid)) as resolver:
-        plan = make_plan((request, resolver.resolve(request)) for request in requests)
+        found = [(request, resolver.resolve(request)) for request in requests]
+        if args.program:
+            print(_programs(found, resolver), end="")
+            return 0
+        plan = make_plan(found)
         free = _free(args.pid)
         for number, watch in enumerate(plan.watches):
             if args.json:
@@ -46,6 +60,21 @@ def run(args: argparse.Namespace) -> int:
         if not args.json and len(plan.watches) > 1:
             print(f"\nregisters for all: {_registers(plan, free)}")
     return 0
+
+
+def _programs(found: Sequence[tuple[Request, Variable]], resolver: Resolver) -> str:
+    """Listings of a plan's programs, in the order in which their registers are taken."""
+    conditions = bind_conditions(found, Functions(resolver.kernel, resolver.pid))
+    plan = make_plan(found, twin=True, conditions=conditions)
+    wants = wants_for(plan, Wants(Sink.RECORD), resolver.kernel)
+    guarded = tuple(watch.variable.space is Space.KERNEL for watch in plan.watches)
+    parts = []
+    for index, piece, role, program in programs(plan, replace(wants, guarded=guarded)):
+        watch = plan.watches[index]
+        where = watch.pieces[piece]
+        title = f"{printable(str(watch.request))}  {program.name}, {role.value}, {where.length} bytes at +{where.offset}"
+        parts.append("\n".join([title, *program.listing()]) + "\n")
+    return "\n".join(parts)
 
 
 def _free(pid: int | None) -> int | None:

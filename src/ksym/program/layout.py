@@ -5,6 +5,7 @@ A record's RAW bytes, behind perf's own 32-bit size:
 
     u32 flags          Hit
     u64 time           CLOCK_MONOTONIC ns, taken together with the value
+    u64 user           user id, and in the upper half group id, of the task
     u8  old[padded]    what the watch last saw, valid with Hit.OLD
     u8  new[padded]    what the variable holds now, valid with Hit.NEW
 
@@ -62,9 +63,14 @@ class Frame:
         return -2 * self.padded
 
     @property
-    def time(self) -> int:
+    def user(self) -> int:
         """u64."""
         return self.old - 8
+
+    @property
+    def time(self) -> int:
+        """u64."""
+        return self.user - 8
 
     @property
     def flags(self) -> int:
@@ -74,7 +80,7 @@ class Frame:
     @property
     def size(self) -> int:
         """Bytes of the record."""
-        return 12 + 2 * self.padded
+        return 20 + 2 * self.padded
 
     @property
     def free(self) -> int:

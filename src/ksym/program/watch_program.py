@@ -458,6 +458,8 @@ class _Generator:
         if not frame.padded:
             asm.call(Helper.KTIME_GET_NS)
             asm.store(R10, frame.time, R0)
+        asm.call(Helper.GET_CURRENT_UID_GID)
+        asm.store(R10, frame.user, R0)
         asm.mov(R1, R6)
         asm.map_descriptor(R2, f"output{self.spec.watch}")
         asm.mov(R3, _CURRENT_CPU)

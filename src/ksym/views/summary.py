@@ -11,15 +11,18 @@ from ksym.views.text import printable
 
 @dataclass
 class Tally:
-    """What a run saw.
+    """What a run saw. Hits shown + lost + hidden + rejected + suppressed are what the counters say.
 
     Args:
         names: The watches, in order.
-        hits: Hits of each, by the counters where all were counted.
+        hits: Hits of each; for a run that only counts.
         accesses: Accesses shown of each; None for a run that only counts.
+        shown: Hits that these accesses took.
         lost: Hits that the counters saw and no record told of.
         no_room: Of those, the ones for which a ring had no room.
         hidden: Hits seen, but not shown because the limit was reached.
+        rejected: Hits that did not match a condition.
+        suppressed: Hits between the guard's verdict and its watch's end.
         disarmed: Watches that the guard took off.
         notes: What was missed, in words.
     """
@@ -27,22 +30,26 @@ class Tally:
     names: Sequence[str]
     hits: Sequence[int]
     accesses: Sequence[int] | None
+    shown: int = 0
     lost: int = 0
     no_room: int = 0
     hidden: int = 0
+    rejected: int = 0
+    suppressed: int = 0
     disarmed: int = 0
     notes: Sequence[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """``ksym: 3 accesses (10 hits), 0 lost, 0 disarmed; pid_max 3``, then a line for each note."""
-        shown = sum(self.hits) - self.lost - self.hidden
         if self.accesses is None:
             head, each = _number(sum(self.hits), "hit"), self.hits
         else:
-            head = f"{_number(sum(self.accesses), 'access')} ({_number(shown, 'hit')})"
+            head = f"{_number(sum(self.accesses), 'access')} ({_number(self.shown, 'hit')})"
             each = self.accesses
         parts = ", ".join(f"{printable(name)} {count}" for name, count in zip(self.names, each, strict=True))
         lines = [f"ksym: {head}, {self.lost} lost, {self.disarmed} disarmed; {parts}"]
+        if self.rejected:
+            lines.append(f"ksym: {_number(self.rejected, 'hit')} did not match the condition")
         if self.hidden:
             lines.append(f"ksym: {_number(self.hidden, 'hit')} after the limit not shown")
         no_room = min(self.lost, self.no_room)
@@ -56,6 +63,8 @@ class Tally:
                 f"ksym: {_number(self.lost - no_room, 'hit')} counted, but the kernel wrote no record; "
                 "perf's own code touches what is watched"
             )
+        if self.suppressed:
+            lines.append(f"ksym: {_number(self.suppressed, 'hit')} of disarmed watches not shown")
         lines.extend(f"ksym: {note}" for note in self.notes)
         return lines
 

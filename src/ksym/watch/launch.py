@@ -200,6 +200,7 @@ class Command:
             if self.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid, number)
+                    os.kill(self.pid, signal.SIGCONT)  # one that is stopped ends when it goes on
                 self._wait_for(patience)
         return self.status
 

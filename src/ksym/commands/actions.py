@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``--on-hit``: what else happens at an access. ``stop`` is done by the program in the kernel, ``exec CMD`` here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ksym.capture.access import Access
+from ksym.views.text import printable
+
+STOP, EXEC = "stop", "exec "
+_PER_SECOND = 10
+_AT_ONCE = 4
+_PATIENCE_SECONDS = 10.0
+
+
+def on_hit(text: str) -> str:
+    """``stop``, or ``exec CMD``; for argparse."""
+    text = text.strip()
+    if text != STOP and not (text.startswith(EXEC) and text[len(EXEC) :].strip()):
+        raise argparse.ArgumentTypeError(f"'{text}' is neither stop nor 'exec CMD'")
+    return text
+
+
+class Stopped:
+    """Tells of the tasks that were stopped, each time once for its process, until it goes on."""
+
+    def __init__(self) -> None:
+        self._told: set[int] = set()
+
+    def take(self, access: Access) -> None:
+        """An access whose task the kernel has stopped."""
+        if access.pid in self._told or access.pid == 0:
+            return
+        self._told.add(access.pid)
+        print(
+            f"ksym: stopped {printable(access.comm)} (pid {access.pid}); look: gdb -p {access.pid}; "
+            f"let it go on: kill -CONT {access.pid}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def turn(self) -> None:
+        """Once a round: who went on may be stopped and told of again."""
+        self._told = {pid for pid in self._told if _is_stopped(pid)}
+
+    def finish(self) -> list[str]:
+        """What the summary tells: nothing."""
+        return []
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
+    except OSError:
+        return False
+
+
+class Execute:
+    """Runs a command for accesses, with the row as JSON on its standard input; what it writes goes to stderr.
+
+    At most ten a second are started and four run at once: a hot variable must not become a fork bomb. Accesses that
+    came in between are shown all the same, and counted.
+
+    Args:
+        command: For the shell.
+        row: Makes the JSON line of an access.
+    """
+
+    def __init__(self, command: str, row: Callable[[Access], str]) -> None:
+        self._command, self._row = command, row
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._starts: deque[float] = deque(maxlen=_PER_SECOND)
+        self._skipped = 0
+
+    def take(self, access: Access) -> None:
+        """An access that was kept."""
+        self.turn()
+        now = time.monotonic()
+        if len(self._running) >= _AT_ONCE or (
+            len(self._starts) == _PER_SECOND and now - self._starts[0] < 1
+        ):
+            self._skipped += 1
+            return
+        self._starts.append(now)
+        # A file takes the row whole, whether the command reads it or not.
+        row = os.memfd_create("ksym-row", os.MFD_CLOEXEC)
+        try:
+            os.write(row, self._row(access).encode())
+            os.lseek(row, 0, os.SEEK_SET)
+            self._running.append(
+                subprocess.Popen(self._command, shell=True, stdin=row, stdout=sys.stderr.fileno())
+            )
+        finally:
+            os.close(row)
+
+    def turn(self) -> None:
+        """Once a round: note which commands have ended."""
+        self._running = [process for process in self._running if process.poll() is None]
+
+    def finish(self) -> list[str]:
+        """Wait for the last ones; returns what the summary tells."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        for process in self._running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if not self._skipped:
+            return []
+        rate = f"at most {_PER_SECOND} a second, {_AT_ONCE} at once"
+        return [f"--on-hit: the command was not run for {self._skipped} accesses ({rate})"]
+
+
+Action = Stopped | Execute
+
+
+def action_for(text: str | None, row: Callable[[Access], str]) -> Action | None:
+    """What ``--on-hit`` asks for."""
+    if text is None:
+        return None
+    return Stopped() if text == STOP else Execute(text[len(EXEC) :].strip(), row)
