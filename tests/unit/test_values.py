@@ -461,6 +461,13 @@ def test_values_are_remembered_but_not_all() -> None:
         assert len(known) <= VALUES_KEPT
 
 
+@given(st.sampled_from([INT, parse_type("u8"), CHAR, None]), st.lists(st.integers(0, 4)))
+def test_what_is_remembered_is_right(kind: Type | None, numbers: list[int]) -> None:
+    values = Values(variable(kind, 4 if kind is None else kind.size))
+    for number in numbers:
+        assert values.of(struct.pack("<Q", number)).plain == number
+
+
 def test_a_counter_is_quick() -> None:
     of = Values(variable(parse_type("u64"))).of
     fresh = [number.to_bytes(8, "little") for number in range(50_000)]

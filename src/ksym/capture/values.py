@@ -1,73 +1,27 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Values by type: from the bytes of a variable to what every output prints.
-
-A type is compiled once, to functions that take the bytes and give a `Value`; a value that comes again is not
-decoded again.
+"""The values of a variable, from its bytes to what every output prints.
 
 >>> from ksym.symbols.ctext import parse_type
 >>> from ksym.symbols.variable import Space
 >>> Values(Variable("v", 0x1000, 4, Space.USER, parse_type("int"))).of(bytes.fromhex("feffffff00000000"))
 Value(text='-2', plain=-2, json='-2')
 
-Bytes count from the least significant one, as on all machines that ksym runs on.
+Values are remembered as far as that is quicker than decoding them again.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from functools import reduce
-from operator import or_
-from struct import Struct as Layout
-from typing import NamedTuple, TypeAlias
+import struct
+from collections.abc import Callable
 
-from ksym.capture.floats import float_reader
-from ksym.errors import KsymError
-from ksym.program.layout import MOST_BYTES
-from ksym.symbols.types import Array, Encoding, Enum, Float, Integer, Pointer, Struct, Type, resolve
+from ksym.capture.decoders import INTEGERS, Decoder, Names, Value, decoder_of, raw_bytes, show_number
+from ksym.symbols.types import Encoding, Integer, resolve
 from ksym.symbols.variable import Variable
 
+__all__ = ["VALUES_KEPT", "Names", "Value", "Values"]
+
 VALUES_KEPT = 4096
-"""How many values of a variable are remembered: a flag's few for ever, a counter's for a while."""
-
-_MOST_PARTS = 4096
-"""Of a variable whose type is taken for a sensible one."""
-
-Plain: TypeAlias = "int | float | str | list[Plain] | dict[str, Plain]"
-"""What JSON can say; bool is an int."""
-
-
-class Value(NamedTuple):
-    """A value, decoded.
-
-    Args:
-        text: For people: ``32768``, ``true``, ``65 'A'``, ``"sshd"``, ``{a = 1, b = 2}``.
-        plain: For programs: number, bool, string, list or dict.
-        json: ``plain`` as JSON, in ASCII.
-    """
-
-    text: str
-    plain: Plain
-    json: str
-
-
-Names = Callable[[int], str | None]
-"""Says what a pointer points to (``jiffies``, ``tcp_prot+0x10``); None where nothing known lies."""
-
-_Decoder = Callable[[bytes], Value]
-_Show = Callable[[int], Value]
-
-_INTEGERS = {
-    (size, signed): Layout(f"<{letter if signed else letter.upper()}")
-    for size, letter in ((1, "b"), (2, "h"), (4, "i"), (8, "q"))
-    for signed in (False, True)
-}
-
-_ESCAPES = {
-    **{ord(c): f"\\{mark}" for c, mark in zip('\0\a\b\t\n\v\f\r"\\', '0abtnvfr"\\', strict=True)},
-    # Bytes that are no UTF-8, as the decoder's surrogateescape leaves them.
-    **{0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)},
-}
+"""How many values of a variable are remembered: a state's few for ever, those of a time stamp for a while."""
 
 
 class Values:
@@ -82,321 +36,67 @@ class Values:
     """Decode a value: the variable's bytes, and any number of bytes behind them that do not count."""
 
     def __init__(self, variable: Variable, names: Names | None = None) -> None:
-        self.of = _Known(variable, names).__getitem__  # C code: most values of most variables come again
+        layout = _integer(variable)
+        self.of = _counter(layout) if layout else _Known(variable, names).__getitem__
+
+
+def _integer(variable: Variable) -> struct.Struct | None:
+    """How to read a variable that is a plain integer, or that has the bytes of one and no type."""
+    kind, length = variable.type and resolve(variable.type), variable.length
+    if variable.bits or not (
+        kind is None
+        or (isinstance(kind, Integer) and kind.encoding is Encoding.INTEGER and kind.size == length)
+    ):
+        return None
+    return INTEGERS.get((length, kind is not None and kind.signed))
+
+
+def _counter(layout: struct.Struct) -> Callable[[bytes], Value]:
+    """Decodes integers, whose values change with every hit where it matters that this is quick.
+
+    So no table of values is kept, and Value's own constructor is avoided. A hit's old value mostly is the new one
+    of the hit before; three are remembered, because hits give their new value first, and of two values the one
+    that is needed next would be forgotten for good once the first old value was another.
+    """
+    unpack, text_of, make, of_class = layout.unpack_from, str, tuple.__new__, Value
+    first = second = third = bytes(layout.size)
+    first_value = second_value = third_value = show_number(0)
+
+    def decode(data: bytes) -> Value:
+        nonlocal first, second, third, first_value, second_value, third_value
+        if data == first:
+            return first_value
+        if data == second:
+            return second_value
+        if data == third:
+            return third_value
+        try:
+            (number,) = unpack(data)
+        except struct.error:
+            return raw_bytes(0, len(data))(data)  # of a damaged recording
+        text = text_of(number)
+        third, second, first = second, first, data
+        third_value, second_value = second_value, first_value
+        first_value = make(of_class, (text, number, text))
+        return first_value
+
+    return decode
 
 
 class _Known(dict[bytes, Value]):
-    """Values by bytes; those not yet known are decoded."""
+    """Values by bytes, found by C code; those not yet known are decoded."""
 
     def __init__(self, variable: Variable, names: Names | None) -> None:
         super().__init__()
         self._variable, self._names, self._length = variable, names, variable.length
-        self._decode: _Decoder | None = None
+        self._decode: Decoder | None = None
 
     def __missing__(self, data: bytes) -> Value:
         decode = self._decode
         if decode is None:
-            decode = self._decode = _decoder(self._variable, self._names)
+            decode = self._decode = decoder_of(self._variable, self._names)
         if len(self) >= VALUES_KEPT:
             self.clear()
         # Of fewer bytes (a damaged recording) only those can be told.
-        value = self[data] = decode(data) if len(data) >= self._length else _bytes(0, len(data))(data)
+        value = self[data] = decode(data) if len(data) >= self._length else raw_bytes(0, len(data))(data)
         return value
-
-
-class _Unfit(Exception):
-    """The type does not describe the variable's bytes: its description is damaged, or of another version."""
-
-
-def _decoder(variable: Variable, names: Names | None) -> _Decoder:
-    kind, length = variable.type, variable.length
-    if kind is not None and length <= MOST_BYTES:
-        compiler = _Compiler(length, names)
-        try:
-            if variable.bits:
-                return compiler.bit_field(resolve(kind), 0, variable.bits)
-            if kind.size:
-                return compiler.decoder(kind, 0)
-        except (_Unfit, KsymError, RecursionError):
-            pass  # types are read as far as they are needed, so this may be the first to find them damaged
-    return _untyped(0, length)
-
-
-class _Compiler:
-    """Makes decoders for the parts of an object of ``length`` bytes; places are offsets in it."""
-
-    def __init__(self, length: int, names: Names | None) -> None:
-        self._length, self._names = length, names
-        self._open: list[Struct] = []
-        self._parts = 0
-
-    def decoder(self, kind: Type, at: int) -> _Decoder:
-        """A decoder of the ``kind`` at ``at``."""
-        kind = resolve(kind)
-        self._count_part()
-        if at < 0 or at + kind.size > self._length:
-            raise _Unfit
-        if isinstance(kind, Struct):
-            return _members(dict(self._fields(kind, at)))
-        if isinstance(kind, Array):
-            return self._array(kind, at)
-        if isinstance(kind, Float):
-            return _real(at, kind)
-        show = self._show(kind)
-        if show is None:
-            return _untyped(at, kind.size)
-        if not kind.size:
-            raise _Unfit  # an enum that is only declared
-        return _number(show, at, kind.size, signed=_signed(kind))
-
-    def bit_field(self, kind: Type, at: int, bits: tuple[int, int]) -> _Decoder:
-        """A decoder of ``bits``, counted as in `ksym.symbols.types.Field`."""
-        self._count_part()
-        first, width = bits
-        start, shift = at + first // 8, first % 8
-        end = start + (shift + width + 7) // 8
-        if first < 0 or width < 1 or start < 0 or end > self._length:
-            raise _Unfit
-        return _bits(self._show(kind) or _show_number, start, end, shift, width, signed=_signed(kind))
-
-    def _count_part(self) -> None:
-        # Unions in unions, two and two, make a type of few lines and of parts without end.
-        self._parts += 1
-        if self._parts > _MOST_PARTS:
-            raise _Unfit
-
-    def _show(self, kind: Type) -> _Show | None:
-        """How a number of that type is shown; None if it is no number."""
-        if isinstance(kind, Enum):
-            return _enumerator(kind)
-        if isinstance(kind, Pointer):
-            return _pointer(self._names)
-        if not isinstance(kind, Integer):
-            return None
-        if kind.encoding is Encoding.BOOL:
-            return _show_bool
-        return _show_char if _is_char(kind) else _show_number
-
-    def _fields(self, kind: Struct, at: int) -> Iterator[tuple[str, _Decoder]]:
-        """Names and decoders of the members, those of unnamed structs and unions among them."""
-        if any(kind is outer for outer in self._open):
-            raise _Unfit  # a struct that holds itself
-        self._open.append(kind)
-        for field in kind.fields:
-            inner, start = resolve(field.type), at + field.offset
-            if field.name:
-                if field.bits:
-                    yield field.name, self.bit_field(inner, start, field.bits)
-                else:
-                    yield field.name, self.decoder(inner, start)
-            elif isinstance(inner, Struct) and not field.bits:
-                yield from self._fields(inner, start)
-        self._open.pop()
-
-    def _array(self, kind: Array, at: int) -> _Decoder:
-        element = resolve(kind.element)
-        # An array without a length has no elements to show, one of empty elements nothing in them.
-        count = kind.count if element.size else 0
-        if at + count * element.size > self._length:
-            raise _Unfit
-        if _is_char(element):
-            return _text(at, count)
-        return _elements([self.decoder(element, at + index * element.size) for index in range(count)])
-
-
-def _signed(kind: Type) -> bool:
-    return isinstance(kind, (Integer, Enum)) and kind.signed
-
-
-def _is_char(kind: Type) -> bool:
-    # DWARF says char of s8 and u8, too, which are numbers.
-    return (
-        isinstance(kind, Integer)
-        and kind.encoding is Encoding.CHAR
-        and kind.size == 1
-        and kind.name not in ("signed char", "unsigned char")
-    )
-
-
-# -- numbers: how their bytes are read, and how they are shown --------------------------------------------
-
-
-def _number(show: _Show, at: int, size: int, *, signed: bool) -> _Decoder:
-    layout = _INTEGERS.get((size, signed))
-    if layout is None:
-        return _bits(show, at, at + size, 0, 8 * size, signed=signed)
-    unpack = layout.unpack_from
-    if show is _show_number:
-        return _counter(unpack, at)
-
-    def decode(data: bytes) -> Value:
-        return show(unpack(data, at)[0])
-
-    return decode
-
-
-def _counter(unpack: Callable[[bytes, int], tuple[int]], at: int) -> _Decoder:
-    # Counters change with every hit, so this is the one decoder that must be fast: no further call, and not the
-    # keyword handling of Value's own constructor.
-    make, text_of, kind = tuple.__new__, str, Value
-
-    def decode(data: bytes) -> Value:
-        (number,) = unpack(data, at)
-        text = text_of(number)
-        return make(kind, (text, number, text))
-
-    return decode
-
-
-def _bits(show: _Show, start: int, end: int, shift: int, width: int, *, signed: bool) -> _Decoder:
-    mask = (1 << width) - 1
-    sign = 1 << (width - 1) if signed else 0
-
-    def decode(data: bytes) -> Value:
-        number = int.from_bytes(data[start:end], "little") >> shift & mask
-        return show((number ^ sign) - sign)
-
-    return decode
-
-
-def _show_number(number: int) -> Value:
-    text = str(number)
-    return Value(text, number, text)
-
-
-def _show_bool(number: int) -> Value:
-    if number == 1:
-        return Value("true", True, "true")
-    return _show_number(number) if number else Value("false", False, "false")
-
-
-def _show_char(number: int) -> Value:
-    byte = number & 0xFF
-    shown = "\\'" if byte == ord("'") else '"' if byte == ord('"') else _escaped(bytes((byte,)))
-    return Value(f"{number} '{shown}'", number, str(number))
-
-
-def _real(at: int, kind: Float) -> _Decoder:
-    read = float_reader(kind, at)
-    raw = _bytes(at, kind.size)
-    if read is None:
-        return raw
-
-    def decode(data: bytes) -> Value:
-        number = read(data)
-        if number is None:
-            return raw(data)
-        text = repr(number)
-        # JSON has no infinities and no NaN.
-        return Value(text, number, text) if math.isfinite(number) else Value(text, text, f'"{text}"')
-
-    return decode
-
-
-def _enumerator(kind: Enum) -> _Show:
-    names: dict[int, str] = {}
-    for name, number in kind.enumerators:
-        names.setdefault(number, name)
-    single_bits = all(number >= 0 and not number & (number - 1) for number in names)
-    flags = sorted(number for number in names if number) if single_bits else []
-    everything = reduce(or_, flags, 0)
-    encode = _json_encoder()
-
-    def show(number: int) -> Value:
-        name = names.get(number)
-        if name is None:
-            if not number or number & ~everything:
-                return _show_number(number)
-            name = " | ".join(names[flag] for flag in flags if flag & number)
-        return Value(name, name, encode(name))
-
-    return show
-
-
-def _pointer(names: Names | None) -> _Show:
-    encode = _json_encoder()
-
-    def show(number: int) -> Value:
-        text = (names(number) if names and number else None) or hex(number)
-        return Value(text, text, encode(text))
-
-    return show
-
-
-# -- what consists of several ----------------------------------------------------------------------------
-
-
-def _members(members: dict[str, _Decoder]) -> _Decoder:
-    encode = _json_encoder()
-    names, decoders = list(members), list(members.values())
-    text = _template("{", [f"{name} = " for name in names], "}")
-    json = _template("{", [f"{encode(name)}: " for name in names], "}")
-
-    def decode(data: bytes) -> Value:
-        values = [decode_one(data) for decode_one in decoders]
-        return Value(
-            text % tuple([value.text for value in values]),
-            dict(zip(names, [value.plain for value in values], strict=True)),
-            json % tuple([value.json for value in values]),
-        )
-
-    return decode
-
-
-def _elements(decoders: list[_Decoder]) -> _Decoder:
-    def decode(data: bytes) -> Value:
-        values = [decode_one(data) for decode_one in decoders]
-        return Value(
-            "{" + ", ".join([value.text for value in values]) + "}",
-            [value.plain for value in values],
-            "[" + ", ".join([value.json for value in values]) + "]",
-        )
-
-    return decode
-
-
-def _template(before: str, parts: list[str], behind: str) -> str:
-    return before + ", ".join(part.replace("%", "%%") + "%s" for part in parts) + behind
-
-
-def _text(at: int, count: int) -> _Decoder:
-    encode = _json_encoder()
-
-    def decode(data: bytes) -> Value:
-        text = data[at : at + count].partition(b"\0")[0]
-        plain = text.decode("utf-8", "backslashreplace")
-        return Value(f'"{_escaped(text)}"', plain, encode(plain))
-
-    return decode
-
-
-def _escaped(text: bytes) -> str:
-    """Text as C writes it between quotes."""
-    shown = text.decode("utf-8", "surrogateescape").translate(_ESCAPES)
-    if shown.isprintable():
-        return shown
-    return "".join(c if c.isprintable() else _escape(ord(c)) for c in shown)
-
-
-def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def _untyped(at: int, size: int) -> _Decoder:
-    if (size, False) in _INTEGERS:
-        return _number(_show_number, at, size, signed=False)
-    return _bytes(at, size)
-
-
-def _bytes(at: int, size: int) -> _Decoder:
-    def decode(data: bytes) -> Value:
-        text = data[at : at + size].hex(" ")
-        return Value(text, text, f'"{text}"')
-
-    return decode
-
-
-def _json_encoder() -> Callable[[str], str]:
-    from json.encoder import encode_basestring_ascii  # late: before a watch is armed nobody needs it
-
-    return encode_basestring_ascii
