@@ -14,6 +14,7 @@ import pytest
 from ksym.capture.access import Access
 from ksym.capture.instructions import Instruction
 from ksym.capture.sites import Named, Site
+from ksym.capture.values import Value
 from ksym.language.parser import parse_request
 from ksym.symbols.variable import Space, Variable
 from ksym.views.fields import NAMES
@@ -26,6 +27,7 @@ PLAN = make_plan([(parse_request("pid_max"), Variable("pid_max", 0xFFFFFFFF82C0F
 INSTRUCTION = Instruction(0xFFFFFFFF8110BEED, "mov [rdx],eax", frozenset({"W"}), 4)
 SITE = Site(0xFFFFFFFF8110BEEF, INSTRUCTION.address, Named("do_conv", 0x5B, 0x80), INSTRUCTION, 4)
 ACCESS = Access(10**9, 1, 4711, 4712, "sysctl", PLAN.watches[0], 0xFFFFFFFF82C0FFE8, "W", SITE)
+FEW, MANY = Value("32768", 32768, "32768"), Value("65536", 65536, "65536")
 NOWHERE = Site(0x401000, 0x401000, Named(None, 0x401000), None, 0)
 
 
@@ -66,7 +68,8 @@ def test_the_header_of_2_6_35() -> None:
 
 
 def test_json_has_the_contracts_keys_in_order() -> None:
-    found = json.loads(row("json", replace(ACCESS, hits=8, stack=(Named("f", 1), Named("g", 2, 0, "mod")))))
+    access = replace(ACCESS, hits=8, stack=(Named("f", 1), Named("g", 2, 0, "mod")), old=FEW, new=MANY)
+    found = json.loads(row("json", access))
     contract = "time_ns cpu pid tid comm symbol address length access old new ip function offset instruction hits stack"
     assert list(found)[:17] == contract.split()
     assert list(found) == list(NAMES)
@@ -74,6 +77,7 @@ def test_json_has_the_contracts_keys_in_order() -> None:
         "cpu": 1, "pid": 4711, "tid": 4712, "comm": "sysctl", "symbol": "pid_max", "address": "0xffffffff82c0ffe8",
         "length": 8, "access": "W",
     }  # fmt: skip
+    assert (found["old"], found["new"]) == (32768, 65536)
     assert (found["ip"], found["function"], found["offset"]) == ("0xffffffff8110beef", "do_conv", 91)
     assert (found["instruction"], found["hits"]) == ("mov [rdx],eax", 8)
     assert found["stack"] == ["f+0x1", "g+0x2 [mod]"]
@@ -103,6 +107,87 @@ def test_columns_of_the_table() -> None:
     for name, word in (("SYMBOL", "pid_max"), ("TYPE", "W "), ("FUNCTION", "do_conv"), ("OLD -> NEW", "- ")):
         assert first.index(word, header.index(name)) == header.index(name)
     assert second.strip() == "f+0x1"
+
+
+@pytest.mark.parametrize(
+    ("access", "old", "new", "shown"),
+    [
+        ("W", FEW, MANY, "32768 -> 65536"),
+        ("W", FEW, FEW, "32768 -> 32768"),
+        ("RW", FEW, FEW, "32768 -> 32768"),
+        ("R", FEW, FEW, "32768"),
+        ("R", FEW, Value("32768", 32768, "32768"), "32768"),
+        ("R", FEW, MANY, "32768 -> 65536"),  # somebody wrote it unseen
+        ("?", FEW, FEW, "32768"),
+        ("W", None, MANY, "? -> 65536"),
+        ("R", None, MANY, "? -> 65536"),
+        ("W", FEW, None, "32768 -> ?"),
+        ("W", None, None, "-"),
+        ("X", FEW, FEW, "-"),
+    ],
+)
+def test_values_in_the_table(access: str, old: Value | None, new: Value | None, shown: str) -> None:
+    rows = rows_for("table", PLAN.watches)
+    column = rows.header().index("OLD -> NEW")
+    text = rows.row(replace(ACCESS, access=access, old=old, new=new))
+    assert text[column:] == f"{shown:<21}do_conv+0x5b\n"
+
+
+@pytest.mark.parametrize("length", [1, 5, 6, 7, 19, 20, 57, 60, 61, 600])
+def test_long_values_in_the_table(length: int) -> None:
+    rows = rows_for("table", PLAN.watches)
+    column = rows.header().index("OLD -> NEW")
+    long = Value("x" * length, "x" * length, f'"{"x" * length}"')
+    part = "x" * length if length <= 60 else "x" * 57 + "..."
+    text = rows.row(replace(ACCESS, old=FEW, new=long))[column:]
+    values, blanks, function = text.partition("  ")
+    assert (values, blanks, function.strip()) == (f"32768 -> {part}", "  ", "do_conv+0x5b")
+    for name in ("json", "csv"):
+        assert "x" * length in row(name, replace(ACCESS, new=long))
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (MANY, "65536"),
+        (Value("true", True, "true"), "true"),
+        (Value("65 'A'", 65, "65"), "65"),
+        (Value("1.5", 1.5, "1.5"), "1.5"),
+        (Value('"a,b\\n"', "a,b\n", '"a,b\\n"'), "a,b\\n"),
+        (Value("{a = 1, b = {2}}", {"a": 1, "b": [2]}, '{"a": 1, "b": [2]}'), "{a = 1, b = {2}}"),
+        (Value("0", 0, "0"), "0"),
+    ],
+)
+def test_values_in_json_and_csv(value: Value, cell: str) -> None:
+    for access in (replace(ACCESS, old=value), replace(ACCESS, new=value)):
+        known, unknown = ("old", "new") if access.old else ("new", "old")
+        found = json.loads(row("json", access))
+        assert found[known] == value.plain
+        assert found[unknown] is None
+        rows = rows_for("csv", PLAN.watches)
+        (cells,) = csv.DictReader(io.StringIO(rows.header() + rows.row(access)))
+        assert (cells[known], cells[unknown]) == (cell, "")
+
+
+def test_json_does_not_keep_the_first_values_of_a_place() -> None:
+    rows = rows_for("json", PLAN.watches)
+    found = [
+        json.loads(rows.row(replace(ACCESS, old=old, new=new))) for old, new in ((FEW, MANY), (MANY, None))
+    ]
+    assert [(each["old"], each["new"]) for each in found] == [(32768, 65536), (65536, None)]
+
+
+def test_values_leave_the_format_of_2_6_35_alone() -> None:
+    assert row("ksym", replace(ACCESS, old=FEW, new=MANY)) == row("ksym", ACCESS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_escape_sequence_of_a_value_reaches_the_terminal(name: str) -> None:
+    # Names of enumerators and members come from whoever built the program.
+    value = Value("{\x1b[2J = \u202e\n}", {"\x1b[2J": "\u202e\n"}, json.dumps({"\x1b[2J": "\u202e\n"}))
+    text = row(name, replace(ACCESS, old=value, new=Value("\x1b[1m", "\x1b[1m", '"\\u001b[1m"')))
+    assert text.count("\n") == 1
+    assert text[:-1].isprintable()
 
 
 @pytest.mark.parametrize("name", FORMATS)

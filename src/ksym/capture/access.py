@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ksym.capture.sites import Named, Site
 from ksym.watch.plan import Watch
+
+if TYPE_CHECKING:
+    from ksym.capture.values import Value
 
 
 @dataclass(slots=True)
@@ -19,6 +23,8 @@ class Access:
         address: Of the bytes whose register trapped first.
         stack: Innermost first; empty if stacks were not asked for.
         hits: Traps that this access took.
+        old: The variable before the access, or as it was last seen; None where that is not known.
+        new: The variable after it; None where that is not known.
     """
 
     time_ns: int
@@ -32,3 +38,5 @@ class Access:
     site: Site
     stack: tuple[Named, ...] = ()
     hits: int = 1
+    old: Value | None = None
+    new: Value | None = None

@@ -11,9 +11,12 @@ from ksym.capture.sites import Site
 from ksym.views.fields import fields
 from ksym.views.rows import PLACES_KEPT
 
-_OF_THE_SITE = (
-    "symbol", "address", "length", "access", "old", "new", "ip", "function", "offset", "instruction",
-)  # fmt: skip
+# What a place decides, in the contract's order: in front of the values, behind them, behind the stack.
+_PARTS = (
+    ("symbol", "address", "length", "access"),
+    ("ip", "function", "offset", "instruction"),
+    ("module", "instruction_address"),
+)
 
 
 class JsonLines:
@@ -25,7 +28,7 @@ class JsonLines:
     def __init__(self) -> None:
         self._offset = time.time_ns() - time.monotonic_ns()
         self._encode = json.JSONEncoder(check_circular=False).encode
-        self._parts: dict[tuple[Site, int, int], tuple[str, str]] = {}
+        self._parts: dict[tuple[Site, int, int], tuple[str, ...]] = {}
         self._comms: dict[str, str] = {}
 
     def header(self) -> str:
@@ -46,14 +49,16 @@ class JsonLines:
                 self._comms.clear()
             comm = self._comms[access.comm] = self._encode(access.comm)
         stack = self._encode([str(frame) for frame in access.stack]) if access.stack else "null"
+        before, behind, last = parts
+        old = access.old.json if access.old else "null"
+        new = access.new.json if access.new else "null"
         return (
             f'{{"time_ns": {access.time_ns + self._offset}, "cpu": {access.cpu}, "pid": {access.pid}, '
-            f'"tid": {access.tid}, "comm": {comm}, {parts[0]}, "hits": {access.hits}, "stack": {stack}, {parts[1]}}}\n'
+            f'"tid": {access.tid}, "comm": {comm}, {before}, "old": {old}, "new": {new}, {behind}, '
+            f'"hits": {access.hits}, "stack": {stack}, {last}}}\n'
         )
 
-    def _place(self, access: Access) -> tuple[str, str]:
-        """The members in front of ``hits`` and behind ``stack``, without braces."""
+    def _place(self, access: Access) -> tuple[str, ...]:
+        """The members of each of `_PARTS`, without braces."""
         whole = fields(access, self._offset)
-        front = {name: whole[name] for name in _OF_THE_SITE}
-        behind = {name: whole[name] for name in list(whole)[list(whole).index("stack") + 1 :]}
-        return self._encode(front)[1:-1], self._encode(behind)[1:-1]
+        return tuple(self._encode({name: whole[name] for name in names})[1:-1] for names in _PARTS)

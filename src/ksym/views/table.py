@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from ksym.capture.access import Access
 from ksym.capture.sites import Site
+from ksym.capture.values import Value
 from ksym.views.clock import WallClock
 from ksym.views.rows import PLACES_KEPT
 from ksym.views.text import printable
 from ksym.watch.plan import Watch
 
 _SYMBOL_LEAST, _SYMBOL_MOST = 20, 48
+_VALUE_MOST = 60
 
 
 class Table:
@@ -45,7 +47,7 @@ class Table:
             self._task_width = len(task)  # from here on; the header is written already
         line = (
             f"{self._clock.text(access.time_ns)} {task:<{self._task_width}} {access.cpu:03d}  "
-            f"{self._symbols[access.watch.index]}  {access.access:<5} {'-':<20} "
+            f"{self._symbols[access.watch.index]}  {access.access:<5} {_change(access):<19}  "
             f"{self._function(access.site)}"
         )
         if access.hits > 1:
@@ -64,3 +66,27 @@ class Table:
                 self._functions.clear()
             self._functions[site] = text
         return text
+
+
+def _change(access: Access) -> str:
+    """What OLD -> NEW says.
+
+    Of a read that found what was there already, the value alone; a store of the same value shows both.
+    """
+    old, new = access.old, access.new
+    if (old is None and new is None) or access.access == "X":
+        return "-"
+    if old and new and (old is new or old == new) and access.access in ("R", "?"):
+        return _shown(new)
+    if old and new:
+        text = f"{old.text} -> {new.text}"
+        if len(text) <= _VALUE_MOST and text.isprintable():  # as numbers are, which come by the million
+            return text
+    return f"{_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: Value | None) -> str:
+    if value is None:
+        return "?"
+    text = printable(value.text)
+    return text if len(text) <= _VALUE_MOST else text[: _VALUE_MOST - 3] + "..."
