@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import Coalesce, may_sweep
-from ksym.capture.instructions import EXECUTE, READ, READ_WRITE, UNKNOWN, WRITE
+from ksym.capture.instructions import READ, READ_WRITE, UNKNOWN, WRITE
 from ksym.capture.judge import Judge
+from ksym.capture.kinds import kind_at, written_at
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -111,7 +112,7 @@ class Pipeline:
             if record.__class__ is not SampleRecord:
                 self._sideband(record)
                 continue
-            time, cpu, event, ip, pid, tid, chain, flags, uid, old, new = record
+            time, cpu, event, ip, pid, tid, chain, flags, _, old, new = record
             key = (event, flags >> PIECE_SHIFT, ip, 0 if ip >= KERNEL_HALF else pid)
             if key in origins:
                 origin = origins[key]
@@ -176,9 +177,8 @@ class Pipeline:
         watch = planned.watch
         site = self._sites.site(pid, ip, execute=watch.mode is Mode.EXECUTE)
         judged = planned.role is not Role.ONLY or bool(self._judges and self._judges[watch.index])
-        return _Origin(
-            planned, site, _kind(watch.mode, site), _written(site), planned.address, may_sweep(site, planned), judged
-        )  # fmt: skip
+        kind, wrote = kind_at(watch.mode, site), written_at(site)
+        return _Origin(planned, site, kind, wrote, planned.address, may_sweep(site, planned), judged)
 
     def _sideband(self, record: Record) -> None:
         if isinstance(record, LostRecord):
@@ -212,16 +212,3 @@ def _ends_an_address_space(record: CommRecord | ForkRecord | ExitRecord) -> bool
     if isinstance(record, ForkRecord):
         return record.pid != record.parent_pid  # else a thread, in the same memory
     return record.pid == record.tid
-
-
-def _kind(mode: Mode, site: Site) -> str:
-    if mode is Mode.EXECUTE:
-        return EXECUTE
-    if mode is Mode.WRITE:
-        return _written(site)  # whatever else it did, the register fires for writes alone
-    return site.access(writes_only=False)
-
-
-def _written(site: Site) -> str:
-    """What an access from here is, known that it wrote: RW where the instruction does both, else W."""
-    return READ_WRITE if site.access(writes_only=True) == READ_WRITE else WRITE

@@ -111,13 +111,13 @@ class Trace:
         output.ending = session.run.signalled
         armed, kernel = session.armed, session.resolver.kernel
         self._users = Users(session.pid)
-        self._sites = Sites(_kallsyms, lambda: kernel.memory_or_none, self._users)
+        self._sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)
         # The rings report changes of names already, the watches are not enabled yet: nothing is missed, and
         # ksym's own reading of names is no access.
         self._tasks = Tasks()
         self._tasks.snapshot()
         raw = armed.engine is not None
-        names = pointer_names(_kallsyms)
+        names = pointer_names(Kallsyms.shown)
         values = [Values(watch.variable, names) for watch in session.plan.watches] if raw else ()
         self._pipeline = Pipeline(
             armed.planned, self._sites, self._tasks, self._users, values=values, judges=judges(armed)
@@ -216,11 +216,3 @@ def _doubts(engine: Engine) -> list[str]:
     if misordered:
         doubts.append(f"TYPE R may be W: {misordered} times the registers of a twin fired in the wrong order")
     return doubts
-
-
-def _kallsyms() -> Kallsyms | None:
-    try:
-        table = Kallsyms.of_this_kernel()
-    except OSError:
-        return None
-    return None if table.hidden else table

@@ -65,6 +65,15 @@ class Kallsyms:
         """
         return cls(read_bytes("/proc/kallsyms"))
 
+    @classmethod
+    def shown(cls) -> Kallsyms | None:
+        """Read /proc/kallsyms; None where there is none, or it shows no addresses."""
+        try:
+            table = cls.of_this_kernel()
+        except OSError:
+            return None
+        return None if table.hidden else table
+
     @property
     def hidden(self) -> bool:
         """Whether addresses are shown as zeros (kernel.kptr_restrict, or no privileges)."""
