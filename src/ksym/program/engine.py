@@ -64,9 +64,7 @@ def shape_of(plan: Plan) -> Shape:
 
 def sees(watch: Watch) -> Sees:
     """What the records of a watch tell of its accesses."""
-    return Sees(
-        execute=watch.mode is Mode.EXECUTE, writes_only=watch.mode is Mode.WRITE, twin=watch.twin
-    )
+    return Sees(execute=watch.mode is Mode.EXECUTE, writes_only=watch.mode is Mode.WRITE, twin=watch.twin)
 
 
 def trips_itself(watch: Watch) -> bool:
@@ -76,9 +74,7 @@ def trips_itself(watch: Watch) -> bool:
     return variable.space is Space.USER and Mode.READ in watch.mode and in_one_page
 
 
-def programs(
-    plan: Plan, wants: Wants, *, atomics: bool = True
-) -> Iterator[tuple[int, int, Role, Program]]:
+def programs(plan: Plan, wants: Wants, *, atomics: bool = True) -> Iterator[tuple[int, int, Role, Program]]:
     """Every program of a run: (watch, piece, role, program)."""
     shape = shape_of(plan)
     for watch in plan.watches:
@@ -88,14 +84,15 @@ def programs(
                     yield watch.index, number, role, mark_program(shape, watch.index, number)
                     continue
                 guarded = bool(wants.guarded) and wants.guarded[watch.index]
+                frame = _frame(watch, wants.sink)
                 spec = Spec(
                     watch.index, number, piece.offset, watch.variable.length,
                     user=watch.variable.space is Space.USER,
                     per_cpu=watch.variable.per_cpu is not None,
                     sees=sees(watch),
                     reads_only=watch.mode is Mode.READ and watch.twin,
-                    frame=_frame(watch, wants.sink),
-                    condition=_emitter(watch),
+                    frame=frame,
+                    condition=_emitter(watch, frame),
                     sink=wants.sink, guarded=guarded, limited=wants.limit > 0, stop=wants.stop,
                     atomics=atomics, address=watch.variable.address, walk=wants.walk if trips_itself(watch) else None,
                 )  # fmt: skip
@@ -114,14 +111,13 @@ def _frame(watch: Watch, sink: Sink) -> Frame:
     return Frame(padded(watch.variable.length))
 
 
-def _emitter(watch: Watch) -> Callable[[Assembler, Label, Label, int], None] | None:
+def _emitter(watch: Watch, frame: Frame) -> Callable[[Assembler, Label, Label, int], None] | None:
     condition = watch.condition
     if condition is None:
         return None
     from ksym.program.conditions import compile_condition
 
     def emit(asm: Assembler, keep: Label, reject: Label, scratch: int) -> None:
-        frame = _frame(watch, Sink.RECORD)
         compile_condition(asm, condition, frame, sees(watch), keep=keep, reject=reject, scratch=scratch)
 
     return emit
@@ -150,7 +146,9 @@ class Engine:
             self._make()
         except bpf.VerifierError as error:
             self.close()
-            raise EngineRefused(f"the kernel's verifier refused the program: {_reason(error.log)}", error.log) from error
+            raise EngineRefused(
+                f"the kernel's verifier refused the program: {_reason(error.log)}", error.log
+            ) from error
         except OSError as error:
             self.close()
             raise EngineRefused(_why(error)) from error
@@ -180,14 +178,14 @@ class Engine:
             self._load(atomics=False)
 
     def _load(self, *, atomics: bool) -> None:
+        self.holds_limit = self.wants.limit > 0 and atomics
+        """Whether the programs keep not more hits than were asked for."""
         for watch, piece, role, program in programs(self.plan, self.wants, atomics=atomics):
             for name in program.maps:
                 if name not in self._maps:
                     self._maps[name] = self._map(name)
             code = program.encode({name: map_.fd for name, map_ in self._maps.items()})
-            self._programs[watch, piece, role] = bpf.load(
-                bpf.PROG_TYPE_PERF_EVENT, code, name=program.name
-            )
+            self._programs[watch, piece, role] = bpf.load(bpf.PROG_TYPE_PERF_EVENT, code, name=program.name)
 
     def _map(self, name: str) -> bpf.Map:
         if name == "counts":
@@ -245,7 +243,9 @@ def _why(error: OSError) -> str:
 def _reason(log: str) -> str:
     """The line of the verifier's log that says why: the last one before its statistics."""
     lines = [line for line in log.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("processed ", "verification time", "stack depth"))]
+    lines = [
+        line for line in lines if not line.startswith(("processed ", "verification time", "stack depth"))
+    ]
     return lines[-1].strip() if lines else "it did not say why"
 
 

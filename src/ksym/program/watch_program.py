@@ -24,7 +24,7 @@ from ksym.program.shared import Cell, Control, Shape, Slot, Window
 # struct bpf_perf_event_data (linux/bpf_perf_event.h): the registers, sample_period, addr.
 IP_AT, ADDRESS_AT = (256, 280) if MACHINE == "aarch64" else (128, 176)
 _CURRENT_CPU = 0xFFFFFFFF  # BPF_F_CURRENT_CPU
-_NOEXIST = 1  # BPF_NOEXIST
+_ANY, _NOEXIST = 0, 1  # BPF_ANY, BPF_NOEXIST
 _LOCK_TRIES = 128
 """The lock is held for some 100 ns; a CPU that a hypervisor has taken away may hold it for milliseconds."""
 WINDOW_NS = 1_000_000_000
@@ -501,8 +501,7 @@ class _Generator:
         asm.call(Helper.GET_CURRENT_COMM)
         self._update("comms", thread, comm, _NOEXIST)
         asm.store(R10, value, 1)
-        self._update("counts", key, value, _NOEXIST)
+        # The idle tasks of two CPUs are one thread to this table; of an element that is there, this CPU's count is set.
+        self._update("counts", key, value, _ANY)
         asm.jump(self.out, R0, "==", 0)
         _count(asm, Cell.DROPPED)
-
-
