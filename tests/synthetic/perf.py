@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 def _record(kind: int, body: bytes, misc: int = 0) -> bytes:
@@ -20,14 +21,35 @@ def _padded(text: str) -> bytes:
     return data + bytes(-len(data) % 8)
 
 
+class Hit(NamedTuple):
+    """What a program of ksym's adds to a sample (ksym.program.layout)."""
+
+    flags: int
+    time: int
+    uid: int
+    old: bytes
+    new: bytes
+
+    def raw(self) -> bytes:
+        size = padded(len(self.old))
+        values = self.old.ljust(size, b"\0") + self.new.ljust(size, b"\0")
+        return struct.pack("=IIQQ", 20 + 2 * size, self.flags, self.time, self.uid | 77 << 32) + values
+
+
+def padded(length: int) -> int:
+    return -(-length // 8) * 8
+
+
 def sample(
     time: int, *, cpu: int = 0, event: int = 1, ip: int = 0, pid: int = 1, tid: int = 1,
-    chain: Sequence[int] | None = None,
+    chain: Sequence[int] | None = None, hit: Hit | None = None,
 ) -> bytes:  # fmt: skip
-    """PERF_RECORD_SAMPLE of IDENTIFIER | IP | TID | TIME | CPU, and CALLCHAIN where there is one."""
+    """PERF_RECORD_SAMPLE of IDENTIFIER | IP | TID | TIME | CPU, and CALLCHAIN and RAW where there is one."""
     body = struct.pack("=QQIIQII", event, ip, pid, tid, time, cpu, 0)
     if chain is not None:
         body += struct.pack(f"={1 + len(chain)}Q", len(chain), *chain)
+    if hit is not None:
+        body += hit.raw()
     return _record(9, body)
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from ksym.watch.arm import ArmedEvent, ArmedWatch
+from ksym.watch.arm import ArmedEvent, ArmedWatch, Options
 from ksym.watch.plan import Scope
 
 
@@ -28,6 +28,7 @@ def test_threads_that_start_while_a_process_is_armed_are_reached_again(
     scope: Scope, reached_again: bool
 ) -> None:
     armed, event = object.__new__(ArmedWatch), FakeEvent()
+    armed.options, armed.engine = Options(), None
     armed.scope, armed.events = scope, [ArmedEvent(cast(Any, None), cast(Any, event))]
     armed.enable()
     assert (event.enabled > 1) == reached_again

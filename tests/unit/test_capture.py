@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from ksym.capture.access import Access
 from ksym.capture.coalesce import GAP_NS, Coalesce, may_sweep
 from ksym.capture.instructions import Instruction
+from ksym.capture.judge import Judge
 from ksym.capture.merge import Merge
+from ksym.capture.pipeline import Pipeline
 from ksym.capture.records import (
     CommRecord,
     ExitRecord,
@@ -24,17 +26,20 @@ from ksym.capture.records import (
     SampleRecord,
     parse,
 )
-from ksym.capture.sites import Named, Site
+from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.tasks import Tasks
+from ksym.capture.values import Values
 from ksym.language.parser import parse_request
+from ksym.linux.libc import MACHINE
+from ksym.program.layout import Hit
 from ksym.symbols.variable import Space, Variable
-from ksym.watch.plan import PlannedEvent, Watch, split
+from ksym.watch.plan import PlannedEvent, Role, Watch, make_plan, split
 from synthetic import perf
 
 
-def parsed(data: bytes, *, chains: bool = False) -> list[Record]:
+def parsed(data: bytes, *, chains: bool = False, raw: bool = False) -> list[Record]:
     out: list[Record] = []
-    parse(data, chains=chains, out=out)
+    parse(data, chains=chains, raw=raw, out=out)
     return out
 
 
@@ -130,6 +135,132 @@ def test_a_record_of_this_round_is_held_back() -> None:
     assert merge.horizon == 200
 
 
+# -- what programs write ------------------------------------------------------------------------------
+
+values = st.sampled_from([0, 4, 8, 12, 64]).flatmap(
+    lambda size: st.tuples(st.binary(min_size=size, max_size=size), st.binary(min_size=size, max_size=size))
+)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2**63), st.integers(0, 255), st.integers(0, 2**32 - 1), values, st.booleans()
+        )
+    ),
+    st.booleans(),
+)
+def test_values_survive_a_round_trip(
+    rows: list[tuple[int, int, int, tuple[bytes, bytes], bool]], chains: bool
+) -> None:
+    data, expected = b"", list[Record]()
+    for time, flags, uid, (old, new), sideband in rows:
+        chain = (1, 2) if chains else None
+        hit = perf.Hit(flags, time, uid, old, new)
+        data += perf.sample(time + 100, cpu=1, ip=5, chain=chain, hit=hit)
+        # The time is the program's own, which was taken together with the value.
+        padded = perf.padded(len(old))
+        expected.append(
+            SampleRecord(
+                time,
+                1,
+                1,
+                5,
+                1,
+                1,
+                chain or (),
+                flags,
+                uid,
+                old.ljust(padded, b"\0"),
+                new.ljust(padded, b"\0"),
+            )
+        )
+        if sideband:
+            data += perf.leave(9, 12, 13)
+            expected.append(ExitRecord(9, 12, 13))
+    assert parsed(data, chains=chains, raw=True) == expected
+
+
+class NoCode:
+    """No code is known."""
+
+    def name(self, pid: int, ip: int) -> Named:
+        return Named("f", 1)
+
+    def read(self, pid: int, address: int, length: int) -> bytes:
+        return b""
+
+
+def pipeline_of(request: str, *, twin: bool, judge: Judge | None = None) -> tuple[Pipeline, Watch]:
+    """A pipeline of one watch; event 1 is its own or its RW register, event 2 a twin's W register."""
+    variable = Variable("./p:v", 0x1000, 4, Space.USER)
+    of = make_plan([(parse_request(request), variable)], twin=twin).watches[0]
+    own = PlannedEvent(of, of.pieces[0], 5, 0, of.roles[-1])
+    events = {(1, 0): own, (2, 0): PlannedEvent(of, of.pieces[0], 5, 0, Role.MARK)}
+    sites = Sites(lambda: None, lambda: None, NoCode())
+    return Pipeline(events, sites, Tasks(), values=[Values(variable)], judges=[judge]), of
+
+
+def at(time: int, event: int = 1, *, ip: int = 0x400000, tid: int = 5, cpu: int = 0) -> SampleRecord:
+    return SampleRecord(time, cpu, event, ip, 5, tid)
+
+
+def kinds(pipeline: Pipeline, records: list[SampleRecord]) -> list[str]:
+    return [access.access for access in pipeline.take(records, until=None)]
+
+
+def test_the_records_of_a_twin_are_told_apart_without_programs() -> None:
+    pipeline, of = pipeline_of("./p:v:rw-", twin=True)
+    records = [
+        at(1),
+        at(2, 2),
+        at(3),
+        at(4),
+        at(5, 2),
+        at(5, cpu=1),
+        at(6),
+        at(7, 2, tid=6),
+        at(8),
+        at(9, 2),
+        at(10),
+    ]
+    # The mark of CPU 0 is not one for CPU 1, nor that of thread 6 one for thread 5.
+    assert kinds(pipeline, records) == ["R", "W", "R", "R", "W", "R", "W"]
+    assert pipeline.hits == {of.index: 7}
+
+
+def test_writes_are_no_hits_of_a_watch_on_reads() -> None:
+    pipeline, of = pipeline_of("./p:v:r--", twin=False)
+    assert of.twin == (MACHINE == "x86_64")
+    if of.twin:
+        assert kinds(pipeline, [at(1), at(2, 2), at(3), at(4)]) == ["R", "R"]
+        assert pipeline.hits == {of.index: 2}
+
+
+def test_what_a_program_knows_decides_the_type() -> None:
+    pipeline, _ = pipeline_of("./p:v:rw-", twin=False)
+    old, new = (1).to_bytes(8, "little"), (2).to_bytes(8, "little")
+    known = Hit.OLD | Hit.NEW
+    records = [
+        at(1)._replace(flags=flags | known, old=old, new=new)
+        for flags in (Hit.READ, Hit.WROTE, Hit.CHANGED, Hit(0))
+    ]
+    assert kinds(pipeline, records) == ["R", "W", "W", "?"]
+
+
+def test_values_that_are_not_known_are_none() -> None:
+    pipeline, _ = pipeline_of("./p:v:rw-", twin=False)
+    new = (7).to_bytes(8, "little")
+    found = pipeline.take([at(1)._replace(flags=Hit.NEW, old=bytes(8), new=new), at(2)], until=None)
+    assert [(access.old, access.new and access.new.plain) for access in found] == [(None, 7), (None, None)]
+
+
+def test_what_was_judged_away_is_counted() -> None:
+    pipeline, of = pipeline_of("./p:v:rw-", twin=True, judge=lambda record, site, access, comm: access == "W")
+    assert kinds(pipeline, [at(1), at(2, 2), at(3), at(4)]) == ["W"]
+    assert (pipeline.hits, pipeline.rejected) == ({of.index: 3}, {of.index: 2})
+
+
 # -- tasks -------------------------------------------------------------------------------------------
 
 NOBODY = 2**22 + 5
@@ -188,7 +319,7 @@ def hit(time: int, tid: int = 5, cpu: int = 0) -> SampleRecord:
 
 
 def add(coalesce: Coalesce, record: SampleRecord, event: PlannedEvent, place: Site) -> None:
-    if not coalesce.extends(record, event, place):
+    if coalesce.extends(record, event, place, "W") is None:
         access = Access(
             record.time, record.cpu, record.pid, record.tid, "c", event.watch, event.address, "W", place
         )  # fmt: skip
@@ -222,7 +353,9 @@ def test_an_instruction_as_wide_as_each_piece_makes_an_access_of_each() -> None:
     of = watch(16)
     events = [planned(of, 0), planned(of, 1)]
     assert [a.hits for a in accesses([(hit(at), events[at % 2], site(size=8)) for at in range(6)])] == [1] * 6
-    repeated = replace(site(size=8), instruction=Instruction(0x100, "rep movsq", frozenset("W"), 8, repeats=True))
+    repeated = replace(
+        site(size=8), instruction=Instruction(0x100, "rep movsq", frozenset("W"), 8, repeats=True)
+    )
     assert [a.hits for a in accesses([(hit(at), events[at % 2], repeated) for at in range(6)])] == [2, 2, 2]
 
 

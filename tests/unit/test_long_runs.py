@@ -54,7 +54,7 @@ def sizes(of: Any) -> int:
 
 def test_processes_that_ended_are_forgotten() -> None:
     one = watch()
-    planned = {EVENT: PlannedEvent(one, one.pieces[0], 1, 0)}
+    planned = {(EVENT, 0): PlannedEvent(one, one.pieces[0], 1, 0)}
     sites = Sites(lambda: None, lambda: None, NoCode())
     pipeline = Pipeline(planned, sites, Tasks())
     for pid in range(2, 1000):

@@ -55,12 +55,12 @@ def test_where_kernel_and_user_variables_are_planted() -> None:
     scope = Scope((0, 1), (7, 8))
     kernel, user = plan.watches
     assert plan.registers == 3
-    assert scope.places(kernel, counting=True) == [(-1, 0), (-1, 1)]
-    assert scope.places(user, counting=True) == [(7, -1), (8, -1)]
-    assert scope.places(user, counting=False) == [(7, 0), (7, 1), (8, 0), (8, 1)]
+    assert scope.places(kernel, sampling=False) == [(-1, 0), (-1, 1)]
+    assert scope.places(user, sampling=False) == [(7, -1), (8, -1)]
+    assert scope.places(user, sampling=True) == [(7, 0), (7, 1), (8, 0), (8, 1)]
     only = Scope((0, 1), (7,), only_threads=True)
-    assert only.places(kernel, counting=True) == [(7, -1)]
-    events = plan.events(scope, counting=False)
+    assert only.places(kernel, sampling=False) == [(7, -1)]
+    events = plan.events(scope, sampling=True)
     assert [event.watch.index for event in events] == [0] * 4 + [1] * 4
     assert [event.address for event in events[:4]] == [0x1000, 0x1000, 0x1008, 0x1008]
 
@@ -68,7 +68,7 @@ def test_where_kernel_and_user_variables_are_planted() -> None:
 def test_each_cpu_watches_its_own_copy() -> None:
     variable = Variable("c", 0x1000, 4, Space.KERNEL, per_cpu={0: 0x1000, 1: 0x9000})
     plan = make_plan([(parse_request("c"), variable)])
-    events = plan.events(Scope((0, 1)), counting=True)
+    events = plan.events(Scope((0, 1)), sampling=False)
     assert [(event.cpu, event.address) for event in events] == [(0, 0x1000), (1, 0x9000)]
 
 

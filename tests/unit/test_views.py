@@ -211,12 +211,12 @@ def test_printable(text: str, shown: str) -> None:
 
 
 def test_summaries() -> None:
-    assert Tally(["pid_max"], [10], [3]).lines() == [
+    assert Tally(["pid_max"], (), [3], shown=10).lines() == [
         "ksym: 3 accesses (10 hits), 0 lost, 0 disarmed; pid_max 3"
     ]
     assert Tally(["a", "b"], [1, 0], None).lines() == ["ksym: 1 hit, 0 lost, 0 disarmed; a 1, b 0"]
-    assert Tally(["a"], [1], [1]).lines() == ["ksym: 1 access (1 hit), 0 lost, 0 disarmed; a 1"]
-    lines = Tally(["a"], [10], [4], lost=2, no_room=2, hidden=3, notes=["CPU 1 went offline"]).lines()
+    assert Tally(["a"], (), [1], shown=1).lines() == ["ksym: 1 access (1 hit), 0 lost, 0 disarmed; a 1"]
+    lines = Tally(["a"], (), [4], shown=5, lost=2, no_room=2, hidden=3, notes=["CPU 1 went offline"]).lines()
     assert lines[0] == "ksym: 4 accesses (5 hits), 2 lost, 0 disarmed; a 4"
     assert lines[1] == "ksym: 3 hits after the limit not shown"
     assert lines[2].startswith("ksym: 2 hits lost, the ring buffers were full; ")

@@ -17,6 +17,8 @@ from ksym.symbols.types import Float
 _LAYOUTS = {2: Layout("<e"), 4: Layout("<f"), 8: Layout("<d")}
 # Fewest and most decimal digits that may be needed to tell a value from its neighbours.
 _DIGITS = {2: range(3, 6), 4: range(6, 10)}
+_EXACT = 1e16
+"""Integers below this are read as they are: 65504 is not shortened to 65500. Python writes those above as 1e+16."""
 
 
 def float_reader(kind: Float, at: int) -> Callable[[bytes], float | None] | None:
@@ -34,7 +36,7 @@ def float_reader(kind: Float, at: int) -> Callable[[bytes], float | None] | None
 
     def read(data: bytes) -> float:
         number: float = layout.unpack_from(data, at)[0]
-        if math.isfinite(number) and not number.is_integer():
+        if math.isfinite(number) and not (number.is_integer() and abs(number) < _EXACT):
             for digits in _DIGITS.get(size, ()):
                 short = float(f"{number:.{digits}g}")
                 if layout.unpack(layout.pack(short))[0] == number:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is left of a condition for ksym to judge: that which needs the decoded instruction, or all of it without programs."""
+"""What is left of a condition for ksym to judge: what needs the decoded instruction, or all of it without programs."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Pipeline:
         elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
             self._tasks.apply(record)
             if _ends_an_address_space(record) and self._sites.forget(record.pid):
-                for key in [key for key in self._origins if key[2] == record.pid]:
+                for key in [key for key in self._origins if key[3] == record.pid]:
                     del self._origins[key]
             if self._follower:
                 self._follower.changed(record)

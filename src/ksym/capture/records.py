@@ -141,7 +141,9 @@ def _parse_equal(data: bytes, at: int, size: int, raw: bool, out: list[Record]) 
             out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), 0, None, b"", b"")))
             at += size
         return at
-    for kind, length, event_id, ip, pid, tid, cpu, flags, time, uid, old, new in _shape(size, raw).iter_unpack(whole):
+    for kind, length, event_id, ip, pid, tid, cpu, flags, time, uid, old, new in _shape(
+        size, raw
+    ).iter_unpack(whole):
         if kind != _SAMPLE or length != size:
             break
         out.append(make(SampleRecord, (time, cpu, event_id, ip, pid, tid, (), flags, uid, old, new)))

@@ -132,6 +132,10 @@ class Sites:
         if behind and available():
             start = ip - named.offset if named.function else None
             instruction = self._decoder(pid, ip).find(ip, start)
+        if behind and instruction is None:
+            here = self.name(pid, ip)
+            if here.function is not None and here.offset == 0:
+                named = here  # control came there by the access: a call or jump through the variable
         if instruction is None:
             size = 1 if behind and _is_rep_string(self._read(pid, ip, 4)) else 0
             return Site(ip, ip, named, None, size)

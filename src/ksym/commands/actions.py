@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ksym.capture.access import Access
 from ksym.views.text import printable
+
+if TYPE_CHECKING:
+    import subprocess
 
 STOP, EXEC = "stop", "exec "
 _PER_SECOND = 10
@@ -84,20 +87,18 @@ class Execute:
         """An access that was kept."""
         self.turn()
         now = time.monotonic()
-        if len(self._running) >= _AT_ONCE or (
-            len(self._starts) == _PER_SECOND and now - self._starts[0] < 1
-        ):
+        if len(self._running) >= _AT_ONCE or (len(self._starts) == _PER_SECOND and now - self._starts[0] < 1):
             self._skipped += 1
             return
         self._starts.append(now)
+        from subprocess import Popen  # slow to import, and seldom needed
+
         # A file takes the row whole, whether the command reads it or not.
         row = os.memfd_create("ksym-row", os.MFD_CLOEXEC)
         try:
             os.write(row, self._row(access).encode())
             os.lseek(row, 0, os.SEEK_SET)
-            self._running.append(
-                subprocess.Popen(self._command, shell=True, stdin=row, stdout=sys.stderr.fileno())
-            )
+            self._running.append(Popen(self._command, shell=True, stdin=row, stdout=sys.stderr.fileno()))
         finally:
             os.close(row)
 
@@ -109,9 +110,9 @@ class Execute:
         """Wait for the last ones; returns what the summary tells."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         for process in self._running:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
+            while process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            if process.poll() is None:
                 process.kill()
                 process.wait()
         if not self._skipped:

@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     )
     sys.stdout.flush()
     options = parse("trace", trace, [sample.request, "--", "sh", "-c", script])
-    with open_session(options, Planting(Options(), Wants(Sink.RECORD))) as session, closing(Output(None)) as output:
+    with (
+        open_session(options, Planting(Options(), Wants(Sink.RECORD))) as session,
+        closing(Output(None)) as output,
+    ):
         variable = session.plan.watches[0].variable
         table = _Remember(session.plan.watches)
         table.seen = Counter()

@@ -13,13 +13,14 @@ from ksym.language.request import Mode, Request
 from ksym.linux.memory import Memory, MemoryFault
 from ksym.linux.process_memory import ProcessMemory
 from ksym.program.engine import Engine, EngineRefused, Wants, trips_itself
+from ksym.program.watch_program import Sink
 from ksym.symbols.functions import Functions
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.guard import DEFAULT_PERCENT, Guard, Limit, measure
-from ksym.watch.plan import READ_REGISTERS, Plan, Scope, Watch, make_plan
+from ksym.watch.plan import Plan, Scope, Watch, make_plan
 
 TWINS = ("auto", "on", "off")
 
@@ -33,8 +34,8 @@ class Planting:
         wants: What programs are to do; None: none is needed.
         twin: One of TWINS.
         bpf: Whether programs may be used.
-        guard: Percent of a CPU's time that hits may take; 0: any. None: the usual, for watches planted on CPUs: what one
-            process does to a variable of its own costs that process alone.
+        guard: Percent of a CPU's time that hits may take; 0: any. None: the usual, for watches planted on CPUs:
+            what one process does to a variable of its own costs that process alone.
     """
 
     options: Options
@@ -116,7 +117,9 @@ def plant(
             stack.callback(engine.close)
         options = planting.options
         if any(guarded):
-            limit = limit or Limit(planting.guard or DEFAULT_PERCENT, measure(with_program=engine is not None))
+            limit = limit or Limit(
+                planting.guard or DEFAULT_PERCENT, measure(with_program=engine is not None)
+            )
             options = replace(options, stops_on_demand=limit.cost.stops_on_demand)
         try:
             armed = stack.enter_context(ArmedWatch(plan, scope, options, engine))
@@ -139,7 +142,7 @@ def _twins(found: Sequence[tuple[Request, Variable]], planting: Planting) -> lis
     if planting.twin == "on":
         return [True]
     both = any(request.mode is Mode.READ_WRITE for request, _ in found)
-    if planting.twin == "off" or planting.options.counting or not both:
+    if planting.twin == "off" or not both:
         return [False]
     return [True, False]
 
@@ -154,19 +157,28 @@ def _engine(
     """
     if planting.wants is None:
         return None, []
-    why = ""
+    wants, why = planting.wants, ""
     if planting.bpf:
         try:
-            return Engine(plan, wants_for(plan, replace(planting.wants, guarded=guarded), kernel)), []
+            engine = Engine(plan, wants_for(plan, replace(wants, guarded=guarded), kernel))
         except EngineRefused as refused:
             why = refused.why
-    lacks = _lacks(plan, planting.wants)
+        else:
+            late = wants.limit > 0 and wants.sink is not Sink.RECORD and not engine.holds_limit
+            return engine, [_late("this kernel's BPF lacks BPF_FETCH (5.12)")] if late else []
+    lacks = _lacks(plan, wants)
     if lacks:
         what, todo = lacks
         if not planting.bpf:
             why, todo = "--no-bpf keeps them out", "leave --no-bpf out"
         raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
-    return None, [] if not planting.bpf else [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"]
+    if wants.sink is not Sink.RECORD:
+        return None, [_late(why or "--no-bpf")]
+    return None, [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"] if why else []
+
+
+def _late(why: str) -> str:
+    return f"--limit is looked at ten times a second, so there may be more hits: {why}"
 
 
 def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
@@ -180,18 +192,25 @@ def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
     """What cannot be done without programs, and what to do about it."""
     if wants.stop:
         return "stop tasks (--on-hit stop)", "run it as root with BPF"
+    if wants.sink is Sink.COUNT:
+        return "count by function, task or cpu (--by)", "leave --by out, or run it as root with BPF"
     for watch in plan.watches:
         if watch.condition is not None:
             from ksym.program.bind import needs_program
 
+            what = f"judge the condition '{watch.request.condition}'"
+            if wants.sink is Sink.NOTHING:
+                return what, "use ksym trace, or run it as root with BPF"
             if needs_program(watch.condition):
-                what = f"judge the condition '{watch.request.condition}'"
                 return what, "compare pid, tid, cpu, comm, access or ip, or run it as root with BPF"
     return None
 
 
 def seed(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
-    """Tell the programs what the variables hold, so that the first access has an old value; where that cannot be read, it has none."""
+    """Tell the programs what the variables hold, so that the first access has an old value, too.
+
+    Where that cannot be read it has none.
+    """
     engine = armed.engine
     if engine is None:
         return

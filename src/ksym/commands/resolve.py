@@ -72,7 +72,8 @@ def _programs(found: Sequence[tuple[Request, Variable]], resolver: Resolver) -> 
     for index, piece, role, program in programs(plan, replace(wants, guarded=guarded)):
         watch = plan.watches[index]
         where = watch.pieces[piece]
-        title = f"{printable(str(watch.request))}  {program.name}, {role.value}, {where.length} bytes at +{where.offset}"
+        place = f"{role.value}, {where.length} bytes at +{where.offset}"
+        title = f"{printable(str(watch.request))}  {program.name}, {place}"
         parts.append("\n".join([title, *program.listing()]) + "\n")
     return "\n".join(parts)
 

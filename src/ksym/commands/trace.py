@@ -191,12 +191,12 @@ class Trace:
         if MACHINE != "x86_64":
             return [
                 *remarks,
-                f"TYPE ?: on {MACHINE} ksym does not decode instructions; ask for -w- to see writes alone"
+                f"TYPE ?: on {MACHINE} ksym does not decode instructions; ask for -w- to see writes alone",
             ]
         if not available():
             return [
                 *remarks,
-                "TYPE ?: x86 instructions are decoded by iced-x86, which is not installed: pip install iced-x86"
+                "TYPE ?: x86 instructions are decoded by iced-x86, which is not installed: pip install iced-x86",
             ]
         return remarks
 

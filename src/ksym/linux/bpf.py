@@ -16,7 +16,14 @@ from collections.abc import Iterator
 
 from ksym.linux.libc import syscall
 
-_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_GET_NEXT_KEY, _PROG_LOAD, _PROG_TEST_RUN = 0, 1, 2, 4, 5, 10
+_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_GET_NEXT_KEY, _PROG_LOAD, _PROG_TEST_RUN = (
+    0,
+    1,
+    2,
+    4,
+    5,
+    10,
+)
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH = 1, 2, 4, 5
 PROG_TYPE_PERF_EVENT, PROG_TYPE_SYSCALL = 7, 31
 F_MMAPABLE = 1 << 10
@@ -47,7 +54,9 @@ class Map:
         OSError: the kernel refused.
     """
 
-    def __init__(self, kind: int, *, key: int = 4, value: int = 4, entries: int = 1, mapped: bool = False) -> None:
+    def __init__(
+        self, kind: int, *, key: int = 4, value: int = 4, entries: int = 1, mapped: bool = False
+    ) -> None:
         attr = struct.pack("=IIIII", kind, key, value, entries, F_MMAPABLE if mapped else 0)
         self.fd = syscall("bpf", _MAP_CREATE, attr, len(attr))
         self._key, self._value = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""An assembler for BPF: instructions as calls, jumps to labels, maps by name.
+r"""An assembler for BPF: instructions as calls, jumps to labels, maps by name.
 
     >>> asm = Assembler()
     >>> asm.load(R2, R1, 8, U32)
@@ -9,7 +9,7 @@
     >>> asm.place(done)
     >>> asm.mov(R0, 0)
     >>> asm.exit()
-    >>> print("\\n".join(asm.finish("example").listing()))
+    >>> print("\n".join(asm.finish("example").listing()))
        0  r2 = *(u32 *)(r1 + 8)
        1  if r2 == 0 goto done
        2  r2 += 1
@@ -282,9 +282,7 @@ class Assembler:
 
     # -- control ----------------------------------------------------------------------------------
 
-    def jump(
-        self, to: Label, left: Register | None = None, op: str = "", right: Register | int = 0
-    ) -> None:
+    def jump(self, to: Label, left: Register | None = None, op: str = "", right: Register | int = 0) -> None:
         """Go to ``to``, always or if ``left op right``; ``s`` before a comparison makes it signed, ``&`` tests bits.
 
         Raises:
@@ -318,9 +316,7 @@ class Assembler:
                 raise ValueError(f"{name}: label {instruction.target.name} is not placed")
         return Program(name, tuple(self._out), dict(self._comments), dict(self._labels))
 
-    def _emit(
-        self, text: str, code: int, dst: int = 0, src: int = 0, offset: int = 0, imm: int = 0
-    ) -> None:
+    def _emit(self, text: str, code: int, dst: int = 0, src: int = 0, offset: int = 0, imm: int = 0) -> None:
         self._out.append(Instruction(text, code, dst, src, offset, imm))
 
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Where the kernel has all physical memory mapped, and how a process's page tables lead there (x86-64).
 
-A program in the kernel that reads a user variable by its own address trips over the register that watches it, when that sees
-reads: the debug registers stay on in a trap from user mode (arch/x86/kernel/traps.c, exc_debug_user), and copy_from_user() makes
-an access for each byte on processors with FSRM, each of them a trap. The same bytes read through the
-kernel's own mapping have another address, which nobody watches. So the program walks the page tables, as the processor did
-just before; interrupts are off meanwhile, which keeps tables and page where they are (mm/gup.c explains why).
+A program in the kernel that reads a user variable by its own address trips over the register that watches it,
+when that sees reads: the debug registers stay on in a trap from user mode (arch/x86/kernel/traps.c,
+exc_debug_user), and copy_from_user() makes an access for each byte on processors with FSRM, each of them a
+trap. The same bytes read through the kernel's own mapping have another address, which nobody watches. So the
+program walks the page tables, as the processor did just before; interrupts are off meanwhile, which keeps
+tables and page where they are (mm/gup.c explains why).
 
-Nothing here is assumed: the place of the mapping is searched for with a page of our own whose number /proc/self/pagemap tells,
-and a walk to that page must arrive.
+Nothing here is assumed: the place of the mapping is searched for with a page of our own whose number
+/proc/self/pagemap tells, and a walk to that page must arrive.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def find_direct_map(memory: Memory, task: int, mm: int, pgd: int) -> DirectMap |
 
 
 def _page_number(address: int) -> int:
-    """The physical page of our own at ``address``; 0 where that is hidden (Documentation/admin-guide/mm/pagemap.rst)."""
+    """The physical page of our own at ``address``; 0 where it is hidden (Documentation/admin-guide/mm/pagemap.rst)."""
     with open("/proc/self/pagemap", "rb", buffering=0) as file:
         entry = int.from_bytes(os.pread(file.fileno(), 8, address // _PAGE * 8), "little")
     return entry & ((1 << 55) - 1) if entry >> 63 else 0

@@ -68,7 +68,7 @@ def sees(watch: Watch) -> Sees:
 
 
 def trips_itself(watch: Watch) -> bool:
-    """Whether a program that reads the variable by its own address makes the register fire again (`linux.direct_map`)."""
+    """Whether a program that reads the variable by its own address makes the register fire (`linux.direct_map`)."""
     variable = watch.variable
     in_one_page = variable.address // _PAGE == (variable.address + variable.length - 1) // _PAGE
     return variable.space is Space.USER and Mode.READ in watch.mode and in_one_page
@@ -162,7 +162,8 @@ class Engine:
         maps["state"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=shape.state_bytes, mapped=True)
         maps["cells"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=shape.cells_bytes, mapped=True)
         state, cells = maps["state"].memory, maps["cells"].memory
-        assert state is not None and cells is not None
+        assert state is not None
+        assert cells is not None
         self.shared = Shared(
             shape, memoryview(state)[: shape.state_bytes], memoryview(cells)[: shape.cells_bytes]
         )

@@ -169,8 +169,12 @@ class Shared:
 
     def total(self, watch: int, field: Cell) -> int:
         """A counter of a watch, over all CPUs."""
+        return sum(self.by_cpu(watch, field))
+
+    def by_cpu(self, watch: int, field: Cell) -> memoryview:
+        """A counter of a watch, on each CPU."""
         first = (self._shape.cell(watch) + field) // 8
-        return sum(self._cells[first :: self._shape.cpu_bytes // 8])
+        return self._cells[first :: self._shape.cpu_bytes // 8]
 
     def close(self) -> None:
         """Let go of the memory."""

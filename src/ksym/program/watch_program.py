@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The program that runs in the kernel at each hit of a watch, generated from the plan.
 
-In its order: count the hit, ask the guard, read or write (from the twin's mark), take the value, judge the condition, hold the limit,
-stop the task if that was asked for, and hand the hit on: as a record into this CPU's ring, or into
-a table of counts, or not at all. It returns 0, so that perf makes no sample of its own; 1 lets the kernel stop the event.
+In its order: count the hit, ask the guard, read or write (from the twin's mark), take the value, judge the
+condition, hold the limit, stop the task if that was asked for, and hand the hit on: as a record into this CPU's
+ring, or into a table of counts, or not at all. It returns 0, so that perf makes no sample of its own; 1 lets
+the kernel stop the event.
 """
 
 from __future__ import annotations
@@ -14,7 +15,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ksym.linux.bpf_asm import (
-    R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, U32, Assembler, Helper, Label, Program,
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    R6,
+    R7,
+    R8,
+    R9,
+    R10,
+    U32,
+    Assembler,
+    Helper,
+    Label,
+    Program,
 )  # fmt: skip
 from ksym.linux.direct_map import HUGE, PRESENT, DirectMap
 from ksym.linux.libc import MACHINE

@@ -340,7 +340,7 @@ class ArmedWatch:
 
 
 def _share(armed: ArmedEvent) -> int:
-    """What an event adds to the hits of its watch: a twin's RW register sees all, writes that are not wanted included."""
+    """What an event adds to the hits of its watch: a twin's RW register sees all, unwanted writes included."""
     if armed.planned.role is Role.MARK:
         return -armed.event.read()[0] if armed.planned.watch.mode is Mode.READ else 0
     return armed.event.read()[0]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The guard: what a watch may cost a CPU before it is disarmed.
 
-Each hit is a trap, and a variable that is touched all the time (``jiffies_64``, a lock, a statistic) can make a machine spend all its time in
-traps. So the hits of each CPU are counted in windows of a second; more than a share of the second can hold disarm the watch that
-makes them. Where programs run at each hit they count, and the kernel stops the event by itself where it can; else
-ksym looks at the counters.
+Each hit is a trap, and a variable that is touched all the time (``jiffies_64``, a lock, a statistic) can make a
+machine spend all its time in traps. So the hits of each CPU are counted in windows of a second; more than a
+share of the second can hold disarm the watch that makes them. Where programs run at each hit they count, and
+the kernel stops the event by itself where it can; else ksym looks at the counters.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class HitCost:
 
     Args:
         ns: Nanoseconds.
-        stops_on_demand: An event that may overflow once goes on while its program returns 0, and stops when it returns 1 (6.10,
-            "perf/bpf: Allow a BPF program to suppress all sample side effects"; before, the first overflow stopped it).
+        stops_on_demand: An event that may overflow once goes on while its program returns 0, and stops when it
+            returns 1 (6.10, "perf/bpf: Allow a BPF program to suppress all sample side effects"; before, the first
+            overflow stopped it).
     """
 
     ns: int
@@ -114,8 +115,8 @@ class Limit:
         share = min(100.0, rate * self.cost.ns / 1e7)
         where = f"on CPU {cpu}" if cpu >= 0 else "in the watched threads"
         return (
-            f"guard: {name} disarmed: {rate:,.0f} hits/s {where} took {share:.0f} % of a CPU (limit {self.percent:g} %); "
-            "watch less (-C CPUS, -p PID, a member), or give --guard off"
+            f"guard: {name} disarmed: {rate:,.0f} hits/s {where} took {share:.0f} % of a CPU "
+            f"(limit {self.percent:g} %); watch less (-C CPUS, -p PID, a member), or give --guard off"
         )
 
 
@@ -154,7 +155,11 @@ class Guard:
             hits = engine.shared.slot(watch.index, Slot.TRIPPED)
             if hits and watch.index not in self.disarmed:
                 seconds = engine.shared.slot(watch.index, Slot.TRIPPED_NS) / 1e9
-                told.append(self._disarm(watch.index, hits, seconds, engine.shared.slot(watch.index, Slot.TRIPPED_CPU)))
+                told.append(
+                    self._disarm(
+                        watch.index, hits, seconds, engine.shared.slot(watch.index, Slot.TRIPPED_CPU)
+                    )
+                )
         return told
 
     def _counted(self) -> list[str]:
@@ -169,7 +174,9 @@ class Guard:
         for cpu, total in totals.items():
             if total <= self._limit.window_hits:
                 continue
-            own = {index: count for (index, where), count in hits.items() if where == cpu and self._may(index)}
+            own = {
+                index: count for (index, where), count in hits.items() if where == cpu and self._may(index)
+            }
             if own:
                 worst = max(own, key=lambda index: own[index])
                 told.append(self._disarm(worst, total, now - self._started, cpu))

@@ -194,8 +194,8 @@ def make_plan(
 
     Args:
         found: The requests and what they mean.
-        twin: Tell reads from writes for certain, at two registers a piece. A watch on writes alone needs no twin, one on
-            reads alone always has one where the hardware cannot do it.
+        twin: Tell reads from writes for certain, at two registers a piece. A watch on writes alone needs no twin,
+            one on reads alone always has one where the hardware cannot do it.
         conditions: That of each request, bound; left out: none has one.
     """
     watches = []
@@ -205,9 +205,7 @@ def make_plan(
         else:
             pieces = split(variable.address, variable.length)
         condition = conditions[index] if conditions else None
-        watches.append(
-            Watch(index, request, variable, pieces, _twin(request.mode, wanted=twin), condition)
-        )
+        watches.append(Watch(index, request, variable, pieces, _twin(request.mode, wanted=twin), condition))
     return Plan(tuple(watches))
 
 

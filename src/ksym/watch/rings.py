@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The rings of a run: one a CPU, what else is written into it, and which event writes it.
 
-A ring is owned by a dummy event, the *sideband*, which also reports names, forks, exits and mappings. Breakpoints that sample by
-themselves write into it; where a program runs at each hit, an *output* event for each watch and CPU does, whose
-identifier tells the watches apart.
+A ring is owned by a dummy event, the *sideband*, which also reports names, forks, exits and mappings.
+Breakpoints that sample by themselves write into it; where a program runs at each hit, an *output* event for
+each watch and CPU does, whose identifier tells the watches apart.
 """
 
 from __future__ import annotations
