@@ -196,7 +196,7 @@ def pipeline_of(request: str, *, twin: bool, judge: Judge | None = None) -> tupl
     variable = Variable("./p:v", 0x1000, 4, Space.USER)
     of = make_plan([(parse_request(request), variable)], twin=twin).watches[0]
     own = PlannedEvent(of, of.pieces[0], 5, 0, of.roles[-1])
-    events = {(1, 0): own, (2, 0): PlannedEvent(of, of.pieces[0], 5, 0, Role.MARK)}
+    events = {(1, 0): own, (2, 0): PlannedEvent(of, of.pieces[0], 5, 0, Role.WRITES)}
     sites = Sites(lambda: None, lambda: None, NoCode())
     return Pipeline(events, sites, Tasks(), values=[Values(variable)], judges=[judge]), of
 
@@ -225,8 +225,8 @@ def test_the_records_of_a_twin_are_told_apart_without_programs() -> None:
         at(10),
     ]
     # The mark of CPU 0 is not one for CPU 1, nor that of thread 6 one for thread 5.
-    assert kinds(pipeline, records) == ["R", "W", "R", "R", "W", "R", "W"]
-    assert pipeline.hits == {of.index: 7}
+    assert kinds(pipeline, records) == ["R", "W", "R", "W", "R", "W", "R", "W"]
+    assert pipeline.hits == {of.index: 8}
 
 
 def test_writes_are_no_hits_of_a_watch_on_reads() -> None:

@@ -149,15 +149,17 @@ class Pipeline:
     def _judged(self, record: SampleRecord, origin: _Origin, kind: str) -> str:
         """The access that a hit is, "" if it is none that was asked for.
 
-        Without programs in the kernel, the records of a twin's two registers are told apart here: the W register's
-        comes right before the RW register's, with the same ip.
+        Without programs in the kernel, the records of a twin's two registers are told apart here: a write's come in
+        one exception, with one ip, the W register's first.
         """
         planned, watch = origin.planned, origin.planned.watch
-        if planned.role is Role.MARK:
+        if planned.role is Role.WRITES:
             self._marks[record.cpu] = record.ip, record.tid
-            return ""
-        if planned.role is Role.TWIN:
-            kind = origin.wrote if self._marks.pop(record.cpu, None) == (record.ip, record.tid) else READ
+            kind = origin.wrote
+        elif planned.role is Role.READS:
+            if self._marks.pop(record.cpu, None) == (record.ip, record.tid):
+                return ""
+            kind = READ
         if watch.mode is Mode.READ and kind in (WRITE, READ_WRITE):
             return ""
         judge = self._judges[watch.index] if self._judges else None

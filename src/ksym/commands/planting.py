@@ -21,6 +21,7 @@ from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.guard import DEFAULT_PERCENT, Guard, Limit, measure
 from ksym.watch.plan import Plan, Scope, Watch, make_plan
+from ksym.watch.registers import both_fire
 
 TWINS = ("auto", "on", "off")
 
@@ -116,6 +117,8 @@ def plant(
         if engine is not None:
             stack.callback(engine.close)
         options = planting.options
+        if any(watch.twin for watch in plan.watches):
+            options = replace(options, both_fire=both_fire())
         if any(guarded):
             limit = limit or Limit(
                 planting.guard or DEFAULT_PERCENT, measure(with_program=engine is not None)
@@ -173,7 +176,7 @@ def _engine(
             why, todo = "--no-bpf keeps them out", "leave --no-bpf out"
         raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
     if wants.sink is not Sink.RECORD:
-        return None, [_late(why or "--no-bpf")]
+        return None, [_late(why or "--no-bpf keeps programs out")]
     return None, [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"] if why else []
 
 

@@ -185,7 +185,7 @@ class Trace:
     def remarks(self) -> list[str]:
         """What a reader of the rows should know."""
         engine = self._session.armed.engine
-        remarks = _doubts(engine) if engine else []
+        remarks = _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
         if not self._unknown_types:
             return remarks
         if MACHINE != "x86_64":
@@ -205,7 +205,7 @@ class Trace:
         self._users.close()
 
 
-def _doubts(engine: Engine) -> list[str]:
+def _doubts(engine: Engine, *, both_fire: bool) -> list[str]:
     """Where values or types may be wrong, which the programs have noticed."""
     watches = range(len(engine.plan.watches))
     unordered = sum(engine.shared.total(watch, Cell.UNORDERED) for watch in watches)
@@ -213,6 +213,6 @@ def _doubts(engine: Engine) -> list[str]:
     doubts = []
     if unordered:
         doubts.append(f"OLD -> NEW may have gaps: {unordered} values were taken while another CPU took one")
-    if misordered:
-        doubts.append(f"TYPE R may be W: {misordered} times the registers of a twin fired in the wrong order")
+    if misordered and both_fire:
+        doubts.append(f"TYPE R may be W: {misordered} times a twin's registers fired in the wrong order")
     return doubts

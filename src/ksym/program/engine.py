@@ -17,7 +17,7 @@ from ksym.linux.direct_map import DirectMap
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
 from ksym.program.shared import Control, Shape, Shared, Slot
-from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, Sink, Spec, mark_program, watch_program
+from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, Sink, Spec, watch_program
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, Role, Watch
 
@@ -80,16 +80,13 @@ def programs(plan: Plan, wants: Wants, *, atomics: bool = True) -> Iterator[tupl
     for watch in plan.watches:
         for number, piece in enumerate(watch.pieces):
             for role in watch.roles:
-                if role is Role.MARK:
-                    yield watch.index, number, role, mark_program(shape, watch.index, number)
-                    continue
                 guarded = bool(wants.guarded) and wants.guarded[watch.index]
                 frame = _frame(watch, wants.sink)
                 spec = Spec(
                     watch.index, number, piece.offset, watch.variable.length,
                     user=watch.variable.space is Space.USER,
                     per_cpu=watch.variable.per_cpu is not None,
-                    sees=sees(watch),
+                    role=role, sees=sees(watch),
                     reads_only=watch.mode is Mode.READ and watch.twin,
                     frame=frame,
                     condition=_emitter(watch, frame),

@@ -10,7 +10,7 @@
 
     window              Window: the guard's
     for each watch      Cell: counters
-    for each watch      for each of its pieces a Mark: the write that its W register saw last
+    for each watch      for each of its pieces a mark: the write that its W register has told of
 
 All numbers are u64, so that reading one is reading one word.
 """
@@ -75,7 +75,7 @@ class Cell(enum.IntEnum):
     UNORDERED = 32
     """Values taken without the lock, as another CPU held it too long."""
     MISORDERED = 40
-    """Writes whose RW register had fired before the W register, and so was taken for a read."""
+    """Writes whose RW register did not fire right after the W register: it may have been taken for a read before."""
     DISARMED = 48
     """Hits seen after the guard had disarmed the watch."""
     SIZE = 64
@@ -171,10 +171,10 @@ class Shared:
         """A counter of a watch, over all CPUs."""
         return sum(self.by_cpu(watch, field))
 
-    def by_cpu(self, watch: int, field: Cell) -> memoryview:
+    def by_cpu(self, watch: int, field: Cell) -> list[int]:
         """A counter of a watch, on each CPU."""
         first = (self._shape.cell(watch) + field) // 8
-        return self._cells[first :: self._shape.cpu_bytes // 8]
+        return self._cells[first :: self._shape.cpu_bytes // 8].tolist()
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The program that runs in the kernel at each hit of a watch, generated from the plan.
 
-In its order: count the hit, ask the guard, read or write (from the twin's mark), take the value, judge the
+In its order: pass over what the other register of a twin has told, ask the guard, take the value, judge the
 condition, hold the limit, stop the task if that was asked for, and hand the hit on: as a record into this CPU's
 ring, or into a table of counts, or not at all. It returns 0, so that perf makes no sample of its own; 1 lets
 the kernel stop the event.
@@ -36,6 +36,7 @@ from ksym.linux.direct_map import HUGE, PRESENT, DirectMap
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import PIECE_SHIFT, Frame, Hit, Sees
 from ksym.program.shared import Cell, Control, Shape, Slot, Window
+from ksym.watch.plan import Role
 
 # struct bpf_perf_event_data (linux/bpf_perf_event.h): the registers, sample_period, addr.
 IP_AT, ADDRESS_AT = (256, 280) if MACHINE == "aarch64" else (128, 176)
@@ -72,8 +73,9 @@ class Spec:
         length: Bytes of the variable.
         user: It lies in user space.
         per_cpu: Each CPU has its own.
-        sees: What the register tells.
-        reads_only: Writes are not wanted, the twin tells them apart.
+        role: Whether the register is one of a twin.
+        sees: What the watch's records tell.
+        reads_only: Writes are not wanted, though the twin's W register sees them.
         frame: Where the hit lies on the stack; without values where nothing needs them.
         condition: Emits the condition.
         sink: Where a kept hit goes.
@@ -91,6 +93,7 @@ class Spec:
     length: int
     user: bool
     per_cpu: bool
+    role: Role
     sees: Sees
     reads_only: bool
     frame: Frame
@@ -104,42 +107,9 @@ class Spec:
     walk: DirectMap | None = None
 
 
-def mark_program(shape: Shape, watch: int, piece: int) -> Program:
-    """The program of a twin's W register: leaves a mark, which the RW register's program takes."""
-    asm = Assembler()
-    asm.mov(R6, R1)
-    out = asm.new_label("out")
-    _find_cell(asm, shape, watch, out)
-    mark = shape.mark(watch, piece) - shape.cell(watch)
-    fresh = asm.new_label("fresh")
-    asm.load(R1, R7, mark)
-    asm.jump(fresh, R1, "==", 0)
-    asm.comment("the last mark was not taken: its RW register fired first")
-    _count(asm, Cell.MISORDERED)
-    asm.place(fresh)
-    asm.load(R1, R6, IP_AT)
-    asm.store(R7, mark, R1)
-    asm.call(Helper.GET_CURRENT_PID_TGID)
-    asm.store(R7, mark + 8, R0)
-    asm.place(out)
-    asm.mov(R0, 0)
-    asm.exit()
-    return asm.finish("ksym_mark")
-
-
 def watch_program(shape: Shape, spec: Spec) -> Program:
     """The program of a watch's own register."""
     return _Generator(shape, spec).program()
-
-
-def _find_cell(asm: Assembler, shape: Shape, watch: int, out: Label) -> None:
-    """r7 = this CPU's cell of the watch; r9 = this CPU."""
-    asm.call(Helper.GET_SMP_PROCESSOR_ID)
-    asm.jump(out, R0, ">=", shape.cpus)
-    asm.mov(R9, R0)
-    asm.alu(R0, "*", shape.cpu_bytes)
-    asm.map_value(R7, "cells", shape.cell(watch))
-    asm.add(R7, R0)
 
 
 def _count(asm: Assembler, field: Cell) -> None:
@@ -164,7 +134,9 @@ class _Generator:
     def program(self) -> Program:
         asm, spec = self.asm, self.spec
         asm.mov(R6, R1)
-        _find_cell(asm, self.shape, spec.watch, self.out)
+        self._find_cell()
+        if spec.role is not Role.ONLY:
+            self._twin()
         if spec.guarded:
             self._guard()
         self._flags()
@@ -172,10 +144,22 @@ class _Generator:
             self._value()
         else:
             asm.store(R10, spec.frame.flags, R9, U32)
-        if spec.reads_only:
-            asm.comment("only reads were asked for")
-            asm.load(R1, R10, spec.frame.flags, U32)
-            asm.jump(self.out, R1, "&", Hit.WROTE)
+        if spec.reads_only and spec.role is Role.WRITES:
+            asm.comment("only reads were asked for; the value was taken for the next one's sake")
+        else:
+            self._keep()
+        asm.place(self.out)
+        asm.mov(R0, 0)
+        asm.exit()
+        if spec.guarded or (spec.limited and spec.atomics):
+            asm.place(self.stop_event)
+            asm.mov(R0, 1)
+            asm.exit()
+        return asm.finish("ksym_hit")
+
+    def _keep(self) -> None:
+        """Count the hit, judge it, and hand it on."""
+        asm, spec = self.asm, self.spec
         _count(asm, Cell.SEEN)
         if spec.condition is not None:
             self._condition(spec.condition)
@@ -189,14 +173,42 @@ class _Generator:
             self._record()
         elif spec.sink is Sink.COUNT:
             self._table()
-        asm.place(self.out)
-        asm.mov(R0, 0)
-        asm.exit()
-        if spec.guarded or (spec.limited and spec.atomics):
-            asm.place(self.stop_event)
-            asm.mov(R0, 1)
-            asm.exit()
-        return asm.finish("ksym_hit")
+
+    def _find_cell(self) -> None:
+        """r7 = this CPU's cell of the watch; r9 = this CPU."""
+        asm, shape = self.asm, self.shape
+        asm.call(Helper.GET_SMP_PROCESSOR_ID)
+        asm.jump(self.out, R0, ">=", shape.cpus)
+        asm.mov(R9, R0)
+        asm.alu(R0, "*", shape.cpu_bytes)
+        asm.map_value(R7, "cells", shape.cell(self.spec.watch))
+        asm.add(R7, R0)
+
+    def _twin(self) -> None:
+        """A write fires both registers in one exception, W first: it tells of the write, and RW passes that over."""
+        asm, spec = self.asm, self.spec
+        mark = self.shape.mark(spec.watch, spec.piece) - self.shape.cell(spec.watch)
+        asm.load(R8, R6, IP_AT)
+        asm.call(Helper.GET_CURRENT_PID_TGID)
+        if spec.role is Role.WRITES:
+            fresh = asm.new_label("fresh")
+            asm.load(R1, R7, mark)
+            asm.jump(fresh, R1, "==", 0)
+            _count(asm, Cell.MISORDERED)
+            asm.place(fresh)
+            asm.comment("leave a mark for the RW register")
+            asm.store(R7, mark, R8)
+            asm.store(R7, mark + 8, R0)
+            return
+        read = asm.new_label("is_read")
+        asm.comment("has the W register told of it?")
+        asm.load(R1, R7, mark)
+        asm.jump(read, R1, "==", 0)
+        asm.store(R7, mark, 0)
+        asm.load(R2, R7, mark + 8)
+        asm.jump(read, R1, "!=", R8)
+        asm.jump(self.out, R2, "==", R0)
+        asm.place(read)
 
     def _guard(self) -> None:
         """More hits of this CPU in a window than are allowed disarm the watch, on all CPUs."""
@@ -242,27 +254,11 @@ class _Generator:
         if spec.frame.padded:
             self._find_slot()
         flags = spec.piece << PIECE_SHIFT
-        if spec.sees.writes_only:
+        if spec.sees.writes_only or spec.role is Role.WRITES:
             flags |= Hit.WROTE
+        elif spec.role is Role.READS:
+            flags |= Hit.READ
         asm.mov(R9, flags)
-        if not spec.sees.twin:
-            return
-        mark = self.shape.mark(spec.watch, spec.piece) - self.shape.cell(spec.watch)
-        read, known = asm.new_label("is_read"), asm.new_label("access_known")
-        asm.comment("was it the W register's hit, too?")
-        asm.load(R1, R7, mark)
-        asm.jump(read, R1, "==", 0)
-        asm.store(R7, mark, 0)
-        asm.load(R2, R6, IP_AT)
-        asm.jump(read, R1, "!=", R2)
-        asm.call(Helper.GET_CURRENT_PID_TGID)
-        asm.load(R1, R7, mark + 8)
-        asm.jump(read, R1, "!=", R0)
-        asm.alu(R9, "|", Hit.WROTE)
-        asm.jump(known)
-        asm.place(read)
-        asm.alu(R9, "|", Hit.READ)
-        asm.place(known)
 
     def _find_slot(self) -> None:
         """r8 = where the last value is kept; r9, this CPU, is used up."""

@@ -41,6 +41,7 @@ class Options:
         kernel_accesses: A user variable's accesses by the kernel are wanted too.
         ring_bytes: Ring size a CPU, a power of two; 0 lets the number of CPUs decide.
         stops_on_demand: A program that returns 1 stops its event (`guard.HitCost`).
+        both_fire: A write fires both registers of a twin (`registers.both_fire`).
     """
 
     counting: bool = False
@@ -48,6 +49,7 @@ class Options:
     kernel_accesses: bool = False
     ring_bytes: int = 0
     stops_on_demand: bool = False
+    both_fire: bool = True
 
 
 @dataclass
@@ -234,16 +236,27 @@ class ArmedWatch:
         """Exact hits of each watch so far, from the counters."""
         totals = list(self._retired)
         for armed in self.events:
-            totals[armed.planned.watch.index] += _share(armed)
+            totals[armed.planned.watch.index] += self._share(armed)
         return totals
+
+    def _share(self, armed: ArmedEvent) -> int:
+        """What an event adds to the hits of its watch: a write fires both registers of a twin, a read one.
+
+        An emulator may let it fire the W register alone (`registers.both_fire`).
+        """
+        count = armed.event.read()[0]
+        planned = armed.planned
+        if planned.role is not Role.WRITES:
+            return count
+        wanted = planned.watch.mode is not Mode.READ
+        return count * (wanted - self.options.both_fire)
 
     def counts_by_cpu(self) -> dict[tuple[int, int], int]:
         """Hits of each (watch, CPU) so far; CPU -1 for those of threads, which may be anywhere."""
         counts: dict[tuple[int, int], int] = {}
         for armed in self.events:
-            if armed.planned.role is not Role.MARK:
-                place = armed.planned.watch.index, armed.planned.cpu
-                counts[place] = counts.get(place, 0) + armed.event.read()[0]
+            place = armed.planned.watch.index, armed.planned.cpu
+            counts[place] = counts.get(place, 0) + self._share(armed)
         return counts
 
     def lost(self) -> int:
@@ -262,7 +275,7 @@ class ArmedWatch:
             planned = armed.planned
             if planned.watch.index == index:
                 place = f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid}"
-                places[place] = places.get(place, 0) + _share(armed)
+                places[place] = places.get(place, 0) + self._share(armed)
         if self._retired[index]:
             places["CPUs that went offline"] = self._retired[index]
         return places
@@ -293,7 +306,7 @@ class ArmedWatch:
         The ring stays: records may still lie in it.
         """
         for armed in [armed for armed in self.events if armed.planned.cpu == cpu]:
-            self._retired[armed.planned.watch.index] += _share(armed)
+            self._retired[armed.planned.watch.index] += self._share(armed)
             self._retired_lost += armed.event.read()[2]
             armed.event.close()
             self.events.remove(armed)
@@ -337,13 +350,6 @@ class ArmedWatch:
         if self._rings:
             self._rings.close()
             self._rings = None
-
-
-def _share(armed: ArmedEvent) -> int:
-    """What an event adds to the hits of its watch: a twin's RW register sees all, unwanted writes included."""
-    if armed.planned.role is Role.MARK:
-        return -armed.event.read()[0] if armed.planned.watch.mode is Mode.READ else 0
-    return armed.event.read()[0]
 
 
 def _allow_files(needed: int) -> None:

@@ -34,8 +34,8 @@ class Role(enum.Enum):
     """What a register is for."""
 
     ONLY = "its piece's only register"
-    MARK = "the W register of a twin"
-    TWIN = "the RW register of a twin"
+    WRITES = "the W register of a twin"
+    READS = "the RW register of a twin, for what the W register does not see"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Watch:
     @property
     def roles(self) -> tuple[Role, ...]:
         """What each piece takes registers for. W comes first: it has the lower number then, and fires first."""
-        return (Role.MARK, Role.TWIN) if self.twin else (Role.ONLY,)
+        return (Role.WRITES, Role.READS) if self.twin else (Role.ONLY,)
 
     def address(self, piece: Piece, cpu: int) -> int:
         """Where ``piece`` lies as seen by ``cpu``: its own copy, for a per-CPU variable."""
@@ -108,7 +108,7 @@ class PlannedEvent:
         """What its register is to see."""
         if self.role is Role.ONLY:
             return self.watch.mode
-        return Mode.WRITE if self.role is Role.MARK else Mode.READ_WRITE
+        return Mode.WRITE if self.role is Role.WRITES else Mode.READ_WRITE
 
     @property
     def address(self) -> int:

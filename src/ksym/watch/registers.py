@@ -49,6 +49,36 @@ def free_registers(*, pid: int = -1, cpu: int = 0, execute: bool = False) -> int
             event.close()
 
 
+def both_fire() -> bool:
+    """Whether a write fires both watchpoints on an address, as processors do; tried on a variable of our own.
+
+    QEMU, where it emulates the processor, reports the first one alone (cpu_check_watchpoint() in its
+    accel/tcg/watchpoint.c). True where no two registers are free to try it.
+    """
+    target = ctypes.c_uint64()
+    with contextlib.ExitStack() as stack:
+        events = []
+        for kind in (2, 3):
+            attr = Attr(
+                perf_event.TYPE_BREAKPOINT,
+                flags=Flag.DISABLED | Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV,
+                bp_type=kind,
+                bp_address=ctypes.addressof(target),
+                bp_length=8,
+            )
+            try:
+                events.append(PerfEvent(attr, pid=0, cpu=-1))
+            except OSError:
+                return True
+            stack.callback(events[-1].close)
+        for event in events:
+            event.enable()
+        target.value = 1
+        for event in events:
+            event.disable()
+        return events[1].read()[0] > 0
+
+
 @dataclass(frozen=True)
 class Holder:
     """A process that may hold debug registers."""
