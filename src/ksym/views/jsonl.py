@@ -28,7 +28,7 @@ class JsonLines:
     def __init__(self) -> None:
         self._offset = time.time_ns() - time.monotonic_ns()
         self._encode = json.JSONEncoder(check_circular=False).encode
-        self._parts: dict[tuple[Site, int, int], tuple[str, ...]] = {}
+        self._parts: dict[tuple[Site, int, int, str], tuple[str, ...]] = {}
         self._comms: dict[str, str] = {}
 
     def header(self) -> str:
@@ -37,7 +37,7 @@ class JsonLines:
 
     def row(self, access: Access) -> str:
         """See Rows."""
-        key = access.site, access.watch.index, access.address
+        key = access.site, access.watch.index, access.address, access.access
         parts = self._parts.get(key)
         if parts is None:
             if len(self._parts) >= PLACES_KEPT:
