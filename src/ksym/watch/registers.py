@@ -56,6 +56,7 @@ def both_fire() -> bool:
     accel/tcg/watchpoint.c). True where no two registers are free to try it.
     """
     target = ctypes.c_uint64()
+    cell = memoryview(target).cast("B").cast("Q")  # one store, and no read; ctypes reads as well
     with contextlib.ExitStack() as stack:
         events = []
         for kind in (2, 3):
@@ -73,7 +74,7 @@ def both_fire() -> bool:
             stack.callback(events[-1].close)
         for event in events:
             event.enable()
-        target.value = 1
+        cell[0] = 1
         for event in events:
             event.disable()
         return events[1].read()[0] > 0
