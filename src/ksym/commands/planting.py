@@ -118,7 +118,8 @@ def plant(
             stack.callback(engine.close)
         options = planting.options
         if any(watch.twin for watch in plan.watches):
-            options = replace(options, both_fire=both_fire())
+            system_wide = any(scope().system_wide(watch) for watch in plan.watches)
+            options = replace(options, both_fire=both_fire(system_wide=system_wide))
         if any(guarded):
             limit = limit or Limit(
                 planting.guard or DEFAULT_PERCENT, measure(with_program=engine is not None)

@@ -21,6 +21,7 @@ from ksym.linux.perf_event import Attr, Flag, PerfEvent
 from ksym.program.engine import Engine
 from ksym.program.shared import Control, Slot
 from ksym.watch.arm import ArmedWatch
+from ksym.watch.registers import own_place
 
 DEFAULT_PERCENT = 25.0
 """As kernel.perf_cpu_time_max_percent, what perf allows itself."""
@@ -62,7 +63,8 @@ def measure(*, with_program: bool) -> HitCost:
     )
     with contextlib.ExitStack() as stack:
         try:
-            event = PerfEvent(attr, pid=0, cpu=-1)
+            pid, cpu = stack.enter_context(own_place(system_wide=True))
+            event = PerfEvent(attr, pid=pid, cpu=cpu)
             stack.callback(event.close)
             if with_program:
                 event.attach(_load_nothing(stack))
