@@ -25,6 +25,7 @@ class Access:
         hits: Traps that this access took.
         old: The variable before the access, or as it was last seen; None where that is not known.
         new: The variable after it; None where that is not known.
+        uid: The task's user; None where no program asked for it.
     """
 
     time_ns: int
@@ -40,3 +41,4 @@ class Access:
     hits: int = 1
     old: Value | None = None
     new: Value | None = None
+    uid: int | None = None

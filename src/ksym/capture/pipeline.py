@@ -141,7 +141,7 @@ class Pipeline:
             stack = self._stack(pid, chain, watch.mode is Mode.EXECUTE) if chain else ()
             before = decode[watch.index](old) if flags & Hit.OLD else None
             access = Access(
-                time, cpu, pid, tid, name(pid, tid, cpu), watch, address, kind, site, stack, 1, before, after
+                time, cpu, pid, tid, name(pid, tid, cpu), watch, address, kind, site, stack, 1, before, after, uid
             )
             coalesce.start(access, record, planned, sweeps=sweeps)
         return coalesce.done(until=until)

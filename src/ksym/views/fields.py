@@ -9,7 +9,7 @@ from ksym.capture.access import Access
 
 NAMES = (
     "time_ns", "cpu", "pid", "tid", "comm", "symbol", "address", "length", "access", "old", "new", "ip",
-    "function", "offset", "instruction", "hits", "stack", "module", "instruction_address",
+    "function", "offset", "instruction", "hits", "stack", "module", "instruction_address", "uid",
 )  # fmt: skip
 
 
@@ -42,4 +42,5 @@ def fields(access: Access, clock_offset: int) -> dict[str, Any]:
         "stack": [str(frame) for frame in access.stack] if access.stack else None,
         "module": named.owner,
         "instruction_address": hex(instruction.address) if instruction else None,
+        "uid": access.uid,
     }

@@ -52,10 +52,11 @@ class JsonLines:
         before, behind, last = parts
         old = access.old.json if access.old else "null"
         new = access.new.json if access.new else "null"
+        uid = "null" if access.uid is None else access.uid
         return (
             f'{{"time_ns": {access.time_ns + self._offset}, "cpu": {access.cpu}, "pid": {access.pid}, '
             f'"tid": {access.tid}, "comm": {comm}, {before}, "old": {old}, "new": {new}, {behind}, '
-            f'"hits": {access.hits}, "stack": {stack}, {last}}}\n'
+            f'"hits": {access.hits}, "stack": {stack}, {last}, "uid": {uid}}}\n'
         )
 
     def _place(self, access: Access) -> tuple[str, ...]:
