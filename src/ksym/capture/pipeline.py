@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
@@ -71,6 +71,7 @@ class Pipeline:
         sites: Names of code.
         tasks: Names of threads.
         follower: Told of each mapping, fork and exec, to name user-space code; may be None.
+        ended: Told of each process that has ended.
         values: Decodes the values of each watch; empty where no program takes any.
         judges: For each watch, what the kernel has left to be judged; may be empty.
     """
@@ -81,11 +82,13 @@ class Pipeline:
         sites: Sites,
         tasks: Tasks,
         follower: Follower | None = None,
+        ended: Callable[[int], None] = lambda pid: None,
         *,
         values: Sequence[Values] = (),
         judges: Sequence[Judge | None] = (),
     ) -> None:
         self._planned, self._sites, self._tasks, self._follower = planned, sites, tasks, follower
+        self._ended = ended
         self._decode = [each.of for each in values]
         self._judges = judges
         self._coalesce = Coalesce()
@@ -112,7 +115,7 @@ class Pipeline:
             if record.__class__ is not SampleRecord:
                 self._sideband(record)
                 continue
-            time, cpu, event, ip, pid, tid, chain, flags, _, old, new = record
+            time, cpu, event, ip, pid, tid, chain, flags, uid, old, new = record
             key = (event, flags >> PIECE_SHIFT, ip, 0 if ip >= KERNEL_HALF else pid)
             if key in origins:
                 origin = origins[key]
@@ -140,9 +143,10 @@ class Pipeline:
             # Named now: a later record may rename the thread, or unmap its code.
             stack = self._stack(pid, chain, watch.mode is Mode.EXECUTE) if chain else ()
             before = decode[watch.index](old) if flags & Hit.OLD else None
+            comm = name(pid, tid, cpu)
             access = Access(
-                time, cpu, pid, tid, name(pid, tid, cpu), watch, address, kind, site, stack, 1, before, after, uid
-            )
+                time, cpu, pid, tid, comm, watch, address, kind, site, stack, 1, before, after, uid
+            )  # fmt: skip
             coalesce.start(access, record, planned, sweeps=sweeps)
         return coalesce.done(until=until)
 
@@ -195,6 +199,8 @@ class Pipeline:
                     del self._origins[key]
             if self._follower:
                 self._follower.changed(record)
+            if isinstance(record, ExitRecord) and record.pid == record.tid:
+                self._ended(record.pid)
 
     def _stack(self, pid: int, chain: tuple[int, ...], execute: bool) -> tuple[Named, ...]:
         """The call chain, named; all but the innermost are return addresses, so behind the call.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,10 +19,14 @@ from ksym.symbols.functions import Functions
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
+from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.guard import DEFAULT_PERCENT, Guard, Limit, measure
 from ksym.watch.plan import Plan, Scope, Watch, make_plan
 from ksym.watch.registers import both_fire
+
+_LOG_LINES = 12
+"""Of the verifier's log, from its end."""
 
 TWINS = ("auto", "on", "off")
 
@@ -37,6 +42,7 @@ class Planting:
         bpf: Whether programs may be used.
         guard: Percent of a CPU's time that hits may take; 0: any. None: the usual, for watches planted on CPUs:
             what one process does to a variable of its own costs that process alone.
+        verbose: Show what the verifier says of a program that it refuses.
     """
 
     options: Options
@@ -44,6 +50,7 @@ class Planting:
     twin: str = "auto"
     bpf: bool = True
     guard: float | None = None
+    verbose: bool = False
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,9 @@ def _engine(
             engine = Engine(plan, wants_for(plan, replace(wants, guarded=guarded), kernel))
         except EngineRefused as refused:
             why = refused.why
+            if planting.verbose and refused.log:
+                lines = refused.log.splitlines()[-_LOG_LINES:]
+                print("\n".join(f"ksym: verifier: {printable(line)}" for line in lines), file=sys.stderr)
         else:
             late = wants.limit > 0 and wants.sink is not Sink.RECORD and not engine.holds_limit
             return engine, [_late("this kernel's BPF lacks BPF_FETCH (5.12)")] if late else []

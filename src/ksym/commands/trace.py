@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     stop = args.on_hit == STOP
     # A row may take several hits, so its number is counted here; a stop is a hit's, and counted in the kernel.
     wants = Wants(Sink.RECORD, stop=stop, limit=(args.limit or 0) if stop else 0)
-    planting = Planting(options, wants, twin=args.twin, bpf=not args.no_bpf, guard=args.guard)
+    planting = Planting(
+        options, wants, twin=args.twin, bpf=not args.no_bpf, guard=args.guard, verbose=args.verbose
+    )
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
     with closing(Output(args.output)) as output, open_session(args, planting) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
@@ -120,7 +122,13 @@ class Trace:
         names = pointer_names(Kallsyms.shown)
         values = [Values(watch.variable, names) for watch in session.plan.watches] if raw else ()
         self._pipeline = Pipeline(
-            armed.planned, self._sites, self._tasks, self._users, values=values, judges=judges(armed)
+            armed.planned,
+            self._sites,
+            self._tasks,
+            self._users,
+            values=values,
+            judges=judges(armed),
+            ended=armed.engine.forget if armed.engine else lambda pid: None,
         )
         self._merge = Merge(armed.rings, chains=armed.options.stacks, raw=raw)
         self._shown = [0] * len(session.plan.watches)

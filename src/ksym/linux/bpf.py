@@ -16,15 +16,15 @@ from collections.abc import Iterator
 
 from ksym.linux.libc import syscall
 
-_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_GET_NEXT_KEY, _PROG_LOAD, _PROG_TEST_RUN = (
-    0,
+_MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = range(5)
+_PROG_LOAD, _PROG_TEST_RUN = 5, 10
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, MAP_TYPE_LRU_HASH = (
     1,
     2,
     4,
     5,
-    10,
+    9,
 )
-MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH = 1, 2, 4, 5
 PROG_TYPE_PERF_EVENT, PROG_TYPE_SYSCALL = 7, 31
 F_MMAPABLE = 1 << 10
 F_SLEEPABLE = 1 << 4
@@ -78,6 +78,12 @@ class Map:
         """
         self._key.raw, self._value.raw = key, value
         syscall("bpf", _MAP_UPDATE_ELEM, self._attr(self._key, self._value), 32)
+
+    def delete(self, key: bytes) -> None:
+        """Drop an element of a hash, if it is there."""
+        self._key.raw = key
+        with contextlib.suppress(FileNotFoundError):
+            syscall("bpf", _MAP_DELETE_ELEM, self._attr(self._key, self._value), 32)
 
     def items(self, value: int) -> Iterator[tuple[bytes, bytes]]:
         """All elements of a hash; entries that come or go meanwhile may be missed.

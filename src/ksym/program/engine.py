@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -191,7 +192,7 @@ class Engine:
         if name == "comms":
             return bpf.Map(bpf.MAP_TYPE_HASH, key=8, value=COMM_BYTES, entries=_COUNTS)
         if name == "copies":
-            return bpf.Map(bpf.MAP_TYPE_HASH, key=8, value=Slot.SIZE, entries=_COPIES)
+            return bpf.Map(bpf.MAP_TYPE_LRU_HASH, key=8, value=Slot.SIZE, entries=_COPIES)
         return bpf.Map(bpf.MAP_TYPE_PERF_EVENT_ARRAY, entries=self._cpus)
 
     def program(self, watch: int, piece: int, role: Role) -> int:
@@ -217,6 +218,13 @@ class Engine:
     def comms(self) -> Iterator[tuple[bytes, bytes]]:
         """Elements of ``comms``: pid_tgid, name."""
         return self._maps["comms"].items(COMM_BYTES)
+
+    def forget(self, pid: int) -> None:
+        """A process has ended: another one with its number has nothing to do with its copies."""
+        copies = self._maps.get("copies")
+        if copies is not None:
+            for watch in self.plan.watches:
+                copies.delete(struct.pack("=II", watch.index, pid))
 
     def close(self) -> None:
         """Give programs and maps back."""
