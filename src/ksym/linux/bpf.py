@@ -83,7 +83,8 @@ class Map:
         """Drop an element of a hash, if it is there."""
         self._key.raw = key
         with contextlib.suppress(FileNotFoundError):
-            syscall("bpf", _MAP_DELETE_ELEM, self._attr(self._key, self._value), 32)
+            # what lies behind the key must be 0
+            syscall("bpf", _MAP_DELETE_ELEM, self._attr(self._key, self._value)[:16] + bytes(16), 32)
 
     def items(self, value: int) -> Iterator[tuple[bytes, bytes]]:
         """All elements of a hash; entries that come or go meanwhile may be missed.
