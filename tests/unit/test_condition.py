@@ -15,6 +15,7 @@ from ksym.language.condition import (
     FIELDS,
     NUMBER_FIELDS,
     PRECEDENCE,
+    VALUE_FIELDS,
     AccessName,
     Binary,
     EnumName,
@@ -27,6 +28,7 @@ from ksym.language.condition import (
     whole_span,
 )
 from ksym.language.condition_parser import parse_expression
+from ksym.language.request import Index, Member
 from ksym.language.tokens import Source
 
 NO = Span(0, 0)  # spans do not take part in comparisons
@@ -62,6 +64,8 @@ def read(text: str) -> Condition:
         ("new == true || new == false || new == NULL", "(((new == 1) || (new == 0)) || (new == 0))"),
         ("(((new)))", "new"),
         ("new == STATE_IDLE", "(new == STATE_IDLE)"),
+        ("new.count > 3 && old . flags.x", "((new.count > 3) && old.flags.x)"),
+        ("-new.slots[0x2].if[0] == old[010]", "((-new.slots[2].if[0]) == old[8])"),
     ],
 )
 def test_grouping(text: str, grouped: str | None) -> None:
@@ -115,6 +119,9 @@ def test_spans() -> None:
     assert shown(text, condition.span) == "&&"
     assert shown(text, whole_span(condition.left)) == "new > 100"
     assert shown(text, whole_span(condition.right)) == "!(old == -1"  # without the parenthesis behind it
+    member = read("1 + new . slots[ 2 ] > 3")
+    assert isinstance(member, Binary)
+    assert shown("1 + new . slots[ 2 ] > 3", whole_span(member.left)) == "1 + new . slots[ 2 ]"
     request = parse_request("pid_max:rw- if new > 100")
     assert isinstance(request.condition, Binary)
     assert shown(request.text, request.condition.left.span) == "new"
@@ -169,9 +176,28 @@ BAD = [
     ("not new", "conditions are written as in C, without 'not'; write !", (0, 3)),
     ("new * 3", "'*' is no operator of conditions; use && || ! == != < <= > >= & | ^ + - ~ << >>", (4, 5)),
     (
-        "new.x > 3",
-        "conditions look at new and old as a whole, not at members or elements; name the member in TARGET",
-        (3, 4),
+        "new.next->x > 3",
+        "the kernel follows no pointer for a condition; watch the member itself, "
+        "or write . for a member of the variable",
+        (8, 10),
+    ),
+    ("pid.x > 3", "pid has no members or elements, only new and old do; leave them out", (3, 4)),
+    ("comm[0] == 's'", "comm has no members or elements, only new and old do; leave them out", (4, 5)),
+    ("new. > 3", "a member's name is missing after '.'; write one", (5, 6)),
+    ("new.5", "a member's name is missing after '.'; write one", (4, 5)),
+    ("new[-1] > 3", "an index is one number, not negative; write one, as in [0]", (4, 5)),
+    ("new[i] > 3", "an index is one number, not negative; write one, as in [0]", (4, 5)),
+    ("new[1 + 2] > 3", "an index is one number, not negative; write one, as in [0]", (4, 5)),
+    ("new[] > 3", "an index is one number, not negative; write one, as in [0]", (4, 5)),
+    (
+        "(new).x > 3",
+        "only new and old have members and elements; write them right behind, as in new.member",
+        (5, 6),
+    ),
+    (
+        "STATE.x",
+        "only new and old have members and elements; write them right behind, as in new.member",
+        (5, 6),
     ),
     (
         'comm == "0123456789abcdef"',
@@ -297,10 +323,16 @@ WORDS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True).filter(
 COMMS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5).filter(
     lambda text: len(text.encode()) <= 15
 )
+PATHS = st.lists(
+    st.builds(Member, st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True), st.just(NO))
+    | st.builds(Index, st.integers(0, 2**64 - 1), st.just(NO)),
+    max_size=3,
+).map(tuple)
 LEAVES: st.SearchStrategy[Condition] = st.one_of(
     st.builds(Number, st.integers(0, 2**64 - 1), st.just(NO)),
     st.builds(Text, COMMS, st.booleans(), st.just(NO)),
     st.builds(Field, st.sampled_from(FIELDS), st.just(NO)),
+    st.builds(Field, st.sampled_from(VALUE_FIELDS), st.just(NO), PATHS),
     st.builds(AccessName, st.sampled_from(ACCESSES), st.just(NO)),
     st.builds(EnumName, WORDS, st.just(NO)),
     st.builds(
@@ -350,8 +382,8 @@ def test_what_is_checked_can_be_evaluated(condition: Condition, value: int) -> N
 
 def names_in(node: Condition) -> set[str]:
     match node:
-        case EnumName(name=name):
-            return {name}
+        case EnumName() | Field():
+            return {str(node)}
         case Unary(operand=operand):
             return names_in(operand)
         case Binary(left=left, right=right):
@@ -374,6 +406,8 @@ ENV: dict[str, int | str] = {
     "function": "do_sysctl",
     "changed": 1,
     "STATE": 65536,
+    "new.count": 7,
+    "old.slots[2]": -1,
 }
 
 
@@ -396,6 +430,8 @@ ENV: dict[str, int | str] = {
         ("ip in do_syscall", False),
         ("new == STATE", True),
         ("old == STATE >> 1", True),
+        ("new.count == 7 && old.slots[2] < 0 && new.count != new", True),
+        ("new.count == STATE", False),
         ("-1 == 0xffffffffffffffff", True),
         ("0x8000000000000000 < 0", True),
         ("0x7fffffffffffffff + 1 < 0", True),
@@ -409,10 +445,18 @@ ENV: dict[str, int | str] = {
         ("(new > old) == changed", True),
         ("tid - pid", True),
         ("0", False),
+        (r'comm == "\x73*"', True),
     ],
 )
 def test_evaluate(text: str, kept: bool) -> None:
     assert evaluate(parse_condition(text), ENV) is kept
+
+
+def test_a_name_is_compared_byte_by_byte() -> None:
+    """The kernel cuts a name behind its 15th byte, and so may a prefix be cut."""
+    assert evaluate(parse_condition(r'comm == "\xc3*"'), {"comm": "\xe9"})
+    assert evaluate(parse_condition(r'comm == "\xc3*"'), {"comm": "\udcc3"})
+    assert not evaluate(parse_condition(r'comm == "\xc3"'), {"comm": "\xe9"})
 
 
 def test_evaluate_passes_over_what_decides_nothing() -> None:

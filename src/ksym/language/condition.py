@@ -16,8 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ksym.errors import Span
+from ksym.language.request import Member, Step
 
-NUMBER_FIELDS = ("new", "old", "pid", "tid", "cpu", "uid")
+VALUE_FIELDS = ("new", "old")
+"""What has members and elements where the watched variable has them."""
+NUMBER_FIELDS = (*VALUE_FIELDS, "pid", "tid", "cpu", "uid")
 FIELDS = (*NUMBER_FIELDS, "comm", "access", "ip", "changed")
 ACCESSES = ("R", "W", "RW", "X")
 """The access that was made, as the TYPE column shows it. ``RW`` is one instruction that did both."""
@@ -58,10 +61,11 @@ class Text(_Node):
 
 @dataclass(frozen=True)
 class Field(_Node):
-    """One of FIELDS."""
+    """One of FIELDS; ``path`` leads to a member or element, and only from one of VALUE_FIELDS."""
 
     name: str
     span: Span = field(compare=False)
+    path: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,11 @@ def _render(node: Condition, least: int) -> str:
             return str(value)
         case Text(value=value, prefix=prefix):
             return _render_text(value, prefix=prefix)
-        case Field(name=name) | AccessName(name=name) | EnumName(name=name):
+        case Field(name=name, path=path):
+            return name + "".join(
+                f".{step.name}" if isinstance(step, Member) else f"[{step.number}]" for step in path
+            )
+        case AccessName(name=name) | EnumName(name=name):
             return name
         case InFunction(function=function):
             text, own = f"ip in {function}", PRECEDENCE["in"]
@@ -165,8 +173,8 @@ def evaluate(condition: Condition, env: Mapping[str, int | str]) -> bool:
     Args:
         condition: A condition that ``check`` accepts.
         env: Each field by its name: numbers as int, ``comm`` as text, ``access`` as one of ACCESSES,
-            ``changed`` as 0 or 1. Enum constants by their own names, and ``function``, the name of the
-            function that ``ip`` lies in, for ``ip in``.
+            ``changed`` as 0 or 1. A member or element by its text, ``new.flags[2]``. Enum constants by
+            their own names, and ``function``, the name of the function that ``ip`` lies in, for ``ip in``.
 
     Raises:
         KeyError: ``env`` lacks a name that was needed; operands that ``&&`` and ``||`` pass over are not.
@@ -178,9 +186,9 @@ def _value(node: Condition, env: Mapping[str, int | str]) -> int:
     match node:
         case Number(value=value):
             return signed(value)
-        case Field(name=name) | EnumName(name=name):
-            have = env[name]
-            assert isinstance(have, int), f"{name} is no number"
+        case Field() | EnumName():
+            have = env[str(node)]
+            assert isinstance(have, int), f"{node} is no number"
             return signed(have)
         case InFunction(function=function):
             return int(env["function"] == function)
@@ -191,28 +199,40 @@ def _value(node: Condition, env: Mapping[str, int | str]) -> int:
             return int(_value(left, env) != 0 and _value(right, env) != 0)
         case Binary(op="||", left=left, right=right):
             return int(_value(left, env) != 0 or _value(right, env) != 0)
-        case Binary(op="==" | "!=" as op, left=left, right=right) if _texts(left, right):
+        case Binary(op="==" | "!=" as op, left=left, right=right) if has_literal(left, right):
             return int(_same_text(left, right, env) == (op == "=="))
         case Binary(op=op, left=left, right=right):
-            return _binary(op, _value(left, env), _value(right, env))
+            return arithmetic(op, _value(left, env), _value(right, env))
     raise AssertionError(f"{node!r} has no value of its own")
 
 
-def _texts(left: Condition, right: Condition) -> bool:
+def has_literal(left: Condition, right: Condition) -> bool:
+    """Whether this is a comparison of ``comm`` or ``access``."""
     return isinstance(left, Text | AccessName) or isinstance(right, Text | AccessName)
 
 
 def _same_text(left: Condition, right: Condition, env: Mapping[str, int | str]) -> bool:
-    literal, other = (left, right) if isinstance(left, Text | AccessName) else (right, left)
-    assert isinstance(other, Field)
+    literal, other = literal_first(left, right)
     have = str(env[other.name])
-    if isinstance(literal, Text):
-        return have.startswith(literal.value) if literal.prefix else have == literal.value
-    assert isinstance(literal, AccessName)
-    return have == literal.name
+    return same_comm(literal, have) if isinstance(literal, Text) else have == literal.name
 
 
-def _binary(op: str, left: int, right: int) -> int:
+def literal_first(left: Condition, right: Condition) -> tuple[Text | AccessName, Field]:
+    """The sides of a comparison of ``comm`` or ``access``, in whichever order they were written."""
+    literal, other = (left, right) if isinstance(left, Text | AccessName) else (right, left)
+    assert isinstance(literal, Text | AccessName)
+    assert isinstance(other, Field)
+    return literal, other
+
+
+def same_comm(literal: Text, comm: str) -> bool:
+    """Whether a task's name is the one of a text; byte by byte, as the kernel cuts names inside characters."""
+    wanted, have = (each.encode("utf-8", "surrogateescape") for each in (literal.value, comm))
+    return have.startswith(wanted) if literal.prefix else have == wanted
+
+
+def arithmetic(op: str, left: int, right: int) -> int:
+    """The result of an operator on two numbers of 64 bits; a comparison's is 0 or 1."""
     match op:
         case "|":
             return left | right

@@ -9,6 +9,7 @@ from ksym.language.condition import (
     CONSTANTS,
     FIELDS,
     PRECEDENCE,
+    VALUE_FIELDS,
     AccessName,
     Binary,
     Condition,
@@ -19,6 +20,7 @@ from ksym.language.condition import (
     Text,
     Unary,
 )
+from ksym.language.request import Index, Member, Step
 from ksym.language.tokens import (
     CHARACTER,
     END,
@@ -134,7 +136,7 @@ class _Parser(Cursor):
 
     def word(self, token: Token) -> Condition:
         if token.text in FIELDS:
-            return Field(token.text, token.span)
+            return self.field(token)
         if token.text in ACCESSES:
             return AccessName(token.text, token.span)
         if token.text in CONSTANTS:
@@ -145,6 +147,34 @@ class _Parser(Cursor):
         if token.text in ("in", "if"):
             raise self.refuse(f"a value is missing before {quote(token.text)}", "write ip in FUNCTION", token)
         return EnumName(token.text, token.span)
+
+    def field(self, token: Token) -> Field:
+        path: list[Step] = []
+        while self.token.is_op(".", "->", "["):
+            if token.text not in VALUE_FIELDS:
+                why = f"{token.text} has no members or elements, only new and old do"
+                raise self.refuse(why, "leave them out", self.token)
+            if self.token.is_op("->"):
+                why = "the kernel follows no pointer for a condition"
+                raise self.refuse(
+                    why, "watch the member itself, or write . for a member of the variable", self.token
+                )
+            path.append(self.index() if self.token.is_op("[") else self.member())
+        end = path[-1].span.end if path else token.end
+        return Field(token.text, Span(token.start, end), tuple(path))
+
+    def member(self) -> Member:
+        dot, token = self.take(), self.token
+        if token.kind != WORD:
+            raise self.refuse("a member's name is missing after '.'", "write one", token)
+        return Member(self.take().text, Span(dot.start, token.end))
+
+    def index(self) -> Index:
+        opening, token = self.take(), self.token
+        if token.kind != NUMBER or not self.peek(1).is_op("]"):
+            raise self.refuse("an index is one number, not negative", "write one, as in [0]", token)
+        self.take()
+        return Index(number(self.source, token), Span(opening.start, self.take().end))
 
     def in_function(self, left: Condition, operator: Token) -> InFunction:
         if not isinstance(left, Field) or left.name != "ip":
@@ -232,8 +262,8 @@ class _Parser(Cursor):
         if token.is_op(".") and self.at and self.tokens[self.at - 1].kind == NUMBER:
             return self.refuse("numbers have no fraction", "write a whole number", token)
         if token.is_op(".", "->", "["):
-            why = "conditions look at new and old as a whole, not at members or elements"
-            return self.refuse(why, "name the member in TARGET", token)
+            why = "only new and old have members and elements"
+            return self.refuse(why, "write them right behind, as in new.member", token)
         if token.is_op(":"):
             return self.refuse("':' has no meaning in a condition", "put ACCESS before 'if'", token)
         todo = "use && || ! == != < <= > >= & | ^ + - ~ << >>"

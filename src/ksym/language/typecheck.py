@@ -159,7 +159,7 @@ class _Checker:
             return self.refuse("ip is an address, not a text", todo, side)
         if kind is Kind.ACCESS:
             return self.refuse("an access is not a text", "write R, W, RW or X without quotes", side)
-        name = other.name if isinstance(other, Field) else "this side"
+        name = str(other) if isinstance(other, Field) else "this side"
         todo = "compare a text in quotes with comm only"
         return self.refuse(f"{name} is {kind.value}, not a text", todo, side)
 
