@@ -22,6 +22,7 @@ from ksym.symbols.resolver import Resolver
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
 from ksym.watch.plan import Plan, Scope
+from ksym.watch.presence import Presence, presence_checks
 from ksym.watch.run import ROUND_SECONDS, Run, Signals
 
 
@@ -149,6 +150,7 @@ def open_session(
         run = Run(
             armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
             fixed_cpus=args.cpus is not None, guard=planted.guard,
+            presence=Presence(presence_checks(armed.plan, pid)),
         )  # fmt: skip
         if armed.unstable_threads:
             run.notes.append(

@@ -39,6 +39,7 @@ class Found:
     text: bool = False
     per_cpu: dict[int, int] | None = None
     remark: str | None = None
+    module: str | None = None
     facts: list[Fact] = field(default_factory=list)
 
     def learn(self, what: str, value: object, source: str) -> None:
@@ -95,7 +96,9 @@ class KernelNames:
         if not matches:
             return None
         chosen = self._choose(symbol, matches, execute)
-        found = Found(symbol, chosen.address, text=chosen.is_text, room=table.room(chosen))
+        found = Found(
+            symbol, chosen.address, text=chosen.is_text, room=table.room(chosen), module=chosen.module
+        )
         owner = f" [{chosen.module}]" if chosen.module else ""
         if not chosen.is_text and percpu.is_per_cpu(self._kernel, chosen):
             found.per_cpu = percpu.copies(self._kernel, chosen)
@@ -137,7 +140,7 @@ class KernelNames:
         return self._from_parameter(symbol, parameter) if parameter else None
 
     def _from_parameter(self, symbol: Symbol, parameter: Parameter) -> Found:
-        found = Found(symbol, parameter.address, size=parameter.length)
+        found = Found(symbol, parameter.address, size=parameter.length, module=symbol.scope)
         source = f"module parameter {symbol.scope}.{symbol.name}"
         found.learn("address", f"{parameter.address:#x}", source)
         if parameter.type_name:

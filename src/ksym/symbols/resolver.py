@@ -108,7 +108,7 @@ class Resolver:
         if request.target.path:
             raise NotWatchable(f"cannot watch {text}", "a function has no members", "name the function alone")
         return Variable(
-            text, found.address, EXECUTED, Space.KERNEL, section=found.section, executable=True,
+            text, found.address, EXECUTED, Space.KERNEL, section=found.section, module=found.module, executable=True,
             facts=tuple(found.facts),
         )  # fmt: skip
 
@@ -144,7 +144,7 @@ class Resolver:
             facts += facts_of(location, request.target.text)
         variable = Variable(
             request.target.text, location.address, location.length, Space.KERNEL, typed, location.bits,
-            found.per_cpu, found.section, found.remark, facts=tuple(facts),
+            found.per_cpu, found.section, found.remark, found.module, facts=tuple(facts),
         )  # fmt: skip
         cpu = request.target.cpu
         if cpu is None:

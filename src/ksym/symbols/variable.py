@@ -56,6 +56,8 @@ class Variable:
     section: str | None = None
     remark: str | None = None
     """What a user should know of how this was found, one clause; for the summary."""
+    module: str | None = None
+    """The kernel module that it is in, built in or loaded."""
     executable: bool = False
     """A function: only ``--x`` makes sense."""
     facts: tuple[Fact, ...] = field(default=(), compare=False)

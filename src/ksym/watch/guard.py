@@ -140,11 +140,6 @@ class Guard:
         if armed.engine:
             armed.engine.shared.control(Control.WINDOW_HITS, limit.window_hits)
 
-    @property
-    def all_disarmed(self) -> bool:
-        """Whether nothing is watched any more."""
-        return len(self.disarmed) == len(self._armed.plan.watches)
-
     def look(self) -> list[str]:
         """Disarm what costs too much; returns what to tell of it."""
         engine = self._armed.engine

@@ -21,6 +21,7 @@ from ksym.linux.cpus import CpuEvents
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.guard import LOOK_SECONDS, Guard
 from ksym.watch.launch import Command
+from ksym.watch.presence import Presence
 
 ROUND_SECONDS = 0.1
 """How long a row may wait to be shown, and records to be merged."""
@@ -86,6 +87,7 @@ class Run:
         every: Seconds between rounds that the caller wants, whatever happens.
         fixed_cpus: The user chose the CPUs (-C): others that come are not covered.
         guard: Disarms what costs too much; None: nobody does.
+        presence: Tells what is not there any more.
     """
 
     def __init__(
@@ -99,9 +101,11 @@ class Run:
         every: float = ROUND_SECONDS,
         fixed_cpus: bool = False,
         guard: Guard | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self._armed, self._signals, self._command = armed, signals, command
-        self._duration, self._every, self._guard = duration, every, guard
+        self._duration, self._every = duration, every
+        self._guard, self._presence = guard, presence or Presence(())
         self._pidfd = -1
         if pid is not None and command is None:
             # pidfd_open(2) came in 5.3; before it the end of the process is seen at the next round.
@@ -111,6 +115,7 @@ class Run:
         self._cpus = set(armed.scope.cpus)
         self._chosen_cpus = frozenset(armed.scope.cpus) if fixed_cpus else None
         self._stopped = False
+        self._gone: set[int] = set()
         self.notes = [watch.variable.remark for watch in armed.plan.watches if watch.variable.remark]
         """What was missed and why, for the summary."""
         self.on_note: Callable[[str], None] = lambda note: None
@@ -160,7 +165,7 @@ class Run:
         while not self._over(deadline):
             now = time.monotonic()
             until = due if deadline is None else min(due, deadline)
-            if self._guard:
+            if self._guard or self._presence:
                 until = min(until, look)
             events = poll.poll(max(0.0, until - now) * 1000)
             woken = {fd for fd, _ in events}
@@ -171,8 +176,8 @@ class Run:
                     poll.unregister(fd)
                     rings.discard(fd)
             self._signals.clear()
-            if self._guard and time.monotonic() >= look:
-                self._look(self._guard)
+            if time.monotonic() >= look:
+                self._look()
                 look = time.monotonic() + LOOK_SECONDS
             if cpu_events and cpu_events.fileno() in woken:
                 self._follow_cpus(cpu_events.take())
@@ -229,11 +234,17 @@ class Run:
             elif action == "online" and cpu not in self._cpus and self._wanted(cpu):
                 self._cover(cpu)
 
-    def _look(self, guard: Guard) -> None:
-        for told in guard.look():
-            self._note(told)
-            if guard.all_disarmed and self._command is None:
-                self.stop("the guard disarmed everything")
+    def _look(self) -> None:
+        told = self._guard.look() if self._guard else []
+        for index, message in self._presence.look():
+            self._armed.disable(index)
+            self._gone.add(index)
+            told.append(message)
+        for message in told:
+            self._note(message)
+        over = self._gone | (self._guard.disarmed if self._guard else set())
+        if told and len(over) == len(self._armed.plan.watches) and self._command is None:
+            self.stop("nothing is watched any more")
 
     @property
     def disarmed(self) -> int:
