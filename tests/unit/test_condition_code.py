@@ -22,10 +22,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ksym.errors import RequestError, Span
-from ksym.language import Condition, Kind, check, parse_condition
-from ksym.language.condition import AccessName, Binary, Field, InFunction, Number, Text, Unary, signed
-from ksym.language.request import Member
+from ksym.errors import RequestError
+from ksym.language import Condition, check, parse_condition
+from ksym.language.condition import Binary, Number, signed
 from ksym.linux import bpf
 from ksym.linux.bpf_asm import R0, R1, R6, R7, R10, U32, Assembler, Program
 from ksym.program.bind import Part, bind
@@ -35,16 +34,19 @@ from ksym.program.layout import Frame, Hit, Sees, padded
 from ksym.program.verdict import Seen, could_match, part_value
 from ksym.symbols import types
 from ksym.symbols.variable import Space, Variable
+from support.bpf import need_programs
+from support.conditions import (
+    ARITHMETIC,
+    COMPARISONS,
+    MEMBER_VALUES,
+    NO,
+    conditions,
+    functions_around,
+    structs,
+)
 
-NO = Span(0, 0)
 IP = 0xFFFFFFFF8110BEEF
-FUNCTIONS = {
-    "ends_at_ip": ((IP - 0x40, IP),),
-    "begins_at_ip": ((IP, IP + 0x10),),
-    "before": ((IP - 0x80, IP - 1), (0x1000, 0x2000)),
-    "everything": ((0, (1 << 64) - 1),),
-    "pieces": ((0x1000, 0x1010), (IP - 4, IP + 4), (0x3000, 0x3001)),
-}
+FUNCTIONS = functions_around(IP)
 DATA, TWIN, WRITES, EXECUTE = Sees(), Sees(twin=True), Sees(writes_only=True), Sees(execute=True)
 FLAGS_AT, OLD_AT, NEW_AT, CONTEXT_BYTES = 512, 576, 640, 704
 SENTINEL = 0x5EA1
@@ -135,14 +137,7 @@ def run(fd: int, seen: Seen, flags: Hit) -> bool:
 @pytest.fixture(scope="module", autouse=True)
 def _one_cpu() -> Iterator[None]:
     """Skip where BPF is not allowed, and stay on one CPU: its number is compared."""
-    asm = Assembler()
-    asm.mov(R0, 0)
-    asm.exit()
-    try:
-        for kind, flags in ((bpf.PROG_TYPE_SYSCALL, bpf.F_SLEEPABLE), (bpf.PROG_TYPE_PERF_EVENT, 0)):
-            os.close(bpf.load(kind, asm.finish("nothing").encode({}), flags=flags))
-    except OSError as error:
-        pytest.skip(f"BPF programs cannot be run here: {error}")
+    need_programs(bpf.PROG_TYPE_SYSCALL, bpf.PROG_TYPE_PERF_EVENT)
     cpus = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cpus)})
     yield
@@ -172,88 +167,8 @@ def flags_of(seen: Seen, access: Hit) -> Hit:
 
 # Random conditions on random structs.
 
-
-@st.composite
-def structs(draw: st.DrawFn) -> types.Struct:
-    length = draw(st.integers(1, 64))
-    sizes = [size for size in (1, 2, 4, 8) if size <= length]
-    fields = []
-    for name in MEMBERS:
-        size = draw(st.sampled_from(sizes))
-        bits, reach = None, size
-        if draw(st.booleans()):
-            width = draw(st.integers(1, 8 * size))
-            bits = draw(st.integers(0, 8 * size - width)), width
-            if size < length and draw(st.booleans()):
-                bits, reach = (7, 8 * size), size + 1  # packed, it straddles units
-        offset = draw(st.integers(0, length - reach))
-        fields.append(types.Field(name, types.Integer("int", size, draw(st.booleans())), offset, bits))
-    return types.Struct("struct s", length, False, lambda: tuple(fields))
-
-
-MEMBERS = ["a", "b", "c"]
 OWN = Path("/proc/thread-self/comm").read_text().strip()
-TELLING = [0, 1, 2, 63, 64, 0x7F, 0x80, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**63, 2**64 - 1]
-NUMBERS: st.SearchStrategy[Condition] = st.builds(
-    Number,
-    st.sampled_from(TELLING) | st.integers(0, 70) | st.integers(0, 2**64 - 1),
-    st.just(NO),
-)
-ARITHMETIC = ["|", "^", "&", "<<", ">>", "+", "-"]
-COMPARISONS = ["==", "!=", "<", "<=", ">", ">="]
-
-
-def as_truth(node: Condition) -> Condition:
-    return node if check(node) is Kind.BOOL else Unary("!", node, NO)
-
-
-VALUES: st.SearchStrategy[Condition] = st.builds(
-    lambda which, name: Field(which, NO, (Member(name, NO),)),
-    st.sampled_from(["new", "old"]),
-    st.sampled_from(MEMBERS),
-)
-TASK: st.SearchStrategy[Condition] = st.builds(
-    Field, st.sampled_from(["pid", "tid", "cpu", "uid"]), st.just(NO)
-)
-INTEGERS = st.recursive(
-    st.one_of(VALUES, VALUES, NUMBERS, TASK),
-    lambda inner: (
-        st.builds(Unary, st.sampled_from("-~"), inner, st.just(NO))
-        | st.builds(Binary, st.sampled_from(ARITHMETIC), inner, inner, st.just(NO))
-    ),
-    max_leaves=6,
-)
-EQUALITY = st.sampled_from(["==", "!="])
-TEXTS = st.builds(
-    Text,
-    st.sampled_from([OWN, OWN[:3], "", (OWN + "x")[:15], "fifteen-letters"]),
-    st.booleans(),
-    st.just(NO),
-)
-LEAVES: st.SearchStrategy[Condition] = st.one_of(
-    INTEGERS,
-    st.builds(Binary, st.sampled_from(COMPARISONS), INTEGERS, INTEGERS, st.just(NO)),
-    st.builds(Binary, EQUALITY, st.just(Field("comm", NO)), TEXTS, st.just(NO)),
-    st.builds(
-        Binary,
-        EQUALITY,
-        st.builds(AccessName, st.sampled_from(["R", "W", "RW", "X"]), st.just(NO)),
-        st.just(Field("access", NO)),
-        st.just(NO),
-    ),
-    st.builds(InFunction, st.sampled_from(sorted(FUNCTIONS)), st.just(NO)),
-    st.builds(Binary, EQUALITY, st.just(Field("ip", NO)), st.just(Number(IP, NO)), st.just(NO)),
-    st.just(Field("changed", NO)),
-)
-CONDITIONS = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.builds(Unary, st.just("!"), inner, st.just(NO)),
-        st.builds(Binary, st.sampled_from(["&&", "||"]), inner, inner, st.just(NO)),
-        st.builds(Binary, EQUALITY, inner.map(as_truth), inner.map(as_truth), st.just(NO)),
-    ),
-    max_leaves=8,
-)
+CONDITIONS = conditions(MEMBER_VALUES, comms=[OWN, OWN[:3], (OWN + "x")[:15]], ip=IP)
 
 
 def values(length: int) -> st.SearchStrategy[bytes]:
