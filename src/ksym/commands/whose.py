@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``stat --by``: the table in the kernel, read and printed with names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from ksym.capture.counted import Counted, Images, Who
+from ksym.capture.merge import Merge
+from ksym.capture.sites import Sites
+from ksym.capture.users import Users
+from ksym.commands.session import Session
+from ksym.linux.cpus import possible_cpus
+from ksym.symbols.kallsyms import Kallsyms
+from ksym.views.counts import CountsTable, json_lines
+
+
+class Whose:
+    """Who made the hits of a session.
+
+    Args:
+        args: The command line.
+        session: The armed run, whose programs count.
+    """
+
+    def __init__(self, args: argparse.Namespace, session: Session) -> None:
+        assert session.armed.engine is not None
+        self._by, self._json, self._watches = args.by, args.json, session.plan.watches
+        self._engine, kernel = session.armed.engine, session.resolver.kernel
+        self._users = Users(session.pid)
+        self._images = Images(self._users)
+        self._merge = Merge(session.armed.rings, chains=False)
+        sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)
+        modes = [watch.mode for watch in self._watches]
+        self._counted = Counted(modes, sites, args.by, possible_cpus(), self._images)
+        self._table = CountsTable(self._watches, args.by, interval=bool(args.interval))
+        self._before: dict[Who, int] = {}
+
+    def follow(self, *, last: bool = False) -> None:
+        """Take what the kernel tells of processes."""
+        self._images.take(self._merge.ready(last=last))
+        if self._images.crowded:
+            self._totals()
+            self._images.let_go()
+
+    def header(self) -> str:
+        """See CountsTable."""
+        return self._table.header()
+
+    def rows(self, hits: Sequence[int], seconds: float | None = None) -> str:
+        """What was counted since the last call.
+
+        Args:
+            hits: All hits of each request since then.
+            seconds: Time since the start, for an interval.
+        """
+        totals = self._totals()
+        counts = {who: count - self._before.get(who, 0) for who, count in totals.items()}
+        self._before = totals
+        if self._json:
+            return json_lines(self._watches, self._by, counts, seconds)
+        return self._table.rows(counts, hits, seconds or 0)
+
+    def _totals(self) -> dict[Who, int]:
+        return self._counted.sum(self._engine.counts(), self._engine.comms())
+
+    def close(self) -> None:
+        """Close what names were read from."""
+        self._users.close()
