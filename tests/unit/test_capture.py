@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import GAP_NS, Coalesce, may_sweep
-from ksym.capture.instructions import Instruction
 from ksym.capture.judge import Judge
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
@@ -318,18 +317,18 @@ def hit(time: int, tid: int = 5, cpu: int = 0) -> SampleRecord:
     return SampleRecord(time, cpu, 1, 0x102, tid, tid, ())
 
 
-def add(coalesce: Coalesce, record: SampleRecord, event: PlannedEvent, place: Site) -> None:
-    if coalesce.extends(record, event, place, "W") is None:
+def add(coalesce: Coalesce, record: SampleRecord, event: PlannedEvent, place: Site, kind: str = "R") -> None:
+    if coalesce.extends(record, event, place, kind) is None:
         access = Access(
-            record.time, record.cpu, record.pid, record.tid, "c", event.watch, event.address, "W", place
+            record.time, record.cpu, record.pid, record.tid, "c", event.watch, event.address, kind, place
         )  # fmt: skip
         coalesce.start(access, record, event, sweeps=may_sweep(place, event))
 
 
-def accesses(hits: list[tuple[SampleRecord, PlannedEvent, Site]]) -> list[Access]:
+def accesses(hits: list[tuple[SampleRecord, PlannedEvent, Site]], kind: str = "R") -> list[Access]:
     coalesce = Coalesce()
     for record, event, place in hits:
-        add(coalesce, record, event, place)
+        add(coalesce, record, event, place, kind)
     return coalesce.done()
 
 
@@ -340,6 +339,17 @@ def test_a_sweep_is_one_access(size: int, expected: list[int]) -> None:
     event = planned(watch())
     found = accesses([(hit(at), event, site(size=size)) for at in range(17)])
     assert [access.hits for access in found] == expected
+
+
+@pytest.mark.parametrize("kind", ["W", "RW"])
+def test_writes_are_accesses_of_their_own_unless_they_repeat_themselves(kind: str) -> None:
+    event = planned(watch())
+    repeated = replace(site(), repeats=True)
+    for place, expected in ((site(), [1] * 8), (repeated, [8])):
+        assert [a.hits for a in accesses([(hit(at), event, place) for at in range(8)], kind)] == expected
+    of = watch(16)
+    wide = [(hit(at), planned(of, at % 2), site(size=16)) for at in range(6)]
+    assert [a.hits for a in accesses(wide, kind)] == [2, 2, 2]
 
 
 def test_an_instruction_on_two_pieces_is_one_access() -> None:
@@ -353,9 +363,7 @@ def test_an_instruction_as_wide_as_each_piece_makes_an_access_of_each() -> None:
     of = watch(16)
     events = [planned(of, 0), planned(of, 1)]
     assert [a.hits for a in accesses([(hit(at), events[at % 2], site(size=8)) for at in range(6)])] == [1] * 6
-    repeated = replace(
-        site(size=8), instruction=Instruction(0x100, "rep movsq", frozenset("W"), 8, repeats=True)
-    )
+    repeated = replace(site(size=8), repeats=True)
     assert [a.hits for a in accesses([(hit(at), events[at % 2], repeated) for at in range(6)])] == [2, 2, 2]
 
 

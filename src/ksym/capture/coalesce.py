@@ -9,6 +9,7 @@ So consecutive hits of a thread, on one CPU and by one instruction, are one acce
 is hit more often than such a sweep can: piece length / access size. An instruction that touches the whole
 piece, or whose size is not known, is never a sweep over it: each of its hits there is an access of its own. One
 that touches a whole piece and no more does not reach into the next one either, unless it repeats itself (``rep``).
+Nor is a write a sweep, unless it repeats itself: each leaves a value of its own, which somebody may be looking for.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections import deque
 from dataclasses import dataclass
 
 from ksym.capture.access import Access
-from ksym.capture.instructions import UNKNOWN
+from ksym.capture.instructions import READ_WRITE, UNKNOWN, WRITE
 from ksym.capture.records import SampleRecord
 from ksym.capture.sites import Site
 from ksym.watch.plan import PlannedEvent
+
+_WRITES = (WRITE, READ_WRITE)
 
 GAP_NS = 50_000_000
 """Hits further apart than this are not one access."""
@@ -45,6 +48,8 @@ class _Sweep:
             return False
         seen = self.per_piece.get(planned.piece.offset, 0)
         if seen >= most_hits(site, planned) or _fills(site, planned):
+            return False
+        if seen and kind in _WRITES and not site.repeats:
             return False
         self.per_piece[planned.piece.offset] = seen + 1
         self.access.hits += 1

@@ -48,6 +48,7 @@ class Site:
         named: ``ip`` in words.
         instruction: The accessing instruction, where it could be found.
         size: Bytes that one access by it touches; 0 if not known.
+        repeats: It is a string instruction with ``rep``, and makes an access for each element.
     """
 
     ip: int
@@ -55,11 +56,7 @@ class Site:
     named: Named
     instruction: Instruction | None
     size: int
-
-    @property
-    def repeats(self) -> bool:
-        """Whether the instruction is one string instruction that makes many accesses."""
-        return self.instruction is not None and self.instruction.repeats
+    repeats: bool = False
 
     def access(self, *, writes_only: bool) -> str:
         """READ, WRITE, READ_WRITE or UNKNOWN, as far as the instruction tells."""
@@ -137,9 +134,9 @@ class Sites:
             if here.function is not None and here.offset == 0:
                 named = here  # control came there by the access: a call or jump through the variable
         if instruction is None:
-            size = 1 if behind and _is_rep_string(self._read(pid, ip, 4)) else 0
-            return Site(ip, ip, named, None, size)
-        return Site(ip, instruction.address, named, instruction, instruction.size)
+            repeats = behind and _is_rep_string(self._read(pid, ip, 4))
+            return Site(ip, ip, named, None, 1 if repeats else 0, repeats)
+        return Site(ip, instruction.address, named, instruction, instruction.size, instruction.repeats)
 
     def name(self, pid: int, ip: int, *, behind: bool = False) -> Named:
         """Name an address.

@@ -86,15 +86,14 @@ def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[R
 
 
 def _also(request: Request, text: str) -> Request:
-    """The request with a further condition."""
+    """The request with a further condition; read anew as a whole, so that errors show where in it they lie."""
     from ksym.language.condition_parser import parse_condition
 
-    condition = parse_condition(text)
-    if request.condition is not None:
-        from ksym.language.condition import Binary, whole_span
-
-        condition = Binary("&&", request.condition, condition, whole_span(request.condition))
-    return replace(request, condition=condition)
+    parse_condition(text)
+    bare = replace(request, condition=None)
+    if request.condition is None:
+        return parse_request(f"{bare} if {text.strip()}")
+    return parse_request(f"{bare} if ({request.condition}) && ({text.strip()})")
 
 
 @dataclass
