@@ -85,9 +85,7 @@ def read(words: list[str]) -> None:
 
 
 LINES = [
-    pytest.param(line, refusal, id=f"{page.name}: {line}")
-    for page in PAGES
-    for line, refusal in shown(page)
+    pytest.param(line, refusal, id=f"{page.name}: {line}") for page in PAGES for line, refusal in shown(page)
 ]
 
 
@@ -131,7 +129,9 @@ def options(name: str) -> list[argparse.Action]:
 
 def mentioned(text: str) -> set[str]:
     """The options that a text names in backquotes, as ``-p PID``."""
-    return {word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split() if word.startswith("-")}
+    return {
+        word for code in re.findall(r"`([^`\n]+)`", text) for word in code.split() if word.startswith("-")
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -144,7 +144,7 @@ def test_page_of_a_command(name: str) -> None:
     known = {option for action in options(name) for option in action.option_strings}
     missing = known - mentioned(text)
     assert not missing, f"docs/{name}.md lacks {missing}"
-    table = "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `-"))
+    table = "\n".join(line.split("|")[1] for line in text.splitlines() if re.match(r"\| `--?[a-zA-Z]", line))
     assert mentioned(table) <= known, f"docs/{name}.md: there are no {mentioned(table) - known}"
     for action in options(name):
         if not action.option_strings:
@@ -153,11 +153,15 @@ def test_page_of_a_command(name: str) -> None:
 
 def test_man_page(tmp_path: Path) -> None:
     target = tmp_path / "ksym.1"
-    subprocess.run([sys.executable, TREE / "scripts/build-man", target], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, TREE / "scripts/build-man", target], check=True, stdout=subprocess.DEVNULL
+    )
     text = target.read_text().replace("\\-", "-")
     for name in COMMANDS:
         assert f".SS ksym {name}\n" in text
         for action in options(name):
             assert all(option in text for option in action.option_strings)
     # A line that began with a dot or quote of the text would be a request to roff.
-    assert all(re.match(r"\.(TH|SH|SS|TP|PP|BR?|I|nf|fi)\b", line) for line in text.splitlines() if line[:1] in ".'")
+    assert all(
+        re.match(r"\.(TH|SH|SS|TP|PP|BR?|I|nf|fi)\b", line) for line in text.splitlines() if line[:1] in ".'"
+    )
