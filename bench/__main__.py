@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.figures import FIGURES, Bench
+from bench.figures import FIGURES
 from bench.report import Row, table, write_json
 from bench.runner import PACKAGES, ROOT, BenchError, version
-from bench.workload import build_loop, find_kernel_variable, online_cpus
+from bench.workload import Bench, build_loop, find_kernel_variable, online_cpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,34 +6,13 @@ A run whose counts are not exact is an error, not a figure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from bench.report import Row
-from bench.runner import BenchError, Done, in_turns, ksym, missing, run
-from bench.workload import KernelVariable, Loop, loop_times
-
-_SUMMARY = re.compile(r"^ksym: \d+ access(?:es)? \((\d+) hits?\), (\d+) lost", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all figures share.
-
-    Args:
-        folder: For files; removed at the end.
-        loop: The program that is watched.
-        variable: The kernel variable that is watched.
-        quick: Fewer and shorter runs: enough to see that all works, not to compare versions.
-    """
-
-    folder: Path
-    loop: Loop
-    variable: KernelVariable
-    quick: bool = False
+from bench.runner import BenchError, Done, exactly, in_turns, ksym, missing, run, summary
+from bench.values import values
+from bench.workload import Bench, loop_times
 
 
 def count(bench: Bench) -> list[Row]:
@@ -43,12 +22,12 @@ def count(bench: Bench) -> list[Row]:
 
     def ours() -> float:
         done = run(ksym("stat", bench.loop.request, "--", *command))
-        _exactly(accesses, r"^ksym: (\d+) hits", done.stderr)
+        exactly(accesses, r"^ksym: (\d+) hits", done.stderr)
         return loop_times(done.stdout).ns_per_access
 
     def perf() -> float:
         done = run(["perf", "stat", "-x,", "-e", bench.loop.perf_event, "--", *command])
-        _exactly(accesses, r"^(\d+),,mem:", done.stderr)
+        exactly(accesses, r"^(\d+),,mem:", done.stderr)
         return loop_times(done.stdout).ns_per_access
 
     return [
@@ -117,10 +96,7 @@ def _loss_of(bench: Bench, form: str, accesses: int) -> list[Row]:
     with file.open("rb") as lines:
         written = sum(1 for _ in lines)
     file.unlink()
-    found = _SUMMARY.search(done.stderr)
-    if found is None:
-        raise BenchError(f"ksym trace printed no summary: {done.stderr[-300:]!r}")
-    hits, lost = int(found[1]), int(found[2])
+    hits, lost = summary(done.stderr)
     if hits + lost != accesses or written != hits:
         raise BenchError(
             f"ksym trace --format {form}: {accesses} accesses, but {hits} hits, {lost} lost, {written} rows"
@@ -140,12 +116,17 @@ def _loss_of(bench: Bench, form: str, accesses: int) -> list[Row]:
 
 
 def cost(bench: Bench) -> list[Row]:
-    """What a traced hit costs the program: ``trace -o`` against ``perf record -c 1``, without and with stacks."""
+    """A traced hit without programs in the kernel: ``trace --no-bpf`` against ``perf record -c 1``; both with stacks.
+
+    Both plant the same perf events; ``values`` is about what ksym does where it may.
+    """
     accesses = 10_000 if bench.quick else 40_000
     command = bench.loop.command(accesses)
     rows = []
-    for what, option in (("trace -o", ()), ("trace -o -g", ("-g",))):
-        ours = ksym("trace", "-o", str(bench.folder / "rows"), *option, bench.loop.request, "--", *command)
+    for what, option in (("trace --no-bpf", ()), ("trace --no-bpf -g", ("-g",))):
+        ours = ksym(
+            "trace", "--no-bpf", "-o", str(bench.folder / "rows"), *option, bench.loop.request, "--", *command
+        )
         # -N and -B: no build ids; they are looked for after the run and are not in the figure.
         peer = ["perf", "record", "-q", "-N", "-B", *option, "-c", "1", "-e", bench.loop.perf_event]
         peer += ["-o", "/dev/null", "--", *command]
@@ -167,6 +148,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "armed": armed,
     "loss": loss,
     "cost": cost,
+    "values": values,
 }
 
 
@@ -185,9 +167,3 @@ def _against(
     values = in_turns(ours, None if gone else peer, pairs)
     peers: Sequence[float] = [b for _, b in values if b is not None]
     return Row(what, unit, [a for a, _ in values], peer_name, peers, asked_ratio=asked, note=gone or "")
-
-
-def _exactly(expected: int, pattern: str, text: str) -> None:
-    found = re.search(pattern, text, re.MULTILINE)
-    if found is None or int(found[1]) != expected:
-        raise BenchError(f"{expected} hits expected, but it said: {text.strip()[-300:]!r}")

@@ -35,6 +35,7 @@ class Row:
         asked_ratio: The highest ratio ours/peer asked for.
         asked_most: The highest value of ours asked for.
         note: Why something is not there (a missing peer, a failure).
+        remark: What a reader of the figure should know.
     """
 
     what: str
@@ -45,6 +46,7 @@ class Row:
     asked_ratio: float | None = None
     asked_most: float | None = None
     note: str = ""
+    remark: str = ""
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -83,8 +85,10 @@ def verdict(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """All rows, aligned, with a header."""
-    lines = [("WHAT", "KSYM", "PEER", "RATIO (LEAST-MOST)", "ASKED", "VERDICT")]
-    lines += [_cells(row) for row in rows]
+    lines: list[tuple[str, ...]] = [
+        ("WHAT", "KSYM", "PEER", "RATIO (LEAST-MOST)", "ASKED", "VERDICT", "REMARK"),
+        *map(_cells, rows),
+    ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -92,7 +96,7 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
+def _cells(row: Row) -> tuple[str, ...]:
     ours = _figure(row.ours, row.unit) if row.ours else "-"
     peer, ratio = row.note or row.peer_name or "-", "-"
     if row.peer:
@@ -101,10 +105,10 @@ def _cells(row: Row) -> tuple[str, str, str, str, str, str]:
         peer = f"{row.peer_name} {_figure(row.peer, row.unit)}"
     asked = []
     if row.asked_ratio is not None:
-        asked.append(f"ratio <= {row.asked_ratio:g}")
+        asked.append(f"ratio <= {row.asked_ratio:.3g}")
     if row.asked_most is not None:
         asked.append(f"<= {row.asked_most:g} {row.unit}".rstrip())
-    return row.what, ours, peer, ratio, ", ".join(asked) or "-", verdict(row)
+    return row.what, ours, peer, ratio, ", ".join(asked) or "-", verdict(row), row.remark
 
 
 def _figure(values: Sequence[float], unit: str) -> str:

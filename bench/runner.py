@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,9 @@ _T = TypeVar("_T")
 ROOT = Path(__file__).resolve().parent.parent
 
 # The package that has a peer, for the message that it is missing.
-PACKAGES = {"perf": "linux-perf", "bpftrace": "bpftrace"}
+PACKAGES = {"perf": "linux-perf", "bpftrace": "bpftrace", "gdb": "gdb"}
+
+_SUMMARY = re.compile(r"^ksym: \d+ access(?:es)? \((\d+) hits?\), (\d+) lost", re.MULTILINE)
 
 
 class BenchError(Exception):
@@ -115,15 +118,50 @@ def version(tool: str) -> str:
     return lines[0] if lines else "?"
 
 
+def exactly(expected: int, pattern: str, text: str) -> None:
+    """Hold a tool's own count, the first group of ``pattern``, against what was done.
+
+    Raises:
+        BenchError: it is another number, or not there.
+    """
+    found = re.search(pattern, text, re.MULTILINE)
+    if found is None or int(found[1]) != expected:
+        raise BenchError(f"{expected} hits expected, but it said: {text.strip()[-300:]!r}")
+
+
+def summary(stderr: str) -> tuple[int, int]:
+    """Hits shown and hits lost, as ``ksym trace`` tells them at its end.
+
+    Raises:
+        BenchError: it did not.
+    """
+    found = _SUMMARY.search(stderr)
+    if found is None:
+        raise BenchError(f"ksym trace printed no summary: {stderr[-300:]!r}")
+    return int(found[1]), int(found[2])
+
+
+def rounds(runs: Sequence[Callable[[], _T]], count: int) -> list[list[_T]]:
+    """Run all in turns, A B C A B C; a first round warms caches and is thrown away.
+
+    Args:
+        runs: What is run.
+        count: Rounds that count.
+
+    Returns:
+        For each round, what each run gave.
+    """
+    return [[each() for each in runs] for _ in range(count + 1)][1:]
+
+
 def in_turns(ours: Callable[[], _T], peer: Callable[[], _T] | None, pairs: int) -> list[tuple[_T, _T | None]]:
-    """Run both in turns, ours first; a first round warms caches and is thrown away.
+    """`rounds` of two, ours first.
 
     Args:
         ours: A run of ksym.
         peer: The same work with the peer; None if it is missing.
         pairs: How often.
     """
-    results = []
-    for _ in range(pairs + 1):
-        results.append((ours(), peer() if peer else None))
-    return results[1:]
+    if peer is None:
+        return [(one, None) for (one,) in rounds([ours], pairs)]
+    return [(one, other) for one, other in rounds([ours, peer], pairs)]

@@ -30,12 +30,12 @@ static long long now(clockid_t clock)
 int main(int argc, char **argv)
 {
     long count = argc > 1 ? atol(argv[1]) : 0;
-    long long start = now(CLOCK_MONOTONIC);
+    long long used = now(CLOCK_PROCESS_CPUTIME_ID), start = now(CLOCK_MONOTONIC);
     for (long i = 0; i < count; i++)
         counter = i;
-    long long end = now(CLOCK_MONOTONIC);
-    printf("loop %lld %lld %lld %.3f\n", start, end, now(CLOCK_PROCESS_CPUTIME_ID),
-           count ? (double)(end - start) / count : 0.0);
+    long long end = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+    double each = count ? 1.0 / count : 0.0;
+    printf("loop %lld %lld %lld %.3f %.3f\n", start, end, cpu, (end - start) * each, (cpu - used) * each);
     return 0;
 }
 """
@@ -46,12 +46,17 @@ KERNEL_VARIABLES = ("workqueue:panic_on_stall", "rcupdate:rcu_cpu_stall_timeout"
 
 @dataclass(frozen=True)
 class LoopTimes:
-    """What the loop program printed: CLOCK_MONOTONIC nanoseconds, and its own CPU time with that of its traps."""
+    """What the loop program printed: CLOCK_MONOTONIC nanoseconds, and its own CPU time with that of its traps.
+
+    The CPU time of an access hardly depends on what else runs on the machine; nor does it hold what a tool
+    does in a process of its own while the program waits for it.
+    """
 
     start: int
     end: int
     cpu_seconds: float
     ns_per_access: float
+    cpu_ns_per_access: float
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,18 @@ class Loop:
         return f"{self.path}:counter:-w-"
 
     @property
+    def request_read_write(self) -> str:
+        """Reads as well, of which the program makes none."""
+        return f"{self.path}:counter:rw-"
+
+    @property
+    def bpftrace_probe(self) -> str:
+        """The writes for bpftrace, which cannot leave the kernel's out (exec makes some)."""
+        return f"watchpoint:{self.address:#x}:8:w"
+
+    @property
     def perf_event(self) -> str:
-        """The same for perf: writes in user mode alone, because ksym leaves a user variable's kernel accesses out."""
+        """The writes for perf: in user mode alone, because ksym leaves a user variable's kernel accesses out."""
         return f"mem:{self.address:#x}/8:wu"
 
 
@@ -93,6 +108,23 @@ class KernelVariable:
     def bpftrace_probe(self) -> str:
         """The same for bpftrace."""
         return f"watchpoint:{self.address:#x}:{self.length}:w"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all figures share.
+
+    Args:
+        folder: For files; removed at the end.
+        loop: The program that is watched.
+        variable: The kernel variable that is watched.
+        quick: Fewer and shorter runs: enough to see that all works, not to compare versions.
+    """
+
+    folder: Path
+    loop: Loop
+    variable: KernelVariable
+    quick: bool = False
 
 
 def build_loop(folder: Path) -> Loop:
@@ -141,8 +173,10 @@ def loop_times(stdout: str) -> LoopTimes:
     """
     for line in stdout.splitlines():
         words = line.split()
-        if len(words) == 5 and words[0] == "loop":
-            return LoopTimes(int(words[1]), int(words[2]), int(words[3]) / 1e9, float(words[4]))
+        if len(words) == 6 and words[0] == "loop":
+            return LoopTimes(
+                int(words[1]), int(words[2]), int(words[3]) / 1e9, float(words[4]), float(words[5])
+            )
     raise BenchError(f"the watched program did not run: {stdout[-200:]!r}")
 
 

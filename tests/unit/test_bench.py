@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from bench.figures import FIGURES
 from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, ratios, spread, table, verdict
-from bench.runner import BenchError, in_turns, run
-from bench.workload import loop_times
+from bench.runner import BenchError, exactly, in_turns, rounds, run, summary
+from bench.values import Against, Hit, lost_row, row_of
+from bench.workload import LoopTimes, loop_times
 
 
 def test_ratios_are_taken_pair_by_pair() -> None:
@@ -61,6 +63,7 @@ def test_table_names_what_is_missing_and_aligns() -> None:
         Row("count", "ns", [10.0, 11.0, 12.0], "perf", [10.0, 10.0, 10.0], asked_ratio=1.03),
         Row("arm", "ms", [90.25], "bpftrace", note="bpftrace is missing (Debian: bpftrace)", asked_ratio=0.5),
         Row("rows", "", [123456.0]),
+        Row("values", "ns", [10.0], "gdb", [200.0], asked_ratio=1 / 15, remark="old value by its program"),
     ]
     lines = table(rows).split("\n")
     assert lines[0].split("  ")[0] == "WHAT"
@@ -69,8 +72,11 @@ def test_table_names_what_is_missing_and_aligns() -> None:
     assert lines[1].endswith(BEHIND)
     assert "90.25 ms  bpftrace is missing (Debian: bpftrace)" in lines[2]
     assert "123,456" in lines[3]
+    assert "ratio <= 0.0667  ok" in lines[4]
+    assert lines[4].endswith("  old value by its program")
     starts = [
-        line.index(word) for line, word in zip(lines, ("KSYM", "11 ns", "90.25", "123,456"), strict=True)
+        line.index(word)
+        for line, word in zip(lines, ("KSYM", "11 ns", "90.25", "123,456", "10 ns"), strict=True)
     ]
     assert len(set(starts)) == 1
 
@@ -98,13 +104,20 @@ def test_turns_alternate_and_the_first_round_is_thrown_away() -> None:
     assert order == list("ababab")
 
 
+def test_rounds_take_all_in_turns() -> None:
+    order: list[str] = []
+    runs = [partial(order.append, name) for name in "abc"]
+    assert rounds(runs, 2) == [[None] * 3] * 2
+    assert "".join(order) == "abcabcabc"
+
+
 def test_turns_without_a_peer() -> None:
     assert in_turns(lambda: 1, None, 2) == [(1, None), (1, None)]
 
 
 def test_loop_times_are_found_among_a_tools_output() -> None:
-    times = loop_times("          HITS  SYMBOL\nloop 1000 3000 500000000 20.500\n  100  x\n")
-    assert (times.start, times.end, times.cpu_seconds, times.ns_per_access) == (1000, 3000, 0.5, 20.5)
+    times = loop_times("          HITS  SYMBOL\nloop 1000 3000 500000000 20.500 19.250\n  100  x\n")
+    assert times == LoopTimes(1000, 3000, 0.5, 20.5, 19.25)
     with pytest.raises(BenchError):
         loop_times("bpftrace: no\n")
 
@@ -115,6 +128,48 @@ def test_a_failed_run_is_an_error_that_tells_why() -> None:
     assert run(["sh", "-c", "exit 3"], check=False).status == 3
 
 
+def test_a_tools_own_count_is_held_against_what_was_done() -> None:
+    exactly(20, r"^ksym: (\d+) hits", "ksym: 20 hits, 0 lost\n")
+    for text in ("ksym: 19 hits, 0 lost\n", "ksym: nothing\n"):
+        with pytest.raises(BenchError, match="20 hits expected"):
+            exactly(20, r"^ksym: (\d+) hits", text)
+
+
+def test_summary() -> None:
+    assert summary("note\nksym: 1 access (1 hit), 2 lost, 0 disarmed; x 1\n") == (1, 2)
+    assert summary("ksym: 5 accesses (12 hits), 0 lost, 0 disarmed; x 5\n") == (12, 0)
+    with pytest.raises(BenchError, match="no summary"):
+        summary("ksym: cannot trace x: why\n")
+
+
+HITS = {"trace": [Hit(10, 8), Hit(12, 9)], "perf record": [Hit(10, 8), Hit(10, 6, lost=3)]}
+
+
+def test_a_comparison_of_values_shows_cpu_time_and_loss() -> None:
+    row = row_of(Against("trace", "perf record", 1.15, "no values"), HITS, "")
+    assert (row.ours, row.peer, row.asked_ratio) == ([10, 12], [10, 10], 1.15)
+    assert row.remark == "no values; by CPU time 1.250; perf record lost 3"
+
+
+def test_a_slow_peer_is_shown_with_what_a_bare_count_would_reach() -> None:
+    hits = {"trace": [Hit(12, 12)], "perf stat": [Hit(10, 10)], "gdb": [Hit(100, 5)]}
+    row = row_of(Against("trace", "gdb", 1 / 15, "stops"), hits, "")
+    assert (row.remark, verdict(row)) == ("stops; perf stat has 0.100", BEHIND)
+
+
+def test_a_comparison_of_values_without_the_peer() -> None:
+    row = row_of(Against("trace", "gdb", 0.1, "stops"), HITS, "gdb is missing (Debian: gdb)")
+    assert (row.ours, row.peer, row.note) == ([10, 12], [], "gdb is missing (Debian: gdb)")
+    assert verdict(row) == NOT_ASKED
+
+
+def test_loss_is_summed_over_the_runs_of_a_round() -> None:
+    hits = {"trace": [Hit(1, 1), Hit(1, 1, lost=2)], "trace -g": [Hit(1, 1, lost=1), Hit(1, 1)]}
+    row = lost_row(list(hits.values()), hits | {"bpftrace": [Hit(1, 1, lost=7), Hit(1, 1)]}, 500)
+    assert (row.ours, row.asked_most, row.remark) == ([1, 2], 0, "bpftrace lost 7 of 1,000")
+    assert verdict(row) == BEHIND
+
+
 def test_every_figure_says_what_it_is() -> None:
-    assert list(FIGURES) == ["count", "armed", "loss", "cost"]
+    assert list(FIGURES) == ["count", "armed", "loss", "cost", "values"]
     assert all(figure.__doc__ for figure in FIGURES.values())

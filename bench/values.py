@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a hit costs with its values, conditions and twins, and what it costs with the tools that people use for that.
+
+All run on the same variable, written in the same loop: user mode's writes alone, where a tool can tell them
+apart, and its output goes to a file. Each does as much of what a row of ``ksym trace`` says as it can; the
+table's remarks tell what it cannot.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from bench.report import Row
+from bench.runner import BenchError, exactly, ksym, missing, rounds, run, summary
+from bench.workload import Bench, LoopTimes, loop_times
+
+_NEVER = "new == -1"
+"""The loop counts up from 0."""
+
+_ROW = re.compile(rb"^\d", re.MULTILINE)
+"""Starts with the time; the lines of a stack are indented."""
+
+# What trace's table says. usym() is resolved when it is printed, not at the hit.
+_BPFTRACE = """
+{probe}
+{{
+    $new = *(int64 *)uptr({address:#x});
+    printf("%s %s-%d %03d %ld -> %ld %s\\n",
+           strftime("%H:%M:%S.%f", nsecs), comm, tid, cpu, @old, $new, usym(reg("ip")));
+    @old = $new;
+}}
+"""
+_BPFTRACE_ROW = re.compile(rb"^\S+ .+-\d+ \d+ -?\d+ -> -?\d+ (?!0xffff)", re.MULTILINE)
+"""Rows of user code; a function of the kernel is shown as a number."""
+
+# gdb prints the old value, the new one, and where it stopped.
+_GDB = """
+set pagination off
+watch counter
+commands
+continue
+end
+run
+"""
+
+
+_FLOOR = "perf stat"
+"""Takes what the trap takes and hardly more: no tool that has one can be cheaper."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What an access cost in one run.
+
+    Args:
+        ns: By the clock on the wall.
+        cpu_ns: Of the program's CPU time.
+        lost: Accesses of the run that the tool did not show.
+    """
+
+    ns: float
+    cpu_ns: float
+    lost: int = 0
+
+    @classmethod
+    def of(cls, times: LoopTimes, lost: int = 0) -> Hit:
+        """From what the program printed."""
+        return cls(times.ns_per_access, times.cpu_ns_per_access, lost)
+
+
+@dataclass(frozen=True)
+class Against:
+    """A comparison that is made of two of the runs.
+
+    Args:
+        ours: Name of ksym's run.
+        peer: Name of the other.
+        ratio: The highest ratio of ours to the peer's that is asked for.
+        remark: What the peer cannot do.
+    """
+
+    ours: str
+    peer: str
+    ratio: float
+    remark: str = ""
+
+
+_COMPARISONS = (
+    Against("trace", "perf record", 1.15, "no values"),
+    Against("trace", "perf stat", 1.2, "a number only"),
+    Against("trace -g", "perf record -g", 1.15, "no values"),
+    Against("trace, all rejected", "perf stat", 1.1, "no conditions"),
+    Against("stat, all rejected", "perf stat", 1.1, "no conditions"),
+    Against("trace", "bpftrace", 1 / 2.5, "no old value but by its script; the kernel's accesses too"),
+    Against("trace", "gdb", 1 / 15, "stops the program; no time, no CPU; changes alone"),
+    Against("trace rw-, twins", "trace rw-, one register", 1.8),
+)
+
+
+def values(bench: Bench) -> list[Row]:
+    """A hit with its values, old and new: ``trace`` against perf, bpftrace and gdb; conditions; twins."""
+    accesses, count = (5_000, 3) if bench.quick else (30_000, 15)
+    ours, peers = _ours(bench, accesses), _peers(bench, accesses)
+    gone = {name: why for name in peers if (why := missing(name.split()[0]))}
+    runs = ours | {name: peer for name, peer in peers.items() if name not in gone}
+    measured = rounds(list(runs.values()), count)
+    hits = dict(zip(runs, zip(*measured, strict=True), strict=True))
+    rows = [row_of(each, hits, gone.get(each.peer, "")) for each in _COMPARISONS]
+    return [*rows, lost_row([hits[name] for name in ours], hits, accesses)]
+
+
+def _ours(bench: Bench, accesses: int) -> dict[str, Callable[[], Hit]]:
+    writes, both = bench.loop.request, bench.loop.request_read_write
+    return {
+        "trace": partial(_trace, bench, accesses, writes),
+        "trace -g": partial(_trace, bench, accesses, "-g", writes),
+        "trace, all rejected": partial(_trace, bench, accesses, f"{writes} if {_NEVER}", rejected=True),
+        "stat, all rejected": partial(_stat, bench, accesses, f"{writes} if {_NEVER}"),
+        "trace rw-, twins": partial(_trace, bench, accesses, "--twin", "on", both),
+        "trace rw-, one register": partial(_trace, bench, accesses, "--twin", "off", both),
+    }
+
+
+def _peers(bench: Bench, accesses: int) -> dict[str, Callable[[], Hit]]:
+    """By name; the tool is the first word. gdb makes fewer accesses, as each takes it so long."""
+    return {
+        "perf stat": partial(_perf_stat, bench, accesses),
+        "perf record": partial(_perf_record, bench, accesses),
+        "perf record -g": partial(_perf_record, bench, accesses, "-g"),
+        "bpftrace": partial(_bpftrace, bench, accesses),
+        "gdb": partial(_gdb, bench, accesses // 10),
+    }
+
+
+def _trace(bench: Bench, accesses: int, *arguments: str, rejected: bool = False) -> Hit:
+    file = bench.folder / "rows"
+    done = run(ksym("trace", "-q", "-o", str(file), *arguments, "--", *bench.loop.command(accesses)))
+    hits, lost = summary(done.stderr)
+    expected = 0 if rejected else accesses
+    if rejected:
+        exactly(accesses, r"^ksym: (\d+) hits did not match", done.stderr)
+    written = len(_ROW.findall(file.read_bytes()))
+    if hits + lost != expected or written != hits:
+        raise BenchError(
+            f"ksym trace: {expected} rows expected, but {hits} hits, {lost} lost, {written} rows"
+        )
+    file.unlink()
+    return Hit.of(loop_times(done.stdout), lost)
+
+
+def _stat(bench: Bench, accesses: int, request: str) -> Hit:
+    done = run(ksym("stat", request, "--", *bench.loop.command(accesses)))
+    exactly(accesses, r"^ksym: (\d+) hits did not match", done.stderr)
+    return Hit.of(loop_times(done.stdout))
+
+
+def _perf_stat(bench: Bench, accesses: int) -> Hit:
+    done = run(["perf", "stat", "-x,", "-e", bench.loop.perf_event, "--", *bench.loop.command(accesses)])
+    exactly(accesses, r"^(\d+),,mem:", done.stderr)
+    return Hit.of(loop_times(done.stdout))
+
+
+def _perf_record(bench: Bench, accesses: int, *options: str) -> Hit:
+    file = bench.folder / "perf.data"
+    # -N and -B: no build ids; they are looked for after the run and are not in the figure.
+    argv = ["perf", "record", "-q", "-N", "-B", *options, "-c", "1", "-e", bench.loop.perf_event]
+    done = run([*argv, "-o", str(file), "--", *bench.loop.command(accesses)])
+    told = run(["perf", "report", "--stats", "-i", str(file)])
+    samples = re.search(r"SAMPLE events: +(\d+)", told.stdout)
+    return Hit.of(loop_times(done.stdout), accesses - (int(samples[1]) if samples else 0))
+
+
+def _bpftrace(bench: Bench, accesses: int) -> Hit:
+    script, file = bench.folder / "values.bt", bench.folder / "bpftrace.rows"
+    loop = bench.loop
+    script.write_text(_BPFTRACE.format(probe=loop.bpftrace_probe, address=loop.address))
+    done = run(["bpftrace", "-o", str(file), "-c", " ".join(loop.command(accesses)), str(script)])
+    shown = len(_BPFTRACE_ROW.findall(file.read_bytes()))
+    return Hit.of(loop_times(done.stdout), accesses - shown)
+
+
+def _gdb(bench: Bench, accesses: int) -> Hit:
+    script = bench.folder / "values.gdb"
+    script.write_text(_GDB)
+    done = run(["gdb", "-nx", "-q", "-batch", "-x", str(script), "--args", *bench.loop.command(accesses)])
+    # The first access stores the 0 that is there.
+    return Hit.of(loop_times(done.stdout), accesses - 1 - done.stdout.count("\nNew value = "))
+
+
+def row_of(each: Against, hits: Mapping[str, Sequence[Hit]], gone: str) -> Row:
+    """A comparison's line of the table.
+
+    Args:
+        each: What is compared.
+        hits: What each run gave, round by round; without a peer that is missing.
+        gone: Why it is.
+    """
+    ours, peer = hits[each.ours], hits.get(each.peer, ())
+    remarks = [each.remark] if each.remark else []
+    if peer and each.peer != "gdb":  # which works in a process of its own
+        remarks.append(
+            f"by CPU time {_median_ratio([hit.cpu_ns for hit in ours], [hit.cpu_ns for hit in peer])}"
+        )
+    if peer and each.ratio < 1 and _FLOOR in hits:
+        least = _median_ratio([hit.ns for hit in hits[_FLOOR]], [hit.ns for hit in peer])
+        remarks.append(f"{_FLOOR} has {least}")
+    lost = sum(hit.lost for hit in peer)
+    if lost:
+        remarks.append(f"{each.peer} lost {lost}")
+    return Row(
+        f"values: {each.ours}", "ns", [hit.ns for hit in ours], each.peer, [hit.ns for hit in peer],
+        asked_ratio=each.ratio, note=gone, remark="; ".join(remarks),
+    )  # fmt: skip
+
+
+def _median_ratio(values: Sequence[float], others: Sequence[float]) -> str:
+    return f"{statistics.median(a / b for a, b in zip(values, others, strict=True)):.3f}"
+
+
+def lost_row(ours: Sequence[Sequence[Hit]], hits: Mapping[str, Sequence[Hit]], accesses: int) -> Row:
+    """What ``ours`` lost: the sum of all runs of a round, for each round."""
+    lost = [sum(hit.lost for hit in hits_of_round) for hits_of_round in zip(*ours, strict=True)]
+    others = {
+        name: sum(hit.lost for hit in hits[name]) for name in ("perf record", "bpftrace") if name in hits
+    }
+    remark = "; ".join(f"{name} lost {count:,} of {accesses * len(lost):,}" for name, count in others.items())
+    return Row(f"values: lost of {len(ours)} x {accesses:,}", "", lost, asked_most=0, remark=remark)
