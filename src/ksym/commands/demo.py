@@ -18,8 +18,7 @@ from ksym.commands.planting import Planting
 from ksym.commands.samples import PARAMETERS, SYSCTLS, find_sample
 from ksym.commands.session import open_session
 from ksym.errors import KsymError
-from ksym.program.engine import Wants
-from ksym.program.watch_program import Sink
+from ksym.program.wants import Sink, Wants
 from ksym.views.output import Output
 from ksym.views.table import Table
 from ksym.views.text import printable

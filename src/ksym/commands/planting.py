@@ -3,36 +3,29 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from ksym.errors import KsymError, NoRegisters
-from ksym.language.condition import Condition
+from ksym.errors import NoRegisters
 from ksym.language.request import Mode, Request
-from ksym.linux.memory import Memory, MemoryFault
-from ksym.linux.process_memory import ProcessMemory
-from ksym.program.engine import Engine, EngineRefused, Wants, trips_itself
-from ksym.program.watch_program import Sink
-from ksym.symbols.functions import Functions
-from ksym.symbols.kernel import Kernel
-from ksym.symbols.resolver import Resolver
-from ksym.symbols.variable import Space, Variable
-from ksym.views.text import printable
+from ksym.symbols.variable import Variable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.guard import DEFAULT_PERCENT, Guard, Limit, measure
 from ksym.watch.plan import Plan, Scope, Watch, make_plan
 from ksym.watch.registers import both_fire
 
-_LOG_LINES = 12
-"""Of the verifier's log, from its end."""
+if TYPE_CHECKING:
+    from ksym.language.condition import Condition
+    from ksym.program.engine import Engine
+    from ksym.program.wants import Wants
+    from ksym.symbols.kernel import Kernel
 
 TWINS = ("auto", "on", "off")
 
 
-@dataclass(frozen=True)
-class Planting:
+class Planting(NamedTuple):
     """How to plant.
 
     Args:
@@ -53,8 +46,7 @@ class Planting:
     verbose: bool = False
 
 
-@dataclass(frozen=True)
-class Planted:
+class Planted(NamedTuple):
     """What was planted.
 
     Args:
@@ -66,33 +58,6 @@ class Planted:
     armed: ArmedWatch
     guard: Guard | None
     lacking: list[str]
-
-
-def bind_conditions(
-    found: Sequence[tuple[Request, Variable]], functions: Functions
-) -> list[Condition | None]:
-    """The condition of each request, with its names resolved.
-
-    Raises:
-        RequestError: one does not fit its variable.
-    """
-    conditions: list[Condition | None] = []
-    for request, variable in found:
-        if request.condition is None:
-            conditions.append(None)
-            continue
-        from ksym.program.bind import bind
-
-        space = variable.space
-        conditions.append(
-            bind(
-                request.condition,
-                variable,
-                lambda name, space=space: functions.ranges(name, space),  # type: ignore[misc]
-                request.place,
-            )
-        )
-    return conditions
 
 
 def plant(
@@ -144,6 +109,16 @@ def plant(
     raise AssertionError("there is always a plan")
 
 
+def _engine(
+    plan: Plan, planting: Planting, guarded: tuple[bool, ...], kernel: Kernel
+) -> tuple[Engine | None, list[str]]:
+    if planting.wants is None:
+        return None, []
+    from ksym.commands.engines import engine_for
+
+    return engine_for(plan, planting, guarded, kernel)
+
+
 def _guarded(watch: Watch, scope: Scope, percent: float | None) -> bool:
     return scope.system_wide(watch) if percent is None else percent > 0
 
@@ -156,92 +131,3 @@ def _twins(found: Sequence[tuple[Request, Variable]], planting: Planting) -> lis
     if planting.twin == "off" or not both:
         return [False]
     return [True, False]
-
-
-def _engine(
-    plan: Plan, planting: Planting, guarded: tuple[bool, ...], kernel: Kernel
-) -> tuple[Engine | None, list[str]]:
-    """The programs of a plan; where there can be none, what is missing without them.
-
-    Raises:
-        KsymError: the run makes no sense without them.
-    """
-    if planting.wants is None:
-        return None, []
-    wants, why = planting.wants, ""
-    if planting.bpf:
-        try:
-            engine = Engine(plan, wants_for(plan, replace(wants, guarded=guarded), kernel))
-        except EngineRefused as refused:
-            why = refused.why
-            if planting.verbose and refused.log:
-                lines = refused.log.splitlines()[-_LOG_LINES:]
-                print("\n".join(f"ksym: verifier: {printable(line)}" for line in lines), file=sys.stderr)
-        else:
-            late = wants.limit > 0 and wants.sink is not Sink.RECORD and not engine.holds_limit
-            return engine, [_late("this kernel's BPF lacks BPF_FETCH (5.12)")] if late else []
-    lacks = _lacks(plan, wants)
-    if lacks:
-        what, todo = lacks
-        if not planting.bpf:
-            why, todo = "--no-bpf keeps them out", "leave --no-bpf out"
-        raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
-    if wants.sink is not Sink.RECORD:
-        return None, [_late(why or "--no-bpf keeps programs out")]
-    return None, [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"] if why else []
-
-
-def _late(why: str) -> str:
-    return f"--limit is looked at ten times a second, so there may be more hits: {why}"
-
-
-def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
-    """What the plan's programs want besides: the way to user memory, where reading it directly would hit a register."""
-    if any(trips_itself(watch) for watch in plan.watches):
-        return replace(wants, walk=kernel.direct_map)
-    return wants
-
-
-def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
-    """What cannot be done without programs, and what to do about it."""
-    if wants.stop:
-        return "stop tasks (--on-hit stop)", "run it as root with BPF"
-    if wants.sink is Sink.COUNT:
-        return "count by function, task or cpu (--by)", "leave --by out, or run it as root with BPF"
-    for watch in plan.watches:
-        if watch.condition is not None:
-            from ksym.program.bind import needs_program
-
-            what = f"judge the condition '{watch.request.condition}'"
-            if wants.sink is Sink.NOTHING:
-                return what, "use ksym trace, or run it as root with BPF"
-            if needs_program(watch.condition):
-                return what, "compare pid, tid, cpu, comm, access or ip, or run it as root with BPF"
-    return None
-
-
-def seed(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
-    """Tell the programs what the variables hold, so that the first access has an old value, too.
-
-    Where that cannot be read it has none.
-    """
-    engine = armed.engine
-    if engine is None:
-        return
-    for watch, takes in zip(armed.plan.watches, engine.takes_values, strict=True):
-        if not takes:
-            continue
-        user = watch.variable.space is Space.USER
-        memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
-        if memory is not None:
-            _seed(engine, watch, memory, known=pid if user and pid else 1)
-
-
-def _seed(engine: Engine, watch: Watch, memory: Memory, *, known: int) -> None:
-    copies = watch.variable.per_cpu or {0: watch.variable.address}
-    for cpu, address in copies.items():
-        try:
-            value = memory.read(address, watch.variable.length)
-        except MemoryFault:
-            continue
-        engine.shared.seed(watch.index, value, known=known, cpu=cpu if watch.variable.per_cpu else 0)

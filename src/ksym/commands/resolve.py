@@ -10,15 +10,14 @@ import argparse
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
+from ksym.commands.engines import bind_conditions, wants_for
 from ksym.commands.parser import add_vmlinux, positive
-from ksym.commands.planting import bind_conditions, wants_for
 from ksym.commands.session import parse_requests
 from ksym.language.request import Request
-from ksym.program.engine import Wants, programs
-from ksym.program.watch_program import Sink
+from ksym.program.engine import programs
+from ksym.program.wants import Sink, Wants
 from ksym.symbols.functions import Functions
 from ksym.symbols.path import describe
 from ksym.symbols.resolver import Resolver
@@ -69,7 +68,7 @@ def _programs(found: Sequence[tuple[Request, Variable]], resolver: Resolver) -> 
     wants = wants_for(plan, Wants(Sink.RECORD), resolver.kernel)
     guarded = tuple(watch.variable.space is Space.KERNEL for watch in plan.watches)
     parts = []
-    for index, piece, role, program in programs(plan, replace(wants, guarded=guarded)):
+    for index, piece, role, program in programs(plan, wants._replace(guarded=guarded)):
         watch = plan.watches[index]
         where = watch.pieces[piece]
         place = f"{role.value}, {where.length} bytes at +{where.offset}"

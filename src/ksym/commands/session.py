@@ -8,22 +8,26 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ksym.commands.parser import add_vmlinux, cpu_list, percent, positive, seconds
-from ksym.commands.planting import TWINS, Planting, bind_conditions, plant, seed
+from ksym.commands.planting import TWINS, Planting, plant
 from ksym.errors import KsymError, RequestError, UsageError
 from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
 from ksym.linux.cpus import online_cpus
 from ksym.linux.files import read_text
-from ksym.symbols.functions import Functions
 from ksym.symbols.resolver import Resolver
+from ksym.symbols.variable import Variable
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
 from ksym.watch.plan import Plan, Scope
 from ksym.watch.presence import Presence, presence_checks
 from ksym.watch.run import ROUND_SECONDS, Run, Signals
+
+if TYPE_CHECKING:
+    from ksym.language.condition import Condition
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
@@ -141,11 +145,13 @@ def open_session(
         resolver = Resolver(vmlinux=args.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
         found = [(request, resolver.resolve(request)) for request in requests]
-        functions = Functions(resolver.kernel, pid, kernel_accesses=args.kernel_accesses)
-        conditions = bind_conditions(found, functions)
+        conditions = _conditions(found, resolver, kernel_accesses=args.kernel_accesses)
         planted = plant(found, conditions, _scope(args, pid), planting, stack, resolver.kernel)
         armed = planted.armed
-        seed(armed, resolver, pid)
+        if armed.engine:
+            from ksym.commands.engines import seed
+
+            seed(armed, resolver, pid)
         run = Run(
             armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
             fixed_cpus=args.cpus is not None, guard=planted.guard,
@@ -158,6 +164,17 @@ def open_session(
         if command and pid not in (None, command.pid, args.pid):
             run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
         yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking)
+
+
+def _conditions(
+    found: Sequence[tuple[Request, Variable]], resolver: Resolver, *, kernel_accesses: bool
+) -> list[Condition | None]:
+    if all(request.condition is None for request, _ in found):
+        return []
+    from ksym.commands.engines import bind_conditions
+    from ksym.symbols.functions import Functions
+
+    return bind_conditions(found, Functions(resolver.kernel, resolver.pid, kernel_accesses=kernel_accesses))
 
 
 def _start(

@@ -20,9 +20,8 @@ from ksym.commands.planting import Planting
 from ksym.commands.session import Session, add_run_options, open_session, parse_requests
 from ksym.errors import KsymError
 from ksym.language.request import UserSymbol
-from ksym.program.engine import Wants, sees
 from ksym.program.shared import Cell
-from ksym.program.watch_program import Sink
+from ksym.program.wants import Sink, Wants
 from ksym.views.output import Output, ReaderGone
 from ksym.views.summary import Tally
 from ksym.views.text import printable
@@ -120,6 +119,7 @@ def _check_conditions(plan: Plan) -> None:
         if watch.condition is None:
             continue
         from ksym.program.conditions import decided_in_kernel
+        from ksym.program.engine import sees
 
         if decided_in_kernel(watch.condition, sees(watch)):
             continue

@@ -27,9 +27,9 @@ from ksym.commands.parser import positive
 from ksym.commands.planting import Planting
 from ksym.commands.session import Session, add_run_options, open_session
 from ksym.linux.libc import MACHINE
-from ksym.program.engine import Engine, Wants
+from ksym.program.engine import Engine
 from ksym.program.shared import Cell
-from ksym.program.watch_program import Sink
+from ksym.program.wants import Sink, Wants
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.views.output import Output, ReaderGone
 from ksym.views.rows import FORMATS, Rows, rows_for

@@ -7,18 +7,17 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.linux import bpf
 from ksym.linux.bpf_asm import Assembler, Label, Program
 from ksym.linux.cpus import possible_cpus
-from ksym.linux.direct_map import DirectMap
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
 from ksym.program.shared import Control, Shape, Shared, Slot
-from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, Sink, Spec, watch_program
+from ksym.program.wants import Sink, Wants
+from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, Spec, watch_program
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, Role, Watch
 
@@ -33,25 +32,6 @@ class EngineRefused(Exception):
     def __init__(self, why: str, log: str = "") -> None:
         super().__init__(why)
         self.why, self.log = why, log
-
-
-@dataclass(frozen=True)
-class Wants:
-    """What the programs of a run are to do.
-
-    Args:
-        sink: Where kept hits go.
-        limit: Keep so many hits; 0: all.
-        stop: Stop the tasks that make them.
-        guarded: For each watch, whether the guard may disarm it.
-        walk: How to read user variables without tripping over one's own register.
-    """
-
-    sink: Sink
-    limit: int = 0
-    stop: bool = False
-    guarded: tuple[bool, ...] = ()
-    walk: DirectMap | None = None
 
 
 def shape_of(plan: Plan) -> Shape:
@@ -174,6 +154,7 @@ class Engine:
             # at once may show each other's value, and a limit is held by ksym instead of in the kernel.
             if "BPF_STX" not in error.log and "unknown opcode" not in error.log:
                 raise
+            self._close_programs()
             self._load(atomics=False)
 
     def _load(self, *, atomics: bool) -> None:
@@ -228,14 +209,17 @@ class Engine:
 
     def close(self) -> None:
         """Give programs and maps back."""
-        for fd in self._programs.values():
-            os.close(fd)
-        self._programs.clear()
+        self._close_programs()
         if hasattr(self, "shared"):
             self.shared.close()
         for each in self._maps.values():
             each.close()
         self._maps.clear()
+
+    def _close_programs(self) -> None:
+        for fd in self._programs.values():
+            os.close(fd)
+        self._programs.clear()
 
 
 def _why(error: OSError) -> str:

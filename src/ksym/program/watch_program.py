@@ -9,7 +9,6 @@ the kernel stop the event.
 
 from __future__ import annotations
 
-import enum
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from ksym.linux.direct_map import HUGE, PRESENT, DirectMap
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import PIECE_SHIFT, Frame, Hit, Sees
 from ksym.program.shared import Cell, Control, Shape, Slot, Window
+from ksym.program.wants import Sink
 from ksym.watch.plan import Role
 
 # struct bpf_perf_event_data (linux/bpf_perf_event.h): the registers, sample_period, addr.
@@ -53,14 +53,6 @@ COMM_BYTES = 16
 
 Condition = Callable[[Assembler, Label, Label, int], None]
 """Emits a condition: (assembler, where to go if kept, if rejected, scratch)."""
-
-
-class Sink(enum.Enum):
-    """Where a kept hit goes."""
-
-    RECORD = "ring"
-    COUNT = "table"
-    NOTHING = "nowhere"
 
 
 @dataclass(frozen=True)
@@ -144,14 +136,15 @@ class _Generator:
             self._value()
         else:
             asm.store(R10, spec.frame.flags, R9, U32)
-        if spec.reads_only and spec.role is Role.WRITES:
-            asm.comment("only reads were asked for; the value was taken for the next one's sake")
-        else:
+        keeps = not (spec.reads_only and spec.role is Role.WRITES)
+        if keeps:
             self._keep()
+        else:
+            asm.comment("only reads were asked for; the value was taken for the next one's sake")
         asm.place(self.out)
         asm.mov(R0, 0)
         asm.exit()
-        if spec.guarded or (spec.limited and spec.atomics):
+        if spec.guarded or (keeps and spec.limited and spec.atomics):
             asm.place(self.stop_event)
             asm.mov(R0, 1)
             asm.exit()

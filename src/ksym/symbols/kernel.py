@@ -7,9 +7,9 @@ import errno
 import os
 from contextlib import suppress
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError, NotPermitted
-from ksym.linux.direct_map import DirectMap, find_direct_map
 from ksym.linux.files import StrPath, read_text
 from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
 from ksym.linux.libc import MACHINE
@@ -18,8 +18,9 @@ from ksym.symbols.btf import Btf, BtfError
 from ksym.symbols.image import KernelImage, installed_system_map, installed_vmlinux, open_system_map
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.symbols.params import Parameters
-from ksym.symbols.path import find_member
-from ksym.symbols.types import Struct
+
+if TYPE_CHECKING:
+    from ksym.linux.direct_map import DirectMap
 
 
 class Kernel:
@@ -150,6 +151,10 @@ class Kernel:
         memory = self.memory_or_none
         if MACHINE != "x86_64" or not isinstance(memory, BpfMemory) or self.btf is None:
             return None
+        from ksym.linux.direct_map import find_direct_map
+        from ksym.symbols.path import find_member
+        from ksym.symbols.types import Struct
+
         offsets = []
         for kind, name in (("task_struct", "mm"), ("mm_struct", "pgd")):
             found = self.btf.find("struct", kind)

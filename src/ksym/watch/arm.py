@@ -14,17 +14,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.ring import Ring
-from ksym.program.engine import Engine
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, PlannedEvent, Role, Scope
 from ksym.watch.rings import Rings
+
+if TYPE_CHECKING:
+    from ksym.program.engine import Engine
 
 _ENABLE_PASSES = 3
 _STARTING_SECONDS = 0.001

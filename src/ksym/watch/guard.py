@@ -14,14 +14,15 @@ import ctypes
 import os
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ksym.linux import bpf, perf_event
-from ksym.linux.bpf_asm import R0, Assembler
+from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent
-from ksym.program.engine import Engine
-from ksym.program.shared import Control, Slot
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.registers import own_place
+
+if TYPE_CHECKING:
+    from ksym.program.engine import Engine
 
 DEFAULT_PERCENT = 25.0
 """As kernel.perf_cpu_time_max_percent, what perf allows itself."""
@@ -86,6 +87,9 @@ def measure(*, with_program: bool) -> HitCost:
 
 
 def _load_nothing(stack: contextlib.ExitStack) -> int:
+    from ksym.linux import bpf
+    from ksym.linux.bpf_asm import R0, Assembler
+
     asm = Assembler()
     asm.mov(R0, 0)
     asm.exit()
@@ -138,6 +142,8 @@ class Guard:
         self._started = time.monotonic()
         self._before: dict[tuple[int, int], int] = {}
         if armed.engine:
+            from ksym.program.shared import Control
+
             armed.engine.shared.control(Control.WINDOW_HITS, limit.window_hits)
 
     def look(self) -> list[str]:
@@ -147,6 +153,8 @@ class Guard:
 
     def _tripped(self, engine: Engine) -> list[str]:
         """The programs have counted."""
+        from ksym.program.shared import Slot
+
         told = []
         for watch in self._armed.plan.watches:
             hits = engine.shared.slot(watch.index, Slot.TRIPPED)

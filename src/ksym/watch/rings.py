@@ -11,13 +11,16 @@ from __future__ import annotations
 import errno
 import mmap
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample
 from ksym.linux.ring import Ring
-from ksym.program.engine import Engine
 from ksym.watch.plan import Plan, PlannedEvent
+
+if TYPE_CHECKING:
+    from ksym.program.engine import Engine
 
 SAMPLE_TYPE = Sample.IDENTIFIER | Sample.IP | Sample.TID | Sample.TIME | Sample.CPU
 """What every record carries; CALLCHAIN is added for stacks, RAW where a program writes it."""

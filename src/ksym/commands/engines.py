@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The programs of a run, and what goes into them: conditions, the way to user memory, first values.
+
+Apart from planting, so that a run that wants no program does not load what makes them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ksym.errors import KsymError
+from ksym.language.request import Request
+from ksym.linux.memory import Memory, MemoryFault
+from ksym.linux.process_memory import ProcessMemory
+from ksym.program.bind import bind, needs_program
+from ksym.program.engine import Engine, EngineRefused, trips_itself
+from ksym.program.wants import Sink, Wants
+from ksym.symbols.functions import Functions
+from ksym.symbols.kernel import Kernel
+from ksym.symbols.resolver import Resolver
+from ksym.symbols.variable import Space, Variable
+from ksym.views.text import printable
+from ksym.watch.arm import ArmedWatch
+from ksym.watch.plan import Plan, Watch
+
+if TYPE_CHECKING:
+    from ksym.commands.planting import Planting
+    from ksym.language.condition import Condition
+
+_LOG_LINES = 12
+"""Of the verifier's log, from its end."""
+
+
+def bind_conditions(
+    found: Sequence[tuple[Request, Variable]], functions: Functions
+) -> list[Condition | None]:
+    """The condition of each request, with its names resolved.
+
+    Raises:
+        RequestError: one does not fit its variable.
+    """
+    conditions: list[Condition | None] = []
+    for request, variable in found:
+        if request.condition is None:
+            conditions.append(None)
+            continue
+        space = variable.space
+        conditions.append(
+            bind(
+                request.condition,
+                variable,
+                lambda name, space=space: functions.ranges(name, space),  # type: ignore[misc]
+                request.place,
+            )
+        )
+    return conditions
+
+
+def engine_for(
+    plan: Plan, planting: Planting, guarded: tuple[bool, ...], kernel: Kernel
+) -> tuple[Engine | None, list[str]]:
+    """The programs of a plan; where there can be none, what is missing without them.
+
+    Raises:
+        KsymError: the run makes no sense without them.
+    """
+    wants, why = planting.wants, ""
+    assert wants is not None
+    if planting.bpf:
+        try:
+            engine = Engine(plan, wants_for(plan, wants._replace(guarded=guarded), kernel))
+        except EngineRefused as refused:
+            why = refused.why
+            if planting.verbose and refused.log:
+                lines = refused.log.splitlines()[-_LOG_LINES:]
+                print("\n".join(f"ksym: verifier: {printable(line)}" for line in lines), file=sys.stderr)
+        else:
+            late = wants.limit > 0 and wants.sink is not Sink.RECORD and not engine.holds_limit
+            return engine, [_late("this kernel's BPF lacks BPF_FETCH (5.12)")] if late else []
+    lacks = _lacks(plan, wants)
+    if lacks:
+        what, todo = lacks
+        if not planting.bpf:
+            why, todo = "--no-bpf keeps them out", "leave --no-bpf out"
+        raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
+    if wants.sink is not Sink.RECORD:
+        return None, [_late(why or "--no-bpf keeps programs out")]
+    return None, [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"] if why else []
+
+
+def _late(why: str) -> str:
+    return f"--limit is looked at ten times a second, so there may be more hits: {why}"
+
+
+def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
+    """What the plan's programs want besides: the way to user memory, where reading it directly would hit a register."""
+    if any(trips_itself(watch) for watch in plan.watches):
+        return wants._replace(walk=kernel.direct_map)
+    return wants
+
+
+def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
+    """What cannot be done without programs, and what to do about it."""
+    if wants.stop:
+        return "stop tasks (--on-hit stop)", "run it as root with BPF"
+    if wants.sink is Sink.COUNT:
+        return "count by function, task or cpu (--by)", "leave --by out, or run it as root with BPF"
+    for watch in plan.watches:
+        if watch.condition is not None:
+            what = f"judge the condition '{watch.request.condition}'"
+            if wants.sink is Sink.NOTHING:
+                return what, "use ksym trace, or run it as root with BPF"
+            if needs_program(watch.condition):
+                return what, "compare pid, tid, cpu, comm, access or ip, or run it as root with BPF"
+    return None
+
+
+def seed(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
+    """Tell the programs what the variables hold, so that the first access has an old value, too.
+
+    Where that cannot be read it has none.
+    """
+    engine = armed.engine
+    if engine is None:
+        return
+    for watch, takes in zip(armed.plan.watches, engine.takes_values, strict=True):
+        if not takes:
+            continue
+        user = watch.variable.space is Space.USER
+        memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
+        if memory is not None:
+            _seed(engine, watch, memory, known=pid if user and pid else 1)
+
+
+def _seed(engine: Engine, watch: Watch, memory: Memory, *, known: int) -> None:
+    copies = watch.variable.per_cpu or {0: watch.variable.address}
+    for cpu, address in copies.items():
+        try:
+            value = memory.read(address, watch.variable.length)
+        except MemoryFault:
+            continue
+        engine.shared.seed(watch.index, value, known=known, cpu=cpu if watch.variable.per_cpu else 0)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a run wants of its programs. Here alone, so that a run that wants none does not load what makes them."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ksym.linux.direct_map import DirectMap
+
+
+class Sink(enum.Enum):
+    """Where a kept hit goes."""
+
+    RECORD = "ring"
+    COUNT = "table"
+    NOTHING = "nowhere"
+
+
+class Wants(NamedTuple):
+    """What the programs of a run are to do.
+
+    Args:
+        sink: Where kept hits go.
+        limit: Keep so many hits; 0: all.
+        stop: Stop the tasks that make them.
+        guarded: For each watch, whether the guard may disarm it.
+        walk: How to read user variables without tripping over one's own register.
+    """
+
+    sink: Sink
+    limit: int = 0
+    stop: bool = False
+    guarded: tuple[bool, ...] = ()
+    walk: DirectMap | None = None
