@@ -14,6 +14,7 @@ from ksym.linux import bpf
 from ksym.linux.bpf_asm import Assembler, Label, Program
 from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
+from ksym.linux.lockdown import CONFIDENTIAL, is_confidential
 from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
 from ksym.program.shared import Control, Shape, Shared, Slot
 from ksym.program.wants import Sink, Wants
@@ -124,9 +125,9 @@ class Engine:
             self._make()
         except bpf.VerifierError as error:
             self.close()
-            raise EngineRefused(
-                f"the kernel's verifier refused the program: {_reason(error.log)}", error.log
-            ) from error
+            # Lockdown takes helpers away from programs that load otherwise (kernel/trace/bpf_trace.c).
+            why = CONFIDENTIAL if is_confidential() else f"the kernel's verifier refused the program: {_reason(error.log)}"
+            raise EngineRefused(why, error.log) from error
         except OSError as error:
             self.close()
             raise EngineRefused(_why(error)) from error
