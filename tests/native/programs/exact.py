@@ -23,7 +23,7 @@ def trace(program: Path, *words: str, arguments: Sequence[str] = ()) -> tuple[Ro
         arguments: The program's.
     """
     result = ksym("trace", *words, "--format", "json", "--", "./prog", *arguments, cwd=program.parent)
-    assert result.status == 0, result.err
+    assert result.status == 0, (result.status, result.err)
     rows = result.rows()
     counted = re.match(
         r"ksym: (\d+) access(?:es)? \((\d+) hits?\), 0 lost, 0 disarmed; ", summary(result.err)
