@@ -116,7 +116,7 @@ def parse(data: bytes, *, chains: bool, raw: bool, out: list[Record]) -> None:
     while at < end:
         kind, misc, size = _HEADER.unpack_from(data, at)
         if kind != _SAMPLE:
-            record = _sideband(kind, misc, data[at : at + size])
+            record = sideband(kind, misc, data[at : at + size])
             if record is not None:
                 out.append(record)
             at += size
@@ -174,7 +174,8 @@ def _chained(data: bytes, at: int, raw: bool) -> SampleRecord:
     return SampleRecord(time, cpu, event_id, ip, pid, tid, chain, flags, uid, old, new)
 
 
-def _sideband(kind: int, misc: int, data: bytes) -> Record | None:
+def sideband(kind: int, misc: int, data: bytes) -> Record | None:
+    """Decode a record that is no sample; None for a kind that ksym has no use for."""
     _, _, time, cpu, _ = _TRAILER.unpack_from(data, len(data) - _TRAILER.size)
     if kind == _COMM:
         pid, tid = struct.unpack_from("=II", data, 8)

@@ -79,6 +79,10 @@ class ObjectCache:
                 return symbol.function_name, offset
         return None
 
+    def build_ids(self) -> dict[str, str | None]:
+        """Build id of each file, by path."""
+        return {key[2]: files[-1].build_id for key, files in self._files.items() if files}
+
     def close(self) -> None:
         """Close all files; names that were found stay known."""
         for files in self._files.values():

@@ -161,6 +161,12 @@ class Users:
             self._images[path] = _open(path)
         return self._images[path]
 
+    def build_ids(self) -> dict[str, str]:
+        """Build ids of the files whose code was looked at, by path."""
+        found = {path: image.elf.build_id for path, image in self._images.items() if image}
+        found |= self._cache.build_ids()
+        return {path: build_id for path, build_id in found.items() if build_id}
+
     def close(self) -> None:
         """Close all files."""
         self._cache.close()

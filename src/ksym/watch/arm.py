@@ -292,6 +292,16 @@ class ArmedWatch:
         return self._rings.rings if self._rings else []
 
     @property
+    def sample_type(self) -> int:
+        """Sample type of the records of hits."""
+        return self._rings.sample_type if self._rings else 0
+
+    @property
+    def sideband_ids(self) -> tuple[int, ...]:
+        """Identifiers of what reports names, forks, exits and mappings."""
+        return self._rings.sideband_ids if self._rings else ()
+
+    @property
     def planned(self) -> dict[tuple[int, int], PlannedEvent]:
         """See Rings.planned."""
         return self._rings.planned if self._rings else {}

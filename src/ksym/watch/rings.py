@@ -50,6 +50,7 @@ class Rings:
         self.rings: list[Ring] = []
         self.planned: dict[tuple[int, int], PlannedEvent] = {}
         """What a record's (identifier, number of the piece) stands for; those of events that are gone stay in it."""
+        self._sideband_ids: list[int] = []
         self._owners: dict[int, PerfEvent] = {}
         self._others: list[PerfEvent] = []
 
@@ -58,6 +59,11 @@ class Rings:
         """Sample type of whatever writes the hits."""
         kind = SAMPLE_TYPE | (Sample.CALLCHAIN if self._stacks else 0)
         return kind | (Sample.RAW if self._engine else 0)
+
+    @property
+    def sideband_ids(self) -> tuple[int, ...]:
+        """Identifiers of the sideband's events, gone ones included."""
+        return tuple(self._sideband_ids)
 
     def open(self, places: Iterable[tuple[int, int]], *, may_vanish: bool) -> None:
         """Open the sideband at each (pid, cpu), and a ring and the output events on each new CPU.
@@ -93,8 +99,10 @@ class Rings:
             flags=flags,
             wakeup=self.size // 4,
             clockid=perf_event.CLOCK_MONOTONIC,
+            read_format=perf_event.FORMAT_ID,
         )
         event = PerfEvent(attr, pid=pid, cpu=cpu)
+        self._sideband_ids.append(event.id)
         if cpu in self._owners:
             self._others.append(event)
             event.output_to(self._owners[cpu])

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a reader elsewhere must be told of the recording machine: its kernel, its threads, what they had mapped.
+
+perf asks for the same, as records in front of the data (tools/perf/util/synthetic-events.c).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator
+
+from ksym.errors import KsymError
+from ksym.linux.files import read_text
+from ksym.linux.maps import Mapping, read_maps
+from ksym.recording.perf_file import MISC_KERNEL, MISC_USER, Feature, Kind, record, text
+from ksym.symbols.image import running_build_id
+from ksym.symbols.kallsyms import Kallsyms
+
+Trailer = Callable[[int, int, int], bytes]
+"""What a record ends with: (time, pid, tid)."""
+
+_KERNEL_PID = 0xFFFFFFFF
+_KERNEL_NAME = "[kernel.kallsyms]"
+_PROT_READ_EXEC, _MAP_PRIVATE = 5, 2
+
+
+def kernel_records(kallsyms: Kallsyms, trailer: Trailer) -> Iterator[bytes]:
+    """MMAP records of the kernel and its modules; none where their addresses are hidden."""
+    start, end = kallsyms.edge("_text") or kallsyms.edge("_stext"), kallsyms.edge("_etext")
+    if start and end:
+        yield _mmap(start, end - start, start, f"{_KERNEL_NAME}_text", trailer)
+    with contextlib.suppress(OSError):
+        for line in read_text("/proc/modules").splitlines():
+            name, size, *_, address = line.split()[:6]
+            if int(address, 16):
+                yield _mmap(int(address, 16), int(size), 0, f"[{name}]", trailer)
+
+
+def _mmap(start: int, length: int, offset: int, name: str, trailer: Trailer) -> bytes:
+    body = struct.pack("<IIQQQ", _KERNEL_PID, 0, start, length, offset) + _padded(name)
+    return record(Kind.MMAP, body + trailer(0, _KERNEL_PID, 0), MISC_KERNEL)
+
+
+def comm(pid: int, tid: int, name: str, trailer: Trailer) -> bytes:
+    """A COMM record."""
+    return record(Kind.COMM, struct.pack("<II", pid, tid) + _padded(name) + trailer(0, pid, tid))
+
+
+def task_records(pids: list[int] | None, trailer: Trailer, *, mappings: bool) -> Iterator[bytes]:
+    """COMM records of all threads, and MMAP2 records of what their processes may execute.
+
+    Args:
+        pids: Of these processes; None: of all.
+        trailer: What records end with.
+        mappings: Whether mappings are wanted.
+    """
+    for pid in pids if pids is not None else [int(name) for name in os.listdir("/proc") if name.isdigit()]:
+        with contextlib.suppress(OSError, KsymError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/comm", "rb") as file:
+                    name = file.read().rstrip(b"\n").decode(errors="surrogateescape")
+                yield comm(pid, int(thread), name, trailer)
+            if mappings:
+                for mapping in read_maps(pid):
+                    if mapping.executable and mapping.path:
+                        yield _mmap2(pid, mapping, trailer)
+
+
+def _mmap2(pid: int, mapping: Mapping, trailer: Trailer) -> bytes:
+    body = struct.pack(
+        "<IIQQQIIQQII", pid, pid, mapping.start, mapping.end - mapping.start, mapping.offset,
+        os.major(mapping.device), os.minor(mapping.device), mapping.inode, 0, _PROT_READ_EXEC, _MAP_PRIVATE,
+    )  # fmt: skip
+    return record(Kind.MMAP2, body + _padded(mapping.path) + trailer(0, pid, pid), MISC_USER)
+
+
+def features(build_ids: dict[str, str]) -> Iterator[tuple[Feature, bytes]]:
+    """What perf's header tells of the machine.
+
+    Args:
+        build_ids: Of files, by path; the kernel's is added.
+    """
+    machine = os.uname()
+    yield Feature.HOSTNAME, text(machine.nodename)
+    yield Feature.OSRELEASE, text(machine.release)
+    yield Feature.VERSION, text("ksym")
+    yield Feature.ARCH, text(machine.machine)
+    online = os.sysconf("SC_NPROCESSORS_ONLN")
+    yield Feature.NRCPUS, struct.pack("<II", os.sysconf("SC_NPROCESSORS_CONF"), online)
+    yield Feature.CMDLINE, struct.pack("<I", len(sys.argv)) + b"".join(text(word) for word in sys.argv)
+    kernel = running_build_id()
+    entries = [_build_id(_KERNEL_PID, MISC_KERNEL, kernel, _KERNEL_NAME)] if kernel else []
+    entries += [_build_id(_KERNEL_PID, MISC_USER, value, path) for path, value in build_ids.items()]
+    if entries:
+        yield Feature.BUILD_ID, b"".join(entries)
+
+
+def _build_id(pid: int, misc: int, value: str, path: str) -> bytes:
+    """An entry (struct perf_record_header_build_id): header, pid, 20 bytes and their number, path."""
+    digest = bytes.fromhex(value)[:20]
+    # PERF_RECORD_MISC_BUILD_ID_SIZE: the byte behind the digest is its length
+    body = struct.pack("<I20sBBH", pid, digest, len(digest), 0, 0)
+    name = path.encode(errors="surrogateescape") + b"\0"
+    return record(Kind.BUILD_ID, body + name.ljust(-(-len(name) // 64) * 64, b"\0"), misc | 1 << 15)
+
+
+def _padded(name: str) -> bytes:
+    data = name.encode(errors="surrogateescape") + b"\0"
+    return data + bytes(-len(data) % 8)

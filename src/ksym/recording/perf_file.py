@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The layout of a perf.data file, as far as ksym writes or reads it.
+
+Sources: tools/perf/Documentation/perf.data-file-format.txt, tools/perf/util/header.h and
+tools/lib/perf/include/perf/event.h of Linux; include/uapi/linux/perf_event.h.
+
+    header        magic, sizes, where attrs and data are, 256 bits for the features that follow the data
+    attrs         perf_event_attr and where its identifiers are, for each event
+    identifiers   u64 each
+    data          records
+    features      a table of (offset, size), and what it points to; there once the recording has ended
+
+What ksym alone knows stands among the data as records of type BPF_EVENT, of a kind that perf does not know and passes
+over (machine__process_bpf in tools/perf/util/machine.c): a *note*. A note is a name and JSON, both in UTF-8, a long one
+cut into several records.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+
+MAGIC = b"PERFILE2"
+HEADER = struct.Struct("<8sQQQQQQQQ32s")
+"""magic, size, size of an attr with its section, attrs (offset, size), data (offset, size), two zeros, features."""
+SECTION = struct.Struct("<QQ")
+RECORD = struct.Struct("<IHH")
+"""type, misc, size: ``struct perf_event_header``."""
+ATTR_SIZE = 112
+"""PERF_ATTR_SIZE_VER5 (4.8): all perf that is still in use knows it."""
+
+
+class Kind(enum.IntEnum):
+    """Types of records: the kernel's, and from 64 on perf's own."""
+
+    MMAP = 1
+    LOST = 2
+    COMM = 3
+    EXIT = 4
+    FORK = 7
+    SAMPLE = 9
+    MMAP2 = 10
+    BPF_EVENT = 18
+    BUILD_ID = 67
+    FINISHED_ROUND = 68
+    EVENT_UPDATE = 78
+    COMPRESSED = 81
+
+
+class Feature(enum.IntEnum):
+    """Bits of the header: what follows the data."""
+
+    BUILD_ID = 2
+    HOSTNAME = 3
+    OSRELEASE = 4
+    VERSION = 5
+    ARCH = 6
+    NRCPUS = 7
+    CMDLINE = 11
+    EVENT_DESC = 12
+    COMPRESSED = 27
+
+
+MISC_KERNEL, MISC_USER = 1, 2
+"""PERF_RECORD_MISC_*: whose address space a mapping is in."""
+EVENT_UPDATE_NAME = 2
+NOTE = 0x6B73
+"""The kind of BPF_EVENT that holds a note."""
+NOTE_HEAD = struct.Struct("<HHI8s")
+"""struct perf_record_bpf_event behind the record's header: type NOTE, flags (1: more of it follows), number, a mark."""
+NOTE_MARK = b"ksym\0\0\0\1"
+_NOTE_MOST = 60_000
+
+
+def record(kind: int, body: bytes, misc: int = 0) -> bytes:
+    """A record with its header; the body is padded to 8 bytes."""
+    body += bytes(-len(body) % 8)
+    return RECORD.pack(kind, misc, RECORD.size + len(body)) + body
+
+
+def text(value: str) -> bytes:
+    """A string as headers have it: its size with padding, its bytes, a NUL (do_write_string in header.c)."""
+    data = value.encode(errors="surrogateescape") + b"\0"
+    size = -(-len(data) // 64) * 64
+    return struct.pack("<I", size) + data.ljust(size, b"\0")
+
+
+def note(name: str, data: bytes, trailer: bytes) -> bytes:
+    """A note as records.
+
+    Args:
+        name: What it is about.
+        data: Its content.
+        trailer: What each record of the file ends with (sample_id_all).
+    """
+    whole = name.encode() + b"\0" + data
+    parts = [whole[at : at + _NOTE_MOST] for at in range(0, len(whole), _NOTE_MOST)]
+    out = b""
+    for number, part in enumerate(parts):
+        head = NOTE_HEAD.pack(NOTE, number < len(parts) - 1, number, NOTE_MARK)
+        body = head + struct.pack("<I", len(part)) + part
+        out += record(Kind.BPF_EVENT, body + bytes(-len(body) % 8) + trailer)
+    return out
