@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from ksym.__main__ import main
 from ksym.capture.instructions import available
-from ksym.commands import planting
+from ksym.linux import bpf
 from ksym.linux.libc import MACHINE
 from ksym.program import engine
 from native.running import ONE_LINE, ended, line, sample, started, summary
@@ -336,6 +337,24 @@ def test_a_limit_without_programs_is_looked_at(folder: Path) -> None:
     assert "ksym: --limit is looked at ten times a second, so there may be more hits: --no-bpf" in result.err
 
 
+def test_a_limit_on_a_kernel_that_cannot_hold_it_is_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    load, refused = bpf.load, []
+
+    def older(kind: int, code: bytes, **options: Any) -> int:
+        if not refused:
+            refused.append(True)
+            raise bpf.VerifierError(errno.EINVAL, "BPF_STX uses reserved fields")
+        return load(kind, code, **options)
+
+    monkeypatch.setattr(bpf, "load", older)
+    main(["stat", f"{folder}/endless:first", "--limit", "10", "--json", "--", f"{folder}/endless"])
+    said = capfd.readouterr()
+    assert json.loads(said.out)["hits"] >= 10
+    assert "so there may be more hits: this kernel's BPF lacks BPF_FETCH (5.12)\n" in said.err
+
+
 def test_without_privileges_a_limit_is_looked_at(folder: Path) -> None:
     if not Path("/usr/bin/setpriv").exists():
         pytest.skip("setpriv is not installed")
@@ -359,7 +378,7 @@ def test_bare_counting_loads_no_program(folder: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise AssertionError("a program was asked for")
 
-    monkeypatch.setattr(planting, "Engine", refuse)
+    monkeypatch.setattr(engine, "Engine", refuse)
     for request, count in (("shared", HITS), ("shared:-w-", HITS - READS), ("shared:r--", READS)):
         assert main(["stat", f"{folder}/prog:{request}", "--json", "--", f"{folder}/prog"]) == 0
         assert json.loads(capfd.readouterr().out)["hits"] == count

@@ -194,9 +194,9 @@ class Stat:
         return f"{'SECONDS':>12} {'HITS':>14}  SYMBOL\n" if self._args.interval else f"{'HITS':>14}  SYMBOL\n"
 
     def _interval(self, seconds: float, before: Sequence[int]) -> str:
-        hits = [now - then for now, then in zip(self._hits, before, strict=True)]
         if self._whose:
-            return self._whose.rows(hits, seconds)
+            return self._whose.rows(seconds=seconds)
+        hits = [now - then for now, then in zip(self._hits, before, strict=True)]
         lines = []
         for watch, count in zip(self._session.plan.watches, hits, strict=True):
             if self._args.json:

@@ -48,11 +48,11 @@ class Whose:
         """See CountsTable."""
         return self._table.header()
 
-    def rows(self, hits: Sequence[int], seconds: float | None = None) -> str:
+    def rows(self, hits: Sequence[int] = (), *, seconds: float | None = None) -> str:
         """What was counted since the last call.
 
         Args:
-            hits: All hits of each request since then.
+            hits: All hits of each request since then; left out: those in rows.
             seconds: Time since the start, for an interval.
         """
         totals = self._totals()
@@ -60,7 +60,7 @@ class Whose:
         self._before = totals
         if self._json:
             return json_lines(self._watches, self._by, counts, seconds)
-        return self._table.rows(counts, hits, seconds or 0)
+        return self._table.rows(counts, hits or [0] * len(self._watches), seconds or 0)
 
     def _totals(self) -> dict[Who, int]:
         return self._counted.sum(self._engine.counts(), self._engine.comms())
