@@ -14,7 +14,6 @@ from ksym.linux import bpf
 from ksym.linux.bpf_asm import Assembler, Label, Program
 from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
-from ksym.linux.lockdown import CONFIDENTIAL, is_confidential
 from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
 from ksym.program.shared import Control, Shape, Shared, Slot
 from ksym.program.wants import Sink, Wants
@@ -125,9 +124,7 @@ class Engine:
             self._make()
         except bpf.VerifierError as error:
             self.close()
-            # Lockdown takes helpers away from programs that load otherwise (kernel/trace/bpf_trace.c).
-            why = CONFIDENTIAL if is_confidential() else f"the kernel's verifier refused the program: {_reason(error.log)}"
-            raise EngineRefused(why, error.log) from error
+            raise EngineRefused(_refusal(error.log), error.log) from error
         except OSError as error:
             self.close()
             raise EngineRefused(_why(error)) from error
@@ -229,6 +226,15 @@ def _why(error: OSError) -> str:
     if error.errno == errno.ENOSYS:
         return "this kernel has no BPF"
     return f"BPF refused: {os.strerror(error.errno or 0)}"
+
+
+def _refusal(log: str) -> str:
+    from ksym.linux.lockdown import CONFIDENTIAL, is_confidential
+
+    # It takes helpers away from programs that load otherwise (kernel/trace/bpf_trace.c).
+    if is_confidential():
+        return CONFIDENTIAL
+    return f"the kernel's verifier refused the program: {_reason(log)}"
 
 
 def _reason(log: str) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError, NotPermitted
-from ksym.linux.files import StrPath, read_text
+from ksym.linux.files import StrPath
 from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
 from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory
@@ -184,11 +183,10 @@ def _is_elf(path: StrPath) -> bool:
 
 def memory_refusal(error: OSError) -> tuple[str, str]:
     """Why kernel memory cannot be read, and what to do; for the errno of BPF's refusal."""
-    lockdown = ""
-    with suppress(OSError):
-        lockdown = read_text("/sys/kernel/security/lockdown")
-    if "[confidentiality]" in lockdown:
-        return "kernel lockdown is in confidentiality mode", "boot without lockdown=confidentiality"
+    from ksym.linux.lockdown import CONFIDENTIAL, CONFIDENTIAL_CURE, is_confidential
+
+    if is_confidential():
+        return CONFIDENTIAL, CONFIDENTIAL_CURE
     if error.errno in (errno.EPERM, errno.EACCES):
         return "BPF needs CAP_BPF and CAP_PERFMON, and there is no readable /proc/kcore", "run it with sudo"
     return (
