@@ -11,8 +11,9 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ksym.linux.libc import syscall
 
@@ -58,7 +59,7 @@ class Map:
         self, kind: int, *, key: int = 4, value: int = 4, entries: int = 1, mapped: bool = False
     ) -> None:
         attr = struct.pack("=IIIII", kind, key, value, entries, F_MMAPABLE if mapped else 0)
-        self.fd = syscall("bpf", _MAP_CREATE, attr, len(attr))
+        self.fd = _charged(lambda: syscall("bpf", _MAP_CREATE, attr, len(attr)))
         self._key, self._value = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
         self.memory: mmap.mmap | None = None
         """The bytes of a mapped array; elements lie 8-byte aligned."""
@@ -117,6 +118,27 @@ class Map:
             self.fd = -1
 
 
+def _charged(create: Callable[[], int]) -> int:
+    """Create a map or program; again without a limit on locked memory where it may be that which refuses it.
+
+    Before 5.11 (3ac1f01b43b6) they count as locked memory, of which 64 KiB are the default, for root too.
+    """
+    try:
+        return create()
+    except PermissionError:
+        before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        except (OSError, ValueError):
+            pass  # without CAP_SYS_RESOURCE; so it was not for the limit alone
+        else:
+            try:
+                return create()
+            finally:
+                resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+        raise
+
+
 def load(kind: int, code: bytes, *, flags: int = 0, name: str = "ksym") -> int:
     """Load a program; returns its descriptor. ``name`` is what ``bpftool prog`` shows: 15 letters, digits, ``_``.
 
@@ -138,7 +160,7 @@ def load(kind: int, code: bytes, *, flags: int = 0, name: str = "ksym") -> int:
         )  # fmt: skip
 
     try:
-        return syscall("bpf", _PROG_LOAD, attr(None), 64)
+        return _charged(lambda: syscall("bpf", _PROG_LOAD, attr(None), 64))
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EINVAL):
             raise
