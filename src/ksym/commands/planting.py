@@ -83,15 +83,17 @@ def plant(
     """
     plans = [make_plan(found, twin=twin, conditions=conditions) for twin in _twins(found, planting)]
     guarded = tuple(_guarded(watch, scope(), planting.guard) for watch in plans[0].watches)
+    fire = True
+    if any(watch.twin for watch in plans[0].watches):
+        fire = both_fire(system_wide=any(scope().system_wide(watch) for watch in plans[0].watches))
+    if not fire and len(plans) > 1:
+        del plans[0]  # an instruction that reads and writes would pass for a read
     limit = None
     for plan in plans:
         engine, lacking = _engine(plan, planting, guarded, kernel)
         if engine is not None:
             stack.callback(engine.close)
-        options = planting.options
-        if any(watch.twin for watch in plan.watches):
-            system_wide = any(scope().system_wide(watch) for watch in plan.watches)
-            options = replace(options, both_fire=both_fire(system_wide=system_wide))
+        options = replace(planting.options, both_fire=fire)
         if any(guarded):
             limit = limit or Limit(
                 planting.guard or DEFAULT_PERCENT, measure(with_program=engine is not None)
