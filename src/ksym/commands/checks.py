@@ -8,10 +8,11 @@ import errno
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from ksym.capture.instructions import available
+from ksym.commands.findings import BROKEN, LIMITED, OK, Finding, cure_for_secrets, free_them, refused
+from ksym.commands.program_checks import order_of_values, programs, reads_and_writes, user_values
 from ksym.errors import KsymError, NotPermitted
 from ksym.linux import perf_event
 from ksym.linux.cpus import online_cpus
@@ -22,25 +23,6 @@ from ksym.symbols.dwarf import readable as dwarf_readable
 from ksym.symbols.kernel import Kernel, memory_refusal
 from ksym.watch.refusals import paranoid
 from ksym.watch.registers import free_registers, holders
-
-OK, LIMITED, BROKEN = "ok", "limited", "broken"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer.
-
-    Args:
-        what: The question, in a few words.
-        state: OK; LIMITED: less than elsewhere, but as expected of this machine and user; BROKEN: it should work.
-        found: What was found.
-        cure: What to do about it.
-    """
-
-    what: str
-    state: str
-    found: str
-    cure: str = ""
 
 
 def machine() -> str:
@@ -53,7 +35,8 @@ def machine() -> str:
 def examine(kernel: Kernel) -> list[Finding]:
     """Try everything."""
     questions: list[Callable[[Kernel], Finding]] = [
-        _own_watch, _registers, _system_wide, _kernel_addresses, _execute, _read_only, _perf_limits, _lost_counts,
+        _own_watch, _registers, _system_wide, _kernel_addresses, _execute, reads_and_writes,
+        programs, order_of_values, user_values, _perf_limits, _lost_counts,
         _kallsyms, _memory, _parameters, _btf, _per_cpu, _image, _decoder, _dwarf,
     ]  # fmt: skip
     return [question(kernel) for question in questions]
@@ -69,10 +52,6 @@ def _try(mode: int, address: int, length: int, *, pid: int, cpu: int, user: bool
     return None
 
 
-def _expected(root_only: bool = True) -> str:
-    return LIMITED if root_only and os.geteuid() != 0 else BROKEN
-
-
 def _own_watch(kernel: Kernel) -> Finding:
     what = "watch own processes"
     target = ctypes.c_uint64()
@@ -80,28 +59,19 @@ def _own_watch(kernel: Kernel) -> Finding:
     if error is None:
         return Finding(what, OK, "user variables of one's own processes can be watched")
     if error.errno == errno.ENOSPC:
-        return Finding(what, LIMITED, "all debug registers are taken", _free_them())
+        return Finding(what, LIMITED, "all debug registers are taken", free_them())
     level = paranoid()
     if level is None:
         return Finding(what, BROKEN, "this kernel has no perf events", "use one with CONFIG_PERF_EVENTS")
     if error.errno in (errno.EACCES, errno.EPERM):
         return Finding(
-            what, _expected(), f"kernel.perf_event_paranoid is {level}, or a sandbox forbids perf_event_open",
+            what, refused(), f"kernel.perf_event_paranoid is {level}, or a sandbox forbids perf_event_open",
             "run it with sudo, or: sysctl kernel.perf_event_paranoid=2",
         )  # fmt: skip
     return Finding(
         what, BROKEN, f"no hardware breakpoints ({os.strerror(error.errno or 0)})",
         "a virtual machine may hide the debug registers: use another host or setting",
     )  # fmt: skip
-
-
-def _free_them() -> str:
-    others = holders()
-    return (
-        "end " + ", ".join(map(str, others))
-        if others
-        else "somebody holds them; gdb, perf or bpftrace perhaps"
-    )
 
 
 def _registers(kernel: Kernel) -> Finding:
@@ -114,7 +84,7 @@ def _registers(kernel: Kernel) -> Finding:
         try:
             least, where = free_registers(pid=0, cpu=-1), "in an own thread"
         except OSError as error:
-            return Finding(what, _expected(), f"cannot be counted ({os.strerror(error.errno or 0)})")
+            return Finding(what, refused(), f"cannot be counted ({os.strerror(error.errno or 0)})")
     usual = 4
     others = holders() if least < usual else []
     found = f"{least} free {where}, each covers up to 8 bytes"
@@ -132,7 +102,7 @@ def _system_wide(kernel: Kernel) -> Finding:
         return Finding(what, OK, "all tasks of a CPU can be watched")
     return Finding(
         what,
-        _expected(),
+        refused(),
         f"not permitted: kernel.perf_event_paranoid is {paranoid()} (CAP_PERFMON)",
         "run it with sudo",
     )
@@ -145,7 +115,7 @@ def _kernel_addresses(kernel: Kernel) -> Finding:
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "kernel addresses can be watched")
     return Finding(
-        what, _expected(), "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
+        what, refused(), "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
     )
 
 
@@ -174,21 +144,7 @@ def _execute(kernel: Kernel) -> Finding:
         return Finding(
             what, LIMITED, "the kernel refuses it (no CONFIG_KPROBES?)", "use a kernel with kprobes"
         )
-    return Finding(what, _expected(), os.strerror(error.errno or 0), "run it with sudo")
-
-
-def _read_only(kernel: Kernel) -> Finding:
-    what = "watch reads alone (r--)"
-    target = ctypes.c_uint64()
-    error = _try(1, ctypes.addressof(target), 8, pid=0, cpu=-1, user=True)
-    if error is None:
-        return Finding(what, OK, "the processor has read-only watchpoints")
-    return Finding(
-        what,
-        LIMITED,
-        "this processor has only write and read-write watchpoints",
-        "ask for rw- and look at the R rows",
-    )
+    return Finding(what, refused(), os.strerror(error.errno or 0), "run it with sudo")
 
 
 def _perf_limits(kernel: Kernel) -> Finding:
@@ -217,7 +173,7 @@ def _kallsyms(kernel: Kernel) -> Finding:
     try:
         table = kernel.kallsyms
     except NotPermitted as error:
-        return Finding(what, _expected(), error.why, error.todo)
+        return Finding(what, refused(), error.why, error.todo)
     if table.has_data:
         return Finding(what, OK, "/proc/kallsyms has variables")
     return Finding(
@@ -235,7 +191,7 @@ def _memory(kernel: Kernel) -> Finding:
             CoreMemory().close()
         except OSError:
             why, cure = memory_refusal(error)
-            return Finding(what, _expected(), why, cure)
+            return Finding(what, refused(secret=True), why, cure)
         return Finding(what, OK, "by /proc/kcore (BPF system call programs are not available)")
     return Finding(what, OK, "by a BPF program")
 
@@ -245,10 +201,10 @@ def _parameters(kernel: Kernel) -> Finding:
     try:
         count = len(list(kernel.parameters.all())) if kernel.parameters else 0
     except KsymError as error:
-        return Finding(what, _expected(), error.why, error.todo)
+        return Finding(what, refused(), error.why, error.todo)
     if count:
         return Finding(what, OK, f"{count} built-in ones can be named as MODULE:NAME")
-    return Finding(what, LIMITED, "none found: kernel memory cannot be read", "run it with sudo")
+    return Finding(what, LIMITED, "none found: kernel memory cannot be read", cure_for_secrets())
 
 
 def _btf(kernel: Kernel) -> Finding:
@@ -277,7 +233,7 @@ def _per_cpu(kernel: Kernel) -> Finding:
             return Finding(what, OK, f"{count} copies of each, by __per_cpu_offset")
         count = len(percpu.copies_by_btf(kernel, 0))
     except KsymError as error:
-        return Finding(what, _expected(), f"{error.what}: {error.why}", error.todo)
+        return Finding(what, refused(secret=True), f"{error.what}: {error.why}", error.todo)
     return Finding(what, OK, f"{count} copies of each, by BTF and the run queues")
 
 

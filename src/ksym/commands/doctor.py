@@ -12,11 +12,12 @@ import json
 from dataclasses import asdict
 
 from ksym.commands import checks
+from ksym.commands.findings import BROKEN, LIMITED, OK, Finding
 from ksym.commands.parser import add_vmlinux
 from ksym.symbols.kernel import Kernel
 from ksym.views.text import printable
 
-_MARKS = {checks.OK: "ok", checks.LIMITED: "limited", checks.BROKEN: "NO"}
+_MARKS = {OK: "ok", LIMITED: "limited", BROKEN: "NO"}
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +40,14 @@ def run(args: argparse.Namespace) -> int:
             if finding.cure:
                 print(f"{'':<8} {'':<{width}}  -> {printable(finding.cure)}")
         print(_verdict(findings))
-    return 1 if any(finding.state == checks.BROKEN for finding in findings) else 0
+    return 1 if any(finding.state == BROKEN for finding in findings) else 0
 
 
-def _verdict(findings: list[checks.Finding]) -> str:
-    broken = [finding.what for finding in findings if finding.state == checks.BROKEN]
+def _verdict(findings: list[Finding]) -> str:
+    broken = [finding.what for finding in findings if finding.state == BROKEN]
     if broken:
         return f"does not work here: {', '.join(broken)}"
-    limited = sum(finding.state == checks.LIMITED for finding in findings)
+    limited = sum(finding.state == LIMITED for finding in findings)
     if limited:
         return f"everything that must work here does; {limited} limit{'' if limited == 1 else 's'}"
     return "everything works here"
