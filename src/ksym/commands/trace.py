@@ -110,7 +110,7 @@ class Trace:
     ) -> None:
         self._action = action
         self._session, self._output, self._rows, self._limit = session, output, rows, limit
-        output.ending = session.run.signalled
+        output.ending = session.run.held_up
         armed, kernel = session.armed, session.resolver.kernel
         self._users = Users(session.pid)
         self._sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)

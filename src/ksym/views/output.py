@@ -30,7 +30,7 @@ class Output:
     def __init__(self, path: str | None) -> None:
         self._path, self._fd = path, 1
         self.ending: Callable[[], bool] = lambda: False
-        """Whether a signal wants the run to end; asked while a reader takes nothing."""
+        """Whether the run is to end; asked each second while a reader takes nothing."""
         if path is not None:
             try:
                 self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -146,10 +146,16 @@ class Guard:
 
             armed.engine.shared.control(Control.WINDOW_HITS, limit.window_hits)
 
-    def look(self) -> list[str]:
-        """Disarm what costs too much; returns what to tell of it."""
+    def look(self, *, over: bool = False) -> list[str]:
+        """Disarm what costs too much; returns what to tell of it.
+
+        Args:
+            over: Nothing is armed any more: only what programs have disarmed before is told.
+        """
         engine = self._armed.engine
-        return self._tripped(engine) if engine else self._counted()
+        if engine:
+            return self._tripped(engine)
+        return [] if over else self._counted()
 
     def _tripped(self, engine: Engine) -> list[str]:
         """The programs have counted."""

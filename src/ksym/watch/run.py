@@ -127,6 +127,11 @@ class Run:
         """Whether a signal has come that ends the run."""
         return self._signals.received is not None
 
+    def held_up(self) -> bool:
+        """To be called now and then by who waits for a reader: the guard must not wait; tells whether to give up."""
+        self._look()
+        return self.signalled()
+
     def stop(self, why: str) -> None:
         """End the run after this round."""
         self._stopped = True
@@ -150,6 +155,7 @@ class Run:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
                 self._pidfd = -1
+        self._look(over=True)
 
     def _loop(self, cpu_events: CpuEvents | None) -> Iterator[None]:
         poll = select.poll()
@@ -234,16 +240,16 @@ class Run:
             elif action == "online" and cpu not in self._cpus and self._wanted(cpu):
                 self._cover(cpu)
 
-    def _look(self) -> None:
-        told = self._guard.look() if self._guard else []
+    def _look(self, *, over: bool = False) -> None:
+        told = self._guard.look(over=over) if self._guard else []
         for index, message in self._presence.look():
             self._armed.disable(index)
             self._gone.add(index)
             told.append(message)
         for message in told:
             self._note(message)
-        over = self._gone | (self._guard.disarmed if self._guard else set())
-        if told and len(over) == len(self._armed.plan.watches) and self._command is None:
+        off = self._gone | (self._guard.disarmed if self._guard else set())
+        if told and len(off) == len(self._armed.plan.watches) and self._command is None:
             self.stop("nothing is watched any more")
 
     @property
