@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Columns of a recording made comparable: numbered without gaps, values as numbers in their own order.
+
+numpy's own ``unique`` is not used: it takes 0.9 s for a million different numbers where sorting takes 0.1 s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ksym.capture.values import Value, Values
+from ksym.program.layout import MOST_BYTES
+from ksym.symbols.types import Enum, Float, Integer, Pointer, Type, resolve
+from ksym.symbols.variable import Variable
+
+Numbers: TypeAlias = NDArray[np.intp]
+Flags: TypeAlias = NDArray[np.bool_]
+AnyColumn: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A column, its different elements numbered in ascending order.
+
+    Args:
+        different: The elements that there are, ascending.
+        codes: The number of each element.
+    """
+
+    different: AnyColumn
+    codes: Numbers
+
+    def __len__(self) -> int:
+        return len(self.different)
+
+
+def number(column: AnyColumn) -> Codes:
+    """Number the different elements of a column of integers."""
+    count = len(column)
+    if not count:
+        return Codes(column, np.zeros(0, np.intp))
+    low, high = column.min(), column.max()
+    span = int(high) - int(low)
+    if span <= 4 * count + 1024:
+        places = (
+            column.astype(np.int64) if column.itemsize < 8 else column
+        ) - low  # as int8, 127 - -128 is -1
+        places = places.astype(np.intp)
+        there = np.zeros(span + 1, np.bool_)
+        there[places] = True
+        return Codes(np.flatnonzero(there).astype(column.dtype) + low, (np.cumsum(there) - 1)[places])
+    if bool((column[1:] >= column[:-1]).all()):  # a counter, mostly
+        first = np.concatenate(([True], column[1:] != column[:-1]))
+        return Codes(column[first], np.cumsum(first) - 1)
+    order = np.argsort(column)
+    ordered = column[order]
+    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    codes = np.empty(count, np.intp)
+    codes[order] = np.cumsum(first) - 1
+    return Codes(ordered[first], codes)
+
+
+def last_places(codes: Numbers, count: int, places: Numbers | None = None) -> Numbers:
+    """Where each of ``count`` codes stands last; -1 where it does not.
+
+    Args:
+        codes: A column of codes.
+        count: How many codes there are.
+        places: What to call the elements; left out: 0, 1, 2...
+    """
+    last = np.full(count, -1, np.intp)
+    # Of several values for one element the last is assigned (numpy's guide, "Assigning values to indexed arrays").
+    last[codes] = np.arange(len(codes)) if places is None else places
+    return last
+
+
+class _Layout(NamedTuple):
+    """How to read a value's bytes as a number: numpy's type, and the bits that count in it."""
+
+    dtype: str
+    shift: int = 0
+    width: int = 0
+    signed: bool = False
+
+
+def _layout(variable: Variable) -> _Layout | None:
+    """How a value is read as a number; None if it is no number."""
+    kind: Type | None = variable.type and resolve(variable.type)
+    length = variable.length
+    if variable.bits:
+        first, width = variable.bits
+        signed = isinstance(kind, (Integer, Enum)) and kind.signed
+        fits = length <= 8 and first >= 0 and width > 0 and first + width <= 8 * length
+        return _Layout("<u8", first, width, signed) if fits else None
+    if length not in (1, 2, 4, 8):
+        return None
+    if isinstance(kind, Float):
+        return _Layout(f"<f{length}") if kind.size == length and length in (4, 8) else None
+    if kind is None or (isinstance(kind, (Integer, Enum, Pointer)) and kind.size == length):
+        signed = isinstance(kind, (Integer, Enum)) and kind.signed
+        return _Layout(f"<{'i' if signed else 'u'}{length}")
+    return None
+
+
+def is_number(variable: Variable) -> bool:
+    """Whether values have an order, so that there is a least and a greatest one."""
+    return _layout(variable) is not None
+
+
+def _words(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Each row of (n, 8) bytes as a number."""
+    return np.ascontiguousarray(data).view("<u8")[:, 0]
+
+
+def comparable(variable: Variable, data: NDArray[np.uint8]) -> AnyColumn:
+    """A number for each value: equal where values are equal, and in their order where they have one.
+
+    Args:
+        variable: What the values are of.
+        data: (n, width) bytes.
+    """
+    length = min(variable.length, data.shape[1])
+    layout = _layout(variable)
+    if layout is None or data.shape[1] < 8:
+        return _any_bytes(data[:, :length])
+    if layout.width:
+        numbers = _words(data[:, :8]) >> np.uint64(layout.shift)
+        numbers = numbers & np.uint64((1 << layout.width) - 1)
+        if not layout.signed:
+            return numbers
+        sign = np.uint64(1 << (layout.width - 1))
+        return ((numbers ^ sign) - sign).view(np.int64)
+    column = np.ascontiguousarray(data[:, :length]).view(layout.dtype)[:, 0]
+    if column.dtype.kind != "f":
+        return column
+    # IEEE 754 numbers are in the order of their bits, the negative ones backwards; NaNs lie at both ends.
+    bits = column.view(f"<i{length}")
+    return np.where(bits < 0, bits ^ np.array(np.iinfo(bits.dtype).max, bits.dtype), bits)
+
+
+def _any_bytes(data: NDArray[np.uint8]) -> AnyColumn:
+    """A number for each row of bytes, 8 bytes at a time."""
+    padded = np.zeros((len(data), max(8, -(-data.shape[1] // 8) * 8)), np.uint8)
+    padded[:, : data.shape[1]] = data
+    column: AnyColumn = _words(padded[:, :8])
+    for at in range(8, padded.shape[1], 8):
+        more = number(_words(padded[:, at : at + 8]))
+        column = number(column).codes * len(more) + more.codes
+    return column
+
+
+def same(variable: Variable, old: NDArray[np.uint8], new: NDArray[np.uint8]) -> Flags:
+    """Where two columns of values are equal."""
+    length = variable.length
+    if _layout(variable) is None:
+        return np.asarray((old[:, :length] == new[:, :length]).all(axis=1))
+    return np.asarray(comparable(variable, old) == comparable(variable, new))
+
+
+class Seen:
+    """The values that accesses to one variable left or found, numbered.
+
+    Of an access it is the value after it, or the one before it where only that is known.
+
+    Args:
+        variable: What was accessed.
+        data: (n, width) bytes.
+        known: Where there is a value.
+    """
+
+    def __init__(self, variable: Variable, data: NDArray[np.uint8], known: Flags) -> None:
+        self.ordered = is_number(variable)
+        self._data, self._decode = data, Values(variable).of
+        self._length = min(-(-min(variable.length, MOST_BYTES) // 8) * 8, data.shape[1])
+        everywhere = bool(known.all())
+        places = None if everywhere else np.flatnonzero(known)
+        found = number(comparable(variable, data if places is None else data[places]))
+        self.count = len(found)
+        self._example = last_places(found.codes, self.count, places)
+        if places is None:
+            self.codes = found.codes
+        else:
+            self.codes = np.full(len(data), -1, np.intp)
+            self.codes[places] = found.codes
+
+    def value(self, code: int) -> Value:
+        """The value of that number."""
+        return self._decode(self._data[self._example[code], : self._length].tobytes())
