@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ksym.commands.parser import add_vmlinux, cpu_list, percent, positive, seconds
 from ksym.commands.planting import TWINS, Planting, plant
@@ -28,6 +28,42 @@ from ksym.watch.run import ROUND_SECONDS, Run, Signals
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
+
+
+class Asked(Protocol):
+    """What a run is to watch, as the command line's options or the Python API's arguments have it."""
+
+    @property
+    def requests(self) -> Sequence[str]:
+        """The requests."""
+
+    @property
+    def condition(self) -> str | None:
+        """For each of them, besides its own."""
+
+    @property
+    def pid(self) -> int | None:
+        """A process whose threads alone are watched."""
+
+    @property
+    def cpus(self) -> tuple[int, ...] | None:
+        """The CPUs to watch on; None: all that are online."""
+
+    @property
+    def command(self) -> Sequence[str]:
+        """COMMAND; empty where there is none."""
+
+    @property
+    def kernel_accesses(self) -> bool:
+        """Whether a user variable's accesses made by the kernel count."""
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds after which the run ends."""
+
+    @property
+    def vmlinux(self) -> str | None:
+        """Where further names and types come from."""
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
@@ -126,21 +162,26 @@ class Session:
 
 @contextmanager
 def open_session(
-    args: argparse.Namespace, planting: Planting, *, every: float = ROUND_SECONDS
+    args: Asked | argparse.Namespace,
+    planting: Planting,
+    *,
+    every: float = ROUND_SECONDS,
+    signals: Signals | None = None,
 ) -> Iterator[Session]:
     """Resolve, plan, start COMMAND (waiting), and plant; everything is given back at the end.
 
     Args:
-        args: The command line.
+        args: The command line, or what is in its place.
         planting: How to plant.
         every: See Run.
+        signals: What signals do; left out: those that ask for an end end the run in order.
 
     Raises:
         KsymError: it cannot be done; nothing is left planted and COMMAND has not run.
     """
     requests = parse_requests(args.requests, args.condition)
     with ExitStack() as stack:
-        signals = stack.enter_context(Signals())
+        signals = stack.enter_context(signals or Signals())
         command, pid = _start(args, requests, signals, stack)
         resolver = Resolver(vmlinux=args.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
@@ -178,7 +219,7 @@ def _conditions(
 
 
 def _start(
-    args: argparse.Namespace, requests: list[Request], signals: Signals, stack: ExitStack
+    args: Asked | argparse.Namespace, requests: list[Request], signals: Signals, stack: ExitStack
 ) -> tuple[Command | None, int | None]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
     if args.pid is not None and not os.path.exists(f"/proc/{args.pid}"):
@@ -233,7 +274,7 @@ class _ScopeNow:
         return Scope(self._cpus, threads, self._only_threads)
 
 
-def _scope(args: argparse.Namespace, pid: int | None) -> _ScopeNow:
+def _scope(args: Asked | argparse.Namespace, pid: int | None) -> _ScopeNow:
     online = online_cpus()
     cpus = tuple(online)
     if args.cpus is not None:

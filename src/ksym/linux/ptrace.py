@@ -41,13 +41,13 @@ def detach(pid: int, number: int = 0) -> None:
         ptrace(_DETACH, pid, 0, number)
 
 
-def wait_any(*, block: bool = True) -> tuple[int, int]:
-    """waitpid(2) for any child or tracee; (0, 0) if ``block`` is off and none has news.
+def wait_any(*, block: bool = True, pid: int = -1) -> tuple[int, int]:
+    """waitpid(2) for ``pid``, or any child or tracee; (0, 0) if ``block`` is off and none has news.
 
     Raises:
         ChildProcessError: there is none left.
     """
-    return os.waitpid(-1, _WALL | (0 if block else os.WNOHANG))
+    return os.waitpid(pid, _WALL | (0 if block else os.WNOHANG))
 
 
 def signal_to_pass(status: int) -> int:

@@ -160,9 +160,11 @@ class Command:
 
     def poll(self) -> int | None:
         """Reap what has ended, let go of what is still traced; the status, or None while COMMAND runs."""
+        # Other children of this process are somebody else's, as long as none can be a tracee.
+        whom = -1 if self._traced else self.pid
         while self.status is None:
             try:
-                pid, status = ptrace.wait_any(block=False)
+                pid, status = ptrace.wait_any(block=False, pid=whom)
             except ChildProcessError:
                 break
             if pid == 0:

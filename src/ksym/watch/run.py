@@ -137,14 +137,19 @@ class Run:
         self._stopped = True
         self.ended_by = self.ended_by or why
 
+    def arm(self) -> None:
+        """Arm, for who wants to be armed before the first round; a second time it does nothing."""
+        if not self.armed_at:
+            self._armed.enable()
+            self.armed_at = time.monotonic()
+
     def rounds(self) -> Iterator[None]:
         """Arm, start COMMAND, and yield once a round until the run is over; then disarm.
 
         Raises:
             CommandError: COMMAND could not be executed.
         """
-        self._armed.enable()
-        self.armed_at = time.monotonic()
+        self.arm()
         try:
             with self._cpu_events() as cpu_events:
                 if self._command:

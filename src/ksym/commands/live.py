@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A session's accesses as they come: what trace and the Python API are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ksym.capture.access import Access
+from ksym.capture.instructions import available
+from ksym.capture.judge import judges
+from ksym.capture.merge import Merge
+from ksym.capture.pipeline import Pipeline
+from ksym.capture.pointers import pointer_names
+from ksym.capture.sites import Sites
+from ksym.capture.tasks import Tasks
+from ksym.capture.users import Users
+from ksym.capture.values import Values
+from ksym.commands.session import Session
+from ksym.linux.libc import MACHINE
+from ksym.program.engine import Engine
+from ksym.program.shared import Cell
+from ksym.symbols.kallsyms import Kallsyms
+from ksym.views.summary import Tally
+
+
+class Live:
+    """The accesses of an armed run, counted.
+
+    Args:
+        session: The run; not enabled yet.
+        limit: End after so many accesses.
+        at_limit: What ends it then; left out: the run is stopped.
+    """
+
+    def __init__(
+        self, session: Session, *, limit: int | None = None, at_limit: Callable[[], None] | None = None
+    ) -> None:
+        self._session, self._limit = session, limit
+        self._at_limit = at_limit or (lambda: session.run.stop("limit reached"))
+        armed, kernel = session.armed, session.resolver.kernel
+        self._users = Users(session.pid)
+        self._sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)
+        # The rings report changes of names already, the watches are not enabled yet: nothing is missed, and
+        # ksym's own reading of names is no access.
+        self._tasks = Tasks()
+        self._tasks.snapshot()
+        raw = armed.engine is not None
+        names = pointer_names(Kallsyms.shown)
+        values = [Values(watch.variable, names) for watch in session.plan.watches] if raw else ()
+        self._pipeline = Pipeline(
+            armed.planned,
+            self._sites,
+            self._tasks,
+            self._users,
+            values=values,
+            judges=judges(armed),
+            ended=armed.engine.forget if armed.engine else lambda pid: None,
+        )
+        self._merge = Merge(armed.rings, chains=armed.options.stacks, raw=raw)
+        self._shown = [0] * len(session.plan.watches)
+        self._hits_shown = 0
+        self._unknown_types = 0
+
+    def batches(self) -> Iterator[list[Access]]:
+        """What each round finds, until the run is over; mostly there is something in it."""
+        for _ in self._session.run.rounds():
+            until = self._merge.horizon
+            yield self._count(self._pipeline.take(self._merge.ready(), until=until))
+        yield self.rest()
+
+    def rest(self) -> list[Access]:
+        """What the rings still hold once nothing is armed any more."""
+        return self._count(self._pipeline.take(self._merge.ready(last=True), until=None))
+
+    def _count(self, accesses: list[Access]) -> list[Access]:
+        if self._limit is not None:
+            accesses = accesses[: self._limit - sum(self._shown)]
+        for access in accesses:
+            self._shown[access.watch.index] += 1
+            self._hits_shown += access.hits
+            self._unknown_types += access.access == "?"
+        if accesses and self._limit is not None and sum(self._shown) >= self._limit:
+            self._at_limit()
+        return accesses
+
+    def tally(self, notes: list[str]) -> Tally:
+        """What was seen, held against the counters."""
+        session, pipeline = self._session, self._pipeline
+        watches = range(len(session.plan.watches))
+        seen = sum(pipeline.hits.values())
+        rejected = sum(pipeline.rejected.values())
+        hidden = seen - rejected - self._hits_shown
+        no_room, suppressed = pipeline.lost_records, 0
+        engine = session.armed.engine
+        if engine:
+            rejected += (in_kernel := sum(engine.shared.total(watch, Cell.REJECTED) for watch in watches))
+            suppressed = sum(engine.shared.total(watch, Cell.DISARMED) for watch in watches)
+            no_room = sum(engine.shared.total(watch, Cell.DROPPED) for watch in watches)
+            hidden += (behind := sum(engine.shared.total(watch, Cell.LIMITED) for watch in watches))
+            seen += in_kernel + suppressed + behind
+        return Tally(
+            [watch.name for watch in session.plan.watches], (), self._shown, shown=self._hits_shown,
+            lost=max(0, sum(session.armed.counts()) - seen), no_room=max(no_room, session.armed.lost()),
+            hidden=hidden, rejected=rejected, suppressed=suppressed, disarmed=session.run.disarmed, notes=notes,
+        )  # fmt: skip
+
+    def remarks(self) -> list[str]:
+        """What a reader of the rows should know."""
+        engine = self._session.armed.engine
+        remarks = _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
+        if not self._unknown_types:
+            return remarks
+        if MACHINE != "x86_64":
+            return [
+                *remarks,
+                f"TYPE ?: on {MACHINE} ksym does not decode instructions; ask for -w- to see writes alone",
+            ]
+        if not available():
+            return [
+                *remarks,
+                "TYPE ?: x86 instructions are decoded by iced-x86, which is not installed: pip install iced-x86",
+            ]
+        return remarks
+
+    def close(self) -> None:
+        """Close what names were read from."""
+        self._users.close()
+
+
+def _doubts(engine: Engine, *, both_fire: bool) -> list[str]:
+    """Where values or types may be wrong, which the programs have noticed."""
+    watches = range(len(engine.plan.watches))
+    unordered = sum(engine.shared.total(watch, Cell.UNORDERED) for watch in watches)
+    misordered = sum(engine.shared.total(watch, Cell.MISORDERED) for watch in watches)
+    doubts = []
+    if unordered:
+        doubts.append(f"OLD -> NEW may have gaps: {unordered} values were taken while another CPU took one")
+    if misordered and both_fire:
+        doubts.append(f"TYPE R may be W: {misordered} times a twin's registers fired in the wrong order")
+    return doubts
