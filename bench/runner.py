@@ -30,6 +30,10 @@ class BenchError(Exception):
     """A figure cannot be had; the text says why."""
 
 
+class RunFailed(BenchError):
+    """A tool ended with an error."""
+
+
 @dataclass(frozen=True)
 class Done:
     """A finished run. Times in seconds; ``started`` and ``ended`` are CLOCK_MONOTONIC nanoseconds.
@@ -56,7 +60,7 @@ def run(argv: Sequence[str], *, check: bool = True) -> Done:
     """Run a command to its end.
 
     Raises:
-        BenchError: it failed, and ``check`` is set.
+        RunFailed: it failed, and ``check`` is set.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic_ns()
@@ -77,7 +81,7 @@ def run(argv: Sequence[str], *, check: bool = True) -> Done:
             usage.ru_maxrss,
         )
     if check and done.status != 0:
-        raise BenchError(f"{Path(argv[0]).name} failed with {done.status}: {done.stderr.strip()[-300:]}")
+        raise RunFailed(f"{Path(argv[0]).name} failed with {done.status}: {done.stderr.strip()[-300:]}")
     return done
 
 
@@ -151,7 +155,21 @@ def rounds(runs: Sequence[Callable[[], _T]], count: int) -> list[list[_T]]:
     Returns:
         For each round, what each run gave.
     """
-    return [[each() for each in runs] for _ in range(count + 1)][1:]
+    return [[_twice(each) for each in runs] for _ in range(count + 1)][1:]
+
+
+def _twice(each: Callable[[], _T]) -> _T:
+    """Try again what failed: others may have held the registers.
+
+    In virtual machines the watched program dies of SIGTRAP now and then, whichever tool watches it: seen with
+    perf record and with ksym on a guest with more to do than CPUs. KVM before 6.14 may let a guest see a stale
+    DR6 ("KVM: x86: Load DR6 with guest value only before entering .vcpu_run() loop").
+    """
+    try:
+        return each()
+    except RunFailed as error:
+        print(f"bench: once more, as {error}", file=sys.stderr, flush=True)
+        return each()
 
 
 def in_turns(ours: Callable[[], _T], peer: Callable[[], _T] | None, pairs: int) -> list[tuple[_T, _T | None]]:

@@ -24,18 +24,19 @@ _NEVER = "new == -1"
 _ROW = re.compile(rb"^\d", re.MULTILINE)
 """Starts with the time; the lines of a stack are indented."""
 
-# What trace's table says. usym() is resolved when it is printed, not at the hit.
+# What trace's table says, but for the name of the function: usym() of bpftrace 0.17 looks it up when it prints,
+# which costs a hit nothing, and aborts if the process has ended by then.
 _BPFTRACE = """
 {probe}
 {{
     $new = *(int64 *)uptr({address:#x});
-    printf("%s %s-%d %03d %ld -> %ld %s\\n",
-           strftime("%H:%M:%S.%f", nsecs), comm, tid, cpu, @old, $new, usym(reg("ip")));
+    printf("%s %s-%d %03d %ld -> %ld %llx\\n",
+           strftime("%H:%M:%S.%f", nsecs), comm, tid, cpu, @old, $new, reg("ip"));
     @old = $new;
 }}
 """
-_BPFTRACE_ROW = re.compile(rb"^\S+ .+-\d+ \d+ -?\d+ -> -?\d+ (?!0xffff)", re.MULTILINE)
-"""Rows of user code; a function of the kernel is shown as a number."""
+_BPFTRACE_ROW = re.compile(rb"^\S+ .+-\d+ \d+ -?\d+ -> -?\d+ (?!ffff)", re.MULTILINE)
+"""Rows of user code: the upper half of the addresses is the kernel's."""
 
 # gdb prints the old value, the new one, and where it stopped.
 _GDB = """
@@ -95,7 +96,9 @@ _COMPARISONS = (
     Against("trace -g", "perf record -g", 1.15, "no values"),
     Against("trace, all rejected", "perf stat", 1.1, "no conditions"),
     Against("stat, all rejected", "perf stat", 1.1, "no conditions"),
-    Against("trace", "bpftrace", 1 / 2.5, "no old value but by its script; the kernel's accesses too"),
+    Against(
+        "trace", "bpftrace", 1 / 2.5, "no old value but by its script, no function; the kernel's accesses too"
+    ),
     Against("trace", "gdb", 1 / 15, "stops the program; no time, no CPU; changes alone"),
     Against("trace rw-, twins", "trace rw-, one register", 1.8),
 )
@@ -146,7 +149,7 @@ def _trace(bench: Bench, accesses: int, *arguments: str, rejected: bool = False)
     written = len(_ROW.findall(file.read_bytes()))
     if hits + lost != expected or written != hits:
         raise BenchError(
-            f"ksym trace: {expected} rows expected, but {hits} hits, {lost} lost, {written} rows"
+            f"ksym trace: {expected} rows expected, but {written}; it said: {done.stderr.strip()[-400:]}"
         )
     file.unlink()
     return Hit.of(loop_times(done.stdout), lost)
@@ -171,7 +174,8 @@ def _perf_record(bench: Bench, accesses: int, *options: str) -> Hit:
     done = run([*argv, "-o", str(file), "--", *bench.loop.command(accesses)])
     told = run(["perf", "report", "--stats", "-i", str(file)])
     samples = re.search(r"SAMPLE events: +(\d+)", told.stdout)
-    return Hit.of(loop_times(done.stdout), accesses - (int(samples[1]) if samples else 0))
+    # perf 6.1 was seen to have one sample too many, in one run of some hundreds.
+    return Hit.of(loop_times(done.stdout), max(0, accesses - (int(samples[1]) if samples else 0)))
 
 
 def _bpftrace(bench: Bench, accesses: int) -> Hit:

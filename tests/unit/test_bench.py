@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from bench.figures import FIGURES
 from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, ratios, spread, table, verdict
-from bench.runner import BenchError, exactly, in_turns, rounds, run, summary
+from bench.runner import BenchError, RunFailed, exactly, in_turns, rounds, run, summary
 from bench.values import Against, Hit, lost_row, row_of
 from bench.workload import LoopTimes, loop_times
 
@@ -109,6 +109,32 @@ def test_rounds_take_all_in_turns() -> None:
     runs = [partial(order.append, name) for name in "abc"]
     assert rounds(runs, 2) == [[None] * 3] * 2
     assert "".join(order) == "abcabcabc"
+
+
+def test_a_failed_run_is_tried_once_more(capsys: pytest.CaptureFixture[str]) -> None:
+    outcomes = iter("x1xx")
+
+    def once() -> str:
+        outcome = next(outcomes)
+        if outcome == "x":
+            raise RunFailed("perf failed with 133")
+        return outcome
+
+    assert rounds([once], 0) == []
+    assert capsys.readouterr().err == "bench: once more, as perf failed with 133\n"
+    with pytest.raises(RunFailed):
+        rounds([once], 0)
+
+
+def test_an_inexact_run_is_not_tried_again() -> None:
+    def inexact() -> int:
+        runs.append(1)
+        raise BenchError("20 hits expected")
+
+    runs: list[int] = []
+    with pytest.raises(BenchError, match="20 hits"):
+        rounds([inexact], 3)
+    assert len(runs) == 1
 
 
 def test_turns_without_a_peer() -> None:
