@@ -16,8 +16,9 @@ from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
 from ksym.program.shared import Control, Shape, Shared, Slot
+from ksym.program.spec import Spec
 from ksym.program.wants import Sink, Wants
-from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, Spec, watch_program
+from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, watch_program
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, Role, Watch
 
