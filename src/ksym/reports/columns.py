@@ -18,6 +18,7 @@ from ksym.symbols.types import Enum, Float, Integer, Pointer, Type, resolve
 from ksym.symbols.variable import Variable
 
 Numbers: TypeAlias = NDArray[np.intp]
+"""Not int32, though it would be half the size: numpy counts and takes by these alone, and would convert each time."""
 Flags: TypeAlias = NDArray[np.bool_]
 AnyColumn: TypeAlias = NDArray[Any]
 
@@ -45,6 +46,8 @@ def number(column: AnyColumn) -> Codes:
         return Codes(column, np.zeros(0, np.intp))
     low, high = column.min(), column.max()
     span = int(high) - int(low)
+    if not span:
+        return Codes(column[:1], np.zeros(count, np.intp))
     if span <= 4 * count + 1024:
         places = (
             column.astype(np.int64) if column.itemsize < 8 else column
@@ -73,6 +76,9 @@ def last_places(codes: Numbers, count: int, places: Numbers | None = None) -> Nu
         places: What to call the elements; left out: 0, 1, 2...
     """
     last = np.full(count, -1, np.intp)
+    if count == 1 and len(codes):
+        last[0] = len(codes) - 1 if places is None else places[-1]
+        return last
     # Of several values for one element the last is assigned (numpy's guide, "Assigning values to indexed arrays").
     last[codes] = np.arange(len(codes)) if places is None else places
     return last
@@ -174,7 +180,8 @@ class Seen:
 
     def __init__(self, variable: Variable, data: NDArray[np.uint8], known: Flags) -> None:
         self.ordered = is_number(variable)
-        self._data, self._decode = data, Values(variable).of
+        self.decode = Values(variable).of
+        self._data = data
         self._length = min(-(-min(variable.length, MOST_BYTES) // 8) * 8, data.shape[1])
         everywhere = bool(known.all())
         places = None if everywhere else np.flatnonzero(known)
@@ -189,4 +196,17 @@ class Seen:
 
     def value(self, code: int) -> Value:
         """The value of that number."""
-        return self._decode(self._data[self._example[code], : self._length].tobytes())
+        return self.decode(self._data[self._example[code], : self._length].tobytes())
+
+
+def tally(column: AnyColumn) -> tuple[AnyColumn, Numbers]:
+    """The different elements of a column of numbers from 0 on, ascending, and how often each occurs."""
+    if not len(column):
+        return column, np.zeros(0, np.intp)
+    if int(column.max()) <= 4 * len(column) + 1024:
+        counts = np.bincount(column)
+        there = np.flatnonzero(counts)
+        return there, counts[there]
+    ordered = np.sort(column)
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    return ordered[starts], np.diff(np.append(starts, len(ordered)))

@@ -9,6 +9,7 @@ space, of one CPU where each CPU has its own. That is done once, on all accesses
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,22 +82,40 @@ def _mark(watch: Watch, accesses: Accesses, marks: Marks, places: Numbers | None
         return  # one CPU: nobody to meet
     memory = _memory(watch, accesses)
     order = None if memory is None else np.argsort(memory, kind="stable")
-    cpu, time, site = accesses.cpu, accesses.time_ns, accesses.site
-    if order is not None and memory is not None:
-        cpu, time, site, write, memory = cpu[order], time[order], site[order], write[order], memory[order]
-    before, partner = _writer_before(cpu, write, memory), _partner(cpu, write, memory)
+    before = _writer_before(*_ordered(order, accesses.cpu, write, memory))
+    marks.writer_before[where] = before if order is None else _back(order, before)
+    near, near_ns, near_site = _near(accesses, write, memory, order)
+    there = near if places is None else places[near]
+    marks.near_ns[there], marks.near_site[there] = near_ns, near_site
+
+
+def _near(
+    accesses: Accesses, write: Flags, memory: AnyColumn | None, order: Numbers | None
+) -> tuple[Numbers, AnyColumn, AnyColumn]:
+    """Which accesses come close behind another CPU's, how close, and by what that one was made."""
+    (time,) = _ordered(order, accesses.time_ns)
+    close = np.diff(time) <= NEAR_NS
+    # Those that are near to none can be left out: what lies before them is further away still.
+    around = np.flatnonzero(np.concatenate((close, [False])) | np.concatenate(([False], close)))
+    numbers = around if order is None else order[around]
+    cpu, time, site = accesses.cpu[numbers], accesses.time_ns[numbers], accesses.site[numbers]
+    partner = _partner(cpu, write[numbers], None if memory is None else memory[numbers])
     gap = time - time[partner]
     near = (partner >= 0) & (gap >= 0) & (gap <= NEAR_NS)
-    near_ns = np.where(near, gap, -1)
-    near_site = np.where(near, site[partner], -1)
-    for column, found in (
-        (marks.writer_before, before),
-        (marks.near_ns, near_ns),
-        (marks.near_site, near_site),
-    ):
-        back = np.empty(len(found), np.int32)
-        back[slice(None) if order is None else order] = found
-        column[where] = back
+    return numbers[near], gap[near], site[partner[near]]
+
+
+def _ordered(order: Numbers | None, *columns: Any) -> tuple[Any, ...]:
+    if order is None:
+        return columns
+    return tuple(None if column is None else column[order] for column in columns)
+
+
+def _back(order: Numbers, ordered: AnyColumn) -> AnyColumn:
+    """What was in an order, in its own again."""
+    back = np.empty_like(ordered)
+    back[order] = ordered
+    return back
 
 
 def _memory(watch: Watch, accesses: Accesses) -> NDArray[np.int32] | None:
@@ -125,11 +144,7 @@ def _unseen(watch: Watch, accesses: Accesses, unchanged: Flags) -> Flags:
             # The value before is the one last seen in any process: right behind another's access it tells nothing.
             found[1:] &= together
     found[1:] |= differ
-    if order is None:
-        return found
-    back = np.empty_like(found)
-    back[order] = found
-    return back
+    return found if order is None else _back(order, found)
 
 
 def _changes(*columns: AnyColumn | None) -> Flags:
@@ -163,6 +178,8 @@ def _partner(cpu: NDArray[np.int32], write: Flags, memory: AnyColumn | None) -> 
     Of a write that is the last access of another CPU, of others the last write of one.
     """
     # A write: runs of one CPU's accesses. What lies before the run was made by another.
+    if not len(cpu):
+        return np.zeros(0, np.int32)
     partner = _before_run(_changes(cpu, memory))
     writes = np.flatnonzero(write).astype(np.int32)
     if len(writes) < len(cpu):
