@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from ksym.commands.samples import PARAMETERS, Sample, find_sample
 from ksym.errors import KsymError
 from ksym.linux.cpus import online_cpus
 from ksym.watch.registers import free_registers
-from support.program import command, environment
+from support.program import SOURCES, Result, command, environment
 
 ONE_LINE = re.compile(r"ksym: [^:\n][^\n]*: [^\n]+\n")
 """``ksym: WHAT: WHY; WHAT TO DO`` and nothing else."""
+_PYTHON = "/usr/bin/python3"
+"""What another user runs: a virtual environment may lie where he cannot look."""
 
 
 def sample() -> Sample:
@@ -45,11 +48,14 @@ def summary(error: str) -> str:
 
 
 @contextlib.contextmanager
-def started(*arguments: str, cwd: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    *arguments: str, cwd: Path | None = None, unprivileged: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """Ksym in the background, its output not buffered here; killed at the end if it still runs."""
+    words, names = nobody_command(*arguments) if unprivileged else (command(*arguments), environment())
     process = subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=cwd, env=environment()
-    )  # fmt: skip
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, cwd=cwd, env=names
+    )
     try:
         yield process
     finally:
@@ -93,3 +99,37 @@ def touch(file: Path) -> None:
         os.pread(fd, 64, 0)
     finally:
         os.close(fd)
+
+
+def as_nobody() -> tuple[list[str], dict[str, str]]:
+    """What runs a program as a user without privileges: the words before it, and the environment.
+
+    The test is skipped where that user cannot run ksym.
+    """
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv is not installed")
+    prefix = [
+        "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
+    ]  # fmt: skip
+    names = {"PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1", "PATH": os.environ["PATH"]}
+    probe = subprocess.run(
+        [*prefix, _PYTHON, "-c", "import sys, ksym; sys.exit(sys.version_info < (3, 11))"],
+        env=names,
+        capture_output=True,
+    )
+    if probe.returncode:
+        pytest.skip(f"{_PYTHON} of another user cannot run these sources")
+    return prefix, names
+
+
+def nobody_command(*words: str) -> tuple[list[str], dict[str, str]]:
+    """The words that run ksym as a user without privileges, and the environment."""
+    prefix, names = as_nobody()
+    return [*prefix, _PYTHON, "-m", "ksym", *words], names
+
+
+def nobody(*words: str, cwd: Path | None = None) -> Result:
+    """Run ksym to its end as a user without privileges."""
+    command, names = nobody_command(*words)
+    done = subprocess.run(command, env=names, cwd=cwd, capture_output=True, text=True, timeout=120)
+    return Result(done.returncode, done.stdout, done.stderr)

@@ -194,6 +194,10 @@ class Command:
             self._gate = -1
             self._wait()
         if self._stopped is not None:
+            # It was never let go: signals must be there before it, or who waits for it, can run on.
+            for pid in (self.pid, self._stopped):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             ptrace.detach(self._stopped)
             self._stopped = None
         if asked:
