@@ -28,6 +28,20 @@ def written_at(site: Site) -> str:
     return READ_WRITE if site.access(writes_only=True) == READ_WRITE else WRITE
 
 
+def innocent(site: Site) -> dict[str, Site]:
+    """For each access that the decoded instruction cannot make, the site without it.
+
+    Control may have come to the reported address by a jump, while another instruction stands in front of it in memory:
+    where the registers tell that it did not make the access, it is not shown.
+    """
+    if site.instruction is None:
+        return {}
+    bare = Site(site.ip, site.ip, site.named, None, 0)
+    can = site.instruction.accesses
+    reads, writes = can & {READ, READ_WRITE}, can & {WRITE, READ_WRITE}
+    return ({} if reads else {READ: bare}) | ({} if writes else {WRITE: bare})
+
+
 def kind_of(mode: Mode, site: Site, flags: int) -> str:
     """The same, where ``flags`` of `Hit` tell what the kernel found out."""
     if flags & Hit.READ:

@@ -10,7 +10,7 @@ from ksym.capture.access import Access
 from ksym.capture.coalesce import Coalesce, may_sweep
 from ksym.capture.instructions import READ, READ_WRITE, UNKNOWN, WRITE
 from ksym.capture.judge import Judge
-from ksym.capture.kinds import kind_at, written_at
+from ksym.capture.kinds import innocent, kind_at, written_at
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -48,6 +48,7 @@ class _Origin(NamedTuple):
     """What all hits of one event at one place have in common.
 
     ``kind`` is the access as far as the place tells, ``wrote`` the one that it is if it is known for a write.
+    ``innocent``: the site for an access that the decoded instruction cannot have made.
     ``judged``: it may be that such a hit is no access that was asked for, so that each is looked at.
     """
 
@@ -57,6 +58,7 @@ class _Origin(NamedTuple):
     wrote: str
     address: int
     sweeps: bool
+    innocent: dict[str, Site]
     judged: bool
 
 
@@ -123,7 +125,7 @@ class Pipeline:
                 origin = origins[key] = self._origin(event, flags >> PIECE_SHIFT, ip, pid)
             if origin is None:
                 continue
-            planned, site, kind, wrote, address, sweeps, judged = origin
+            planned, site, kind, wrote, address, sweeps, others, judged = origin
             watch = planned.watch
             if flags & _KNOWN:
                 kind = wrote if flags & Hit.WROTE else READ
@@ -133,6 +135,8 @@ class Pipeline:
                 kind = self._judged(record, origin, kind)
                 if not kind:
                     continue
+            if kind in others:
+                site = others[kind]
             hits[watch.index] = hits.get(watch.index, 0) + 1
             after = decode[watch.index](new) if flags & Hit.NEW else None
             if sweeps:
@@ -184,7 +188,8 @@ class Pipeline:
         site = self._sites.site(pid, ip, execute=watch.mode is Mode.EXECUTE)
         judged = planned.role is not Role.ONLY or bool(self._judges and self._judges[watch.index])
         kind, wrote = kind_at(watch.mode, site), written_at(site)
-        return _Origin(planned, site, kind, wrote, planned.address, may_sweep(site, planned), judged)
+        sweeps = may_sweep(site, planned)
+        return _Origin(planned, site, kind, wrote, planned.address, sweeps, innocent(site), judged)
 
     def _sideband(self, record: Record) -> None:
         if isinstance(record, LostRecord):

@@ -22,7 +22,6 @@ from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, watch_progra
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, Role, Watch
 
-_PAGE = 4096
 _COUNTS, _COPIES = 16384, 4096
 """Places and threads that ``counts`` tells apart; forked processes whose copies are told apart."""
 
@@ -51,9 +50,7 @@ def sees(watch: Watch) -> Sees:
 
 def trips_itself(watch: Watch) -> bool:
     """Whether a program that reads the variable by its own address makes the register fire (`linux.direct_map`)."""
-    variable = watch.variable
-    in_one_page = variable.address // _PAGE == (variable.address + variable.length - 1) // _PAGE
-    return variable.space is Space.USER and Mode.READ in watch.mode and in_one_page
+    return watch.variable.space is Space.USER and Mode.READ in watch.mode
 
 
 def programs(plan: Plan, wants: Wants, *, atomics: bool = True) -> Iterator[tuple[int, int, Role, Program]]:

@@ -13,7 +13,8 @@ from ksym.program.spec import Spec
 
 # struct bpf_perf_event_data (linux/bpf_perf_event.h): the registers, sample_period, addr.
 ADDRESS_AT = 280 if MACHINE == "aarch64" else 176
-_LOCK_TRIES = 128
+_PAGE = 4096
+_LOCK_TRIES = 1024
 """The lock is held for some 100 ns; a CPU that a hypervisor has taken away may hold it for milliseconds."""
 
 
@@ -82,17 +83,14 @@ class ValueCode:
         unread, compared, done = asm.new_label("unread"), asm.new_label("compared"), asm.new_label("taken")
         asm.comment("the value")
         if spec.walk is not None:
-            self._walk(spec.walk, unread)
+            self._read_by_walk(spec.walk, unread)
         else:
             asm.load(R3, R6, ADDRESS_AT)
             if spec.offset:
                 asm.add(R3, -spec.offset)
-        asm.mov(R1, R10)
-        asm.add(R1, frame.new)
-        asm.mov(R2, spec.length)
-        through_kernel = spec.walk is not None or not spec.user
-        asm.call(Helper.PROBE_READ_KERNEL if through_kernel else Helper.PROBE_READ_USER)
-        asm.jump(unread, R0, "!=", 0)
+            self._read(
+                0, spec.length, Helper.PROBE_READ_USER if spec.user else Helper.PROBE_READ_KERNEL, unread
+            )
         asm.alu(R9, "|", Hit.NEW)
         asm.call(Helper.KTIME_GET_NS)
         asm.store(R10, frame.time, R0)
@@ -125,6 +123,8 @@ class ValueCode:
         for at in words:
             asm.store(R10, frame.old + at, 0)
             asm.store(R10, frame.new + at, 0)
+        asm.comment("what it is now nobody knows")
+        asm.store(R8, Slot.KNOWN, 0)
         asm.place(compared)
         if locks:
             asm.load(R1, R10, self.owned)
@@ -134,9 +134,28 @@ class ValueCode:
             asm.place(done)
         asm.store(R10, frame.flags, R9, U32)
 
-    def _walk(self, layout: DirectMap, unread: Label) -> None:
-        """r3 = where the kernel has the variable mapped."""
-        asm, address = self.asm, self.spec.address
+    def _read(self, offset: int, length: int, helper: Helper, unread: Label) -> None:
+        """Read a part of the value from r3."""
+        asm = self.asm
+        asm.mov(R1, R10)
+        asm.add(R1, self.spec.frame.new + offset)
+        asm.mov(R2, length)
+        asm.call(helper)
+        asm.jump(unread, R0, "!=", 0)
+
+    def _read_by_walk(self, layout: DirectMap, unread: Label) -> None:
+        """Read the value page by page: neighbours in one mapping are none in the other."""
+        offset = 0
+        while offset < self.spec.length:
+            address = self.spec.address + offset
+            length = min(self.spec.length - offset, _PAGE - address % _PAGE)
+            self._walk(layout, address, unread)
+            self._read(offset, length, Helper.PROBE_READ_KERNEL, unread)
+            offset += length
+
+    def _walk(self, layout: DirectMap, address: int, unread: Label) -> None:
+        """r3 = where the kernel has the byte at ``address`` of the process mapped."""
+        asm = self.asm
         asm.comment("current->mm->pgd")
         asm.call(Helper.GET_CURRENT_TASK)
         asm.mov(R3, R0)
