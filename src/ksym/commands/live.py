@@ -134,7 +134,7 @@ def _doubts(engine: Engine, *, both_fire: bool) -> list[str]:
     misordered = sum(engine.shared.total(watch, Cell.MISORDERED) for watch in watches)
     doubts = []
     if unordered:
-        doubts.append(f"OLD -> NEW may have gaps: {unordered} values were taken while another CPU took one")
+        doubts.append(f"OLD -> NEW may have gaps: {unordered} times another CPU held the value too long")
     if misordered and both_fire:
         doubts.append(f"TYPE R may be W: {misordered} times a twin's registers fired in the wrong order")
     return doubts
