@@ -174,7 +174,7 @@ class Guard:
         return told
 
     def _counted(self) -> list[str]:
-        """Compare the counters with those at the window's start."""
+        """Compare the counters with those at the window's start; one watch at a time: all CPUs may suffer from it."""
         now = time.monotonic()
         counts = self._armed.counts_by_cpu()
         hits = {place: count - self._before.get(place, 0) for place, count in counts.items()}
@@ -182,9 +182,9 @@ class Guard:
         totals: dict[int, int] = {}
         for (_, cpu), count in hits.items():
             totals[cpu] = totals.get(cpu, 0) + count
-        for cpu, total in totals.items():
-            if total <= self._limit.window_hits:
-                continue
+        for cpu, total in sorted(totals.items(), key=lambda item: -item[1]):
+            if told or total <= self._limit.window_hits:
+                break
             own = {
                 index: count for (index, where), count in hits.items() if where == cpu and self._may(index)
             }
