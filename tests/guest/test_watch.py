@@ -5,44 +5,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from ksym.linux.cpus import online_cpus
+from guest.running import PID_MAX, broken, trace
 from ksym.symbols.kallsyms import Kallsyms
-from ksym.watch.registers import free_registers
 from support.program import Result, command, environment, ksym, shell
 
 pytestmark = pytest.mark.guest
-
-PID_MAX = Path("/proc/sys/kernel/pid_max")
-
-
-@pytest.fixture(autouse=True)
-def _registers_come_back() -> object:
-    yield
-    assert [free_registers(cpu=cpu) for cpu in online_cpus()] == [4, 4]
-
-
-@pytest.fixture(scope="module")
-def kallsyms() -> Kallsyms:
-    return Kallsyms.of_this_kernel()
-
-
-@pytest.fixture(scope="module")
-def pid_max(kallsyms: Kallsyms) -> str:
-    """How this kernel calls it: since 6.14 each pid namespace has one."""
-    return "pid_max" if kallsyms.find("pid_max") else "init_pid_ns.pid_max"
-
-
-def trace(*arguments: str) -> Result:
-    result = ksym("trace", "--format", "json", *arguments)
-    assert result.status == 0, result.err
-    assert re.search(r"^ksym: \d+ access(es)? \(\d+ hits?\), 0 lost, 0 disarmed; ", result.err), result.err
-    return result
 
 
 def test_pid_max_is_read_and_written_by_sysctl(pid_max: str) -> None:
@@ -104,8 +76,10 @@ def test_per_cpu_variable_of_one_cpu() -> None:
 def test_per_cpu_variable_each_cpu_its_own_copy() -> None:
     result = trace("runqueues.nr_running:-w-", *shell("taskset -c 0 /bin/true; taskset -c 1 /bin/true"))
     copies = json.loads(ksym("resolve", "--json", "runqueues.nr_running").out)["per_cpu"]
-    seen = {(row["cpu"], row["address"]) for row in result.rows()}
-    assert seen == {(cpu, copies[str(cpu)]) for cpu in (0, 1)}
+    rows = result.rows()
+    assert {(row["cpu"], row["address"]) for row in rows} == {(cpu, copies[str(cpu)]) for cpu in (0, 1)}
+    for cpu in (0, 1):
+        assert broken([row for row in rows if row["cpu"] == cpu]) == []
 
 
 def test_variable_of_a_module() -> None:

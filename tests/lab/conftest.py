@@ -15,7 +15,7 @@ from lab.kernel.kernels import Kernel
 ImageOf = Callable[[Kernel], Image]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def image_of() -> ImageOf:
     """Fetches a kernel; skips the test if this machine cannot boot any, or a rarer one is not to be had."""
 

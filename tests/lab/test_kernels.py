@@ -25,7 +25,7 @@ from lab.kernel.kernels import Kernel, chosen
 pytestmark = pytest.mark.lab
 
 TREE = Path(__file__).resolve().parents[2]
-LIMIT = 480
+LIMIT = 900
 
 
 @dataclass(frozen=True)
