@@ -45,6 +45,7 @@ class Kind(enum.IntEnum):
     FINISHED_ROUND = 68
     EVENT_UPDATE = 78
     COMPRESSED = 81
+    COMPRESSED2 = 83
 
 
 class Feature(enum.IntEnum):
@@ -59,6 +60,7 @@ class Feature(enum.IntEnum):
     CMDLINE = 11
     EVENT_DESC = 12
     COMPRESSED = 27
+    CLOCK_DATA = 29
 
 
 MISC_KERNEL, MISC_USER = 1, 2

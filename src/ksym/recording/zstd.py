@@ -8,6 +8,7 @@ Source: zstd.h, version 1.4 (ZSTD_compressStream2).
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 _FLUSH = 1  # ZSTD_e_flush
 
@@ -81,14 +82,13 @@ class Decompressor:
         self._context = ctypes.c_void_p(self._library.ZSTD_createDCtx())
         self._out = ctypes.create_string_buffer(self._library.ZSTD_DStreamOutSize())
 
-    def decompress(self, data: bytes) -> bytes:
-        """What the next piece of the stream holds.
+    def parts(self, data: bytes) -> Iterator[bytes]:
+        """What the next piece of the stream holds, in parts of bounded size, as it may be much more than the piece.
 
         Raises:
             ValueError: it is no piece of a zstd stream.
         """
         source = _Buffer(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p), len(data), 0)
-        pieces = []
         while True:
             target = _Buffer(ctypes.addressof(self._out), len(self._out), 0)
             left = self._library.ZSTD_decompressStream(
@@ -96,9 +96,9 @@ class Decompressor:
             )
             if self._library.ZSTD_isError(ctypes.c_size_t(left)):
                 raise ValueError("no zstd stream")
-            pieces.append(self._out.raw[: target.pos])
+            yield ctypes.string_at(self._out, target.pos)
             if source.pos == len(data) and target.pos < len(self._out):
-                return b"".join(pieces)
+                return
 
     def close(self) -> None:
         """Free the stream."""

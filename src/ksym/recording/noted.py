@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Code as ksym's recorder described it, in notes that stand behind the records in which it came up first.
+
+A process that runs another program may have other code at the same address. So an address may have several
+descriptions, and the place of a note in the file tells for which time it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from ksym.capture.sites import KERNEL_HALF, Named, Site
+from ksym.errors import KsymError
+from ksym.recording.knowledge import named_from, site_from
+from ksym.recording.sideband import Damaged, Note
+
+_Known = TypeVar("_Known")
+
+
+class Era(NamedTuple):
+    """The time in which a process's addresses meant the same, as numbers of records in the file.
+
+    Args:
+        start: That of the record that began it.
+        end: That of the record that ended it.
+    """
+
+    start: int
+    end: int
+
+
+ALWAYS = Era(0, 1 << 62)
+
+
+class NotedCode:
+    """What the notes of a recording tell of code.
+
+    Args:
+        notes: All notes.
+        executes: Of each watch, whether it is on an execution.
+
+    Raises:
+        Damaged: a note is not as ksym writes it.
+    """
+
+    def __init__(self, notes: Iterable[Note], executes: Sequence[bool]) -> None:
+        self._sites: dict[tuple[int, int, bool], list[tuple[int, Site]]] = {}
+        self._names: dict[tuple[int, int, bool], list[tuple[int, Named]]] = {}
+        try:
+            for note in notes:
+                if note.name == "sites":
+                    for data in note.content:
+                        pid, site = site_from(data)
+                        key = pid, site.ip, executes[data["watch"]]
+                        self._sites.setdefault(key, []).append((note.order, site))
+                elif note.name == "names":
+                    for pid, ip, behind, *data in note.content:
+                        key = int(pid), int(ip), bool(behind)
+                        self._names.setdefault(key, []).append((note.order, named_from(data)))
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+            KsymError,
+        ) as error:
+            raise Damaged("a note of ksym's is damaged") from error
+
+    def site(self, pid: int, ip: int, *, execute: bool, era: Era = ALWAYS, hit: int = 0) -> Site | None:
+        """The site at an address; None where nothing was noted."""
+        return _of(self._sites.get((0 if ip >= KERNEL_HALF else pid, ip, execute)), era)
+
+    def name(self, pid: int, ip: int, *, behind: bool, era: Era = ALWAYS, hit: int = 0) -> Named:
+        """The name of an address (`Sites.name`)."""
+        return _of(self._names.get((0 if ip >= KERNEL_HALF else pid, ip, behind)), era) or Named(None, ip)
+
+
+def _of(found: list[tuple[int, _Known]] | None, era: Era) -> _Known | None:
+    """The one that holds for an era.
+
+    A note of it mostly stands in it. One about the last hits before the era's end stands behind that, as the recorder
+    takes in records in bulk.
+    """
+    if not found:
+        return None
+    if len(found) == 1:
+        return found[0][1]
+    within = [each for order, each in found if era.start < order < era.end]
+    if within:
+        return within[-1]
+    behind = [each for order, each in found if order >= era.end]
+    return behind[0] if behind else found[-1][1]

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What was planned, as a recording tells at its start: by a note of ksym's, or by perf's own events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ksym.capture.sites import KERNEL_HALF
+from ksym.errors import KsymError
+from ksym.language.parser import parse_request
+from ksym.language.request import Mode
+from ksym.recording.header import FileHead, error
+from ksym.recording.hits import Layout
+from ksym.recording.knowledge import watch_from
+from ksym.symbols.variable import Space, Variable
+from ksym.watch.plan import Piece, PlannedEvent, Role, Watch
+
+BREAKPOINT = 5
+"""Type of an event that watches memory."""
+BAD_NOTE = (
+    KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError, KsymError,
+)  # fmt: skip
+"""What reading a note raises that is not as ksym writes it."""
+_MOST_LENGTH = 1 << 32
+_MOST_PIECES = 256
+_ADDRESSES = range(1 << 64)
+_TIMES = range(-(1 << 62), 1 << 62)
+
+
+@dataclass
+class Start:
+    """What was planned.
+
+    Args:
+        watches: What was watched.
+        planned: What hits stand for.
+        numbers: (identifier, number of the piece) of a record -> its number in ``planned``; identifier -1: of all.
+        offset: Added to times of records, makes nanoseconds since the epoch.
+        time_ns: When it began, nanoseconds since the epoch; 0 where the file does not tell.
+        values: A program took values.
+        stacks: Hits have call chains.
+        version: Of the ksym that recorded; "" for perf.
+        both_fire: See watch.arm.Options.
+    """
+
+    watches: tuple[Watch, ...]
+    planned: list[PlannedEvent]
+    numbers: dict[tuple[int, int], int]
+    offset: int
+    time_ns: int
+    values: bool
+    stacks: bool
+    version: str = ""
+    both_fire: bool = True
+
+    def add(self, events: Any) -> None:
+        """Take what further identifiers stand for, as notes have it.
+
+        Raises:
+            BAD_NOTE: it is no such list.
+        """
+        for event, piece, watch, index, role in events:
+            of = self.watches[watch]
+            if min(event, piece, watch, index) < 0:
+                raise ValueError(event)
+            self.numbers[int(event), int(piece)] = len(self.planned)
+            self.planned.append(PlannedEvent(of, of.pieces[index], -1, -1, Role[role]))
+
+
+def start_from(data: Any) -> Start:
+    """What a note tells.
+
+    Raises:
+        BAD_NOTE: it is not as ksym writes it.
+    """
+    watches = tuple(_checked(watch_from(index, each)) for index, each in enumerate(data["watches"]))
+    clock = data["clock"]
+    offset = int(clock["realtime_ns"]) - int(clock["monotonic_ns"])
+    if not watches or offset not in _TIMES:
+        raise ValueError("watches")
+    start = Start(
+        watches, [], {}, offset, int(clock["realtime_ns"]), bool(data["values"]), bool(data["stacks"]),
+        str(data["version"]), bool(data["both_fire"]),
+    )  # fmt: skip
+    start.add(data["events"])
+    return start
+
+
+def _checked(watch: Watch) -> Watch:
+    variable = watch.variable
+    places = [variable.address, *(variable.per_cpu or {}).values()]
+    if not (
+        0 < variable.length < _MOST_LENGTH
+        and 0 < len(watch.pieces) <= _MOST_PIECES
+        and all(place in _ADDRESSES for place in places)
+        and all(
+            0 <= piece.offset < _MOST_LENGTH and 0 < piece.length < _MOST_LENGTH for piece in watch.pieces
+        )
+    ):
+        raise ValueError(variable)
+    return watch
+
+
+def perf_start(head: FileHead, layout: Layout) -> Start:
+    """What perf's own events tell.
+
+    Raises:
+        KsymError: they lack what accesses are made of.
+    """
+    if min(layout.ip, layout.tid, layout.time) < 0:
+        raise error(
+            head.path, "its samples have no time, thread or address", "record with perf record -e mem:..."
+        )
+    watches, planned, numbers = [], [], {}
+    events = [event for event in head.events if event.type == BREAKPOINT]
+    for index, event in enumerate(events):
+        mode = Mode(event.bp_type & 7) or Mode.READ_WRITE
+        if Mode.EXECUTE in mode:
+            mode = Mode.EXECUTE
+        length = event.bp_length if 0 < event.bp_length <= 4096 else 1
+        name = f"{event.bp_address:#x}/{length}"
+        space = Space.KERNEL if event.bp_address >= KERNEL_HALF else Space.USER
+        variable = Variable(name, event.bp_address, length, space, executable=mode is Mode.EXECUTE)
+        request = parse_request(f"{event.bp_address:#x}:{mode}" if mode is Mode.EXECUTE else f"{name}:{mode}")
+        watch = Watch(index, request, variable, (Piece(0, length),))
+        watches.append(watch)
+        planned.append(PlannedEvent(watch, watch.pieces[0], -1, -1))
+        for identifier in event.ids if layout.identifier >= 0 else (-1,):
+            numbers[identifier, 0] = index
+    if layout.identifier < 0 and len(head.events) > 1:
+        raise error(
+            head.path, "its samples do not tell which of several events they are of", "record one event"
+        )
+    offset = head.machine.clock[0] - head.machine.clock[1] if head.machine.clock else 0
+    if offset not in _TIMES:
+        offset = 0
+    return Start(tuple(watches), planned, numbers, offset, 0, values=False, stacks=layout.chain)

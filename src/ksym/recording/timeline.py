@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What held at the time of each hit: its thread's name, and which program its process ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, Record
+from ksym.recording.hits import Ints, distinct
+from ksym.recording.noted import ALWAYS, Era
+from ksym.recording.sideband import Change
+
+Ranked = Sequence[tuple[int, Change]]
+"""Changes with their ranks (`sideband.ranks`), in order."""
+_RANK_BITS = 40
+
+
+class Eras:
+    """The times between which the addresses of a process meant something else, by number.
+
+    Args:
+        changes: What changed processes.
+        pid: Of each hit.
+    """
+
+    def __init__(self, changes: Ranked, pid: Ints) -> None:
+        pids, number = distinct(pid)
+        known = {each: at for at, each in enumerate(pids.tolist())}
+        ends = []
+        for rank, change in changes:
+            pid = _ended_address_space(change.record)
+            if pid in known:
+                ends.append((known[pid], rank, change.order))
+        ends.sort()
+        self._ends = ends
+        self.of: Ints | None = None
+        """Number of each hit's; None: there is but one."""
+        if ends:
+            keys = np.array([of << _RANK_BITS | rank for of, rank, _ in ends], np.int64)
+            hits = number << _RANK_BITS | np.arange(len(pid))
+            self.of = np.searchsorted(keys, hits, "right")
+            self._pid_of = number
+
+    def era(self, hit: int) -> Era:
+        """The era in which a hit was."""
+        if self.of is None:
+            return ALWAYS
+        number, of, (start, end) = int(self.of[hit]), int(self._pid_of[hit]), ALWAYS
+        if number and self._ends[number - 1][0] == of:
+            start = self._ends[number - 1][2]
+        if number < len(self._ends) and self._ends[number][0] == of:
+            end = self._ends[number][2]
+        return Era(start, end)
+
+
+def _ended_address_space(record: Record) -> int | None:
+    """The process whose address space is over (see capture.pipeline); None: that of none."""
+    if isinstance(record, CommRecord):
+        return record.pid if record.exec else None
+    if isinstance(record, ForkRecord):
+        return record.pid if record.pid != record.parent_pid else None
+    return record.pid if isinstance(record, ExitRecord) and record.pid == record.tid else None
+
+
+def thread_names(changes: Ranked, tid: Ints, cpu: Ints) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """The names of threads at the time of their hits (`capture.tasks`).
+
+    Returns:
+        The names, and the number of each hit's.
+    """
+    tids, number = distinct(tid)
+    known = {each: at for at, each in enumerate(tids.tolist())}
+    names: dict[str, int] = {}
+    current: dict[int, str] = {0: "swapper"}
+    entries: list[tuple[int, int, int]] = [(at, 0, names.setdefault("?", 0)) for at in range(len(tids))]
+    for rank, change in changes:
+        record = change.record
+        if isinstance(record, CommRecord):
+            name = record.comm
+        elif isinstance(record, ForkRecord):
+            name = current.get(record.parent_tid) or "?"
+        else:
+            continue
+        current[record.tid] = name
+        if record.tid in known:
+            entries.append((known[record.tid], rank, names.setdefault(name or "?", len(names))))
+    entries.sort(key=lambda entry: entry[:2])
+    keys = np.array([of << _RANK_BITS | rank for of, rank, _ in entries], np.int64)
+    named = np.array([name for _, _, name in entries], np.int32)
+    if len(entries) == len(tids):
+        of_hit = named[number]
+    else:
+        hits = number << _RANK_BITS | np.arange(len(tid))
+        of_hit = named[np.searchsorted(keys, hits, "right") - 1]
+    idle = np.flatnonzero(tid == 0)
+    if len(idle):
+        cpus, which = distinct(cpu[idle])
+        swappers = [names.setdefault(f"swapper/{each}", len(names)) for each in cpus.tolist()]
+        of_hit[idle] = np.array(swappers, np.int32)[which]
+    return tuple(names), of_hit
