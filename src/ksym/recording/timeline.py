@@ -31,9 +31,9 @@ class Eras:
         known = {each: at for at, each in enumerate(pids.tolist())}
         ends = []
         for rank, change in changes:
-            pid = _ended_address_space(change.record)
-            if pid in known:
-                ends.append((known[pid], rank, change.order))
+            ended = _ended_address_space(change.record)
+            if ended in known:
+                ends.append((known[ended], rank, change.order))
         ends.sort()
         self._ends = ends
         self.of: Ints | None = None
