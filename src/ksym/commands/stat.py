@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         every = min(every, ROUND_SECONDS)
     with open_session(args, _planting(args), every=every) as session, closing(Output(None)) as output:
         _check_conditions(session.plan)
-        output.ending = session.run.signalled
+        output.ending = session.run.held_up
         stat = Stat(args, session, output)
         try:
             stat.follow()
@@ -250,7 +250,7 @@ class Stat:
             total(Cell.DISARMED),
         )
         tally.lost = max(0, sum(session.armed.counts()) - total(Cell.SEEN) - tally.suppressed)
-        if total(Cell.MISORDERED):
+        if total(Cell.MISORDERED) and session.armed.options.both_fire:
             notes.append(
                 f"R may be W: {total(Cell.MISORDERED)} times the registers of a twin fired in the wrong order"
             )
