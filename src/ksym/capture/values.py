@@ -36,11 +36,11 @@ class Values:
     """Decode a value: the variable's bytes, and any number of bytes behind them that do not count."""
 
     def __init__(self, variable: Variable, names: Names | None = None) -> None:
-        layout = _integer(variable)
+        layout = integer_layout(variable)
         self.of = _counter(layout) if layout else _Known(variable, names).__getitem__
 
 
-def _integer(variable: Variable) -> struct.Struct | None:
+def integer_layout(variable: Variable) -> struct.Struct | None:
     """How to read a variable that is a plain integer, or that has the bytes of one and no type."""
     kind, length = variable.type and resolve(variable.type), variable.length
     if variable.bits or not (

@@ -7,14 +7,17 @@ call chains, watches) stands in a table, and the column has its number there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
     from ksym.capture.sites import Named, Site
+    from ksym.capture.values import Values
     from ksym.watch.plan import Watch
 
 KINDS = ("?", "R", "W", "RW", "X")
@@ -46,6 +49,7 @@ class Accesses:
         old_known: bool.
         new_known: bool.
         stack: int32, number in ``stacks``; -1 for none.
+        pointers: What the pointers among the values pointed to, as far as it had a name.
     """
 
     watches: tuple[Watch, ...]
@@ -68,9 +72,16 @@ class Accesses:
     old_known: NDArray[np.bool_]
     new_known: NDArray[np.bool_]
     stack: NDArray[np.int32]
+    pointers: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time_ns)
+
+    def decoders(self) -> list[Values]:
+        """Of each watch, what makes values of the bytes in ``old`` and ``new``."""
+        from ksym.capture.values import Values
+
+        return [Values(watch.variable, self.pointers.get) for watch in self.watches]
 
     def select(self, which: NDArray[np.bool_] | NDArray[np.intp] | slice) -> Accesses:
         """Some of them: by a mask, numbers or a slice; the tables stay whole."""

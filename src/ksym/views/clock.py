@@ -17,5 +17,10 @@ class WallClock:
         """Hours, minutes, seconds and four decimals."""
         second, rest = divmod(time_ns + self._offset, 1_000_000_000)
         if second != self._second:
-            self._second, self._text = second, time.strftime("%H:%M:%S", time.localtime(second))
+            self._second, self._text = second, clock_text(second)
         return f"{self._text}.{rest // 100_000:04d}"
+
+
+def clock_text(second: int) -> str:
+    """Seconds since the epoch as local time of day, ``10:22:31``."""
+    return time.strftime("%H:%M:%S", time.localtime(second))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Iterable
 
 from ksym.capture.access import Access
 from ksym.capture.values import Value
@@ -25,16 +26,29 @@ class Csv:
 
     def row(self, access: Access) -> str:
         """See Rows."""
+        return line(self.cells(access)) + "\n"
+
+    def cells(self, access: Access) -> list[int | str | None]:
+        """What a row says, one after the other."""
         values = fields(access, self._offset)
-        values["old"], values["new"] = _cell(access.old), _cell(access.new)
+        values["old"], values["new"] = cell(access.old), cell(access.new)
         values["stack"] = ";".join(values["stack"]) if values["stack"] else None
-        line = io.StringIO()
-        cells = (printable(value) if isinstance(value, str) else value for value in values.values())
-        csv.writer(line, lineterminator="\n").writerow(cells)
-        return line.getvalue()
+        return list(values.values())
 
 
-def _cell(value: Value | None) -> int | str | None:
+OLD = NAMES.index("old")
+"""Where the old value stands in a row; the new one stands behind it."""
+
+
+def line(cells: Iterable[int | str | None]) -> str:
+    """Cells as a line, without a newline."""
+    text = io.StringIO()
+    shown = (printable(each) if isinstance(each, str) else each for each in cells)
+    csv.writer(text, lineterminator="").writerow(shown)
+    return text.getvalue()
+
+
+def cell(value: Value | None) -> int | str | None:
     """Numbers as numbers and texts without quotes, all else as people read it."""
     if value is None:
         return None

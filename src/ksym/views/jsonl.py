@@ -37,27 +37,40 @@ class JsonLines:
 
     def row(self, access: Access) -> str:
         """See Rows."""
+        old = access.old.json if access.old else "null"
+        new = access.new.json if access.new else "null"
+        return (
+            f'{{"time_ns": {access.time_ns + self._offset}, {self.begin(access)}, "old": {old}, "new": {new}, '
+            f"{self.end(access)}"
+        )
+
+    def begin(self, access: Access) -> str:
+        """What stands between the time and the values."""
+        comm = self._comms.get(access.comm)
+        if comm is None:
+            if len(self._comms) >= PLACES_KEPT:
+                self._comms.clear()
+            comm = self._comms[access.comm] = self._encode(access.comm)
+        return (
+            f'"cpu": {access.cpu}, "pid": {access.pid}, "tid": {access.tid}, "comm": {comm}, '
+            f"{self._texts(access)[0]}"
+        )
+
+    def end(self, access: Access) -> str:
+        """What stands behind the values, with the end of the line."""
+        _, behind, last = self._texts(access)
+        stack = self._encode([str(frame) for frame in access.stack]) if access.stack else "null"
+        uid = "null" if access.uid is None else access.uid
+        return f'{behind}, "hits": {access.hits}, "stack": {stack}, {last}, "uid": {uid}}}\n'
+
+    def _texts(self, access: Access) -> tuple[str, ...]:
         key = access.site, access.watch.index, access.address, access.access
         parts = self._parts.get(key)
         if parts is None:
             if len(self._parts) >= PLACES_KEPT:
                 self._parts.clear()
             parts = self._parts[key] = self._place(access)
-        comm = self._comms.get(access.comm)
-        if comm is None:
-            if len(self._comms) >= PLACES_KEPT:
-                self._comms.clear()
-            comm = self._comms[access.comm] = self._encode(access.comm)
-        stack = self._encode([str(frame) for frame in access.stack]) if access.stack else "null"
-        before, behind, last = parts
-        old = access.old.json if access.old else "null"
-        new = access.new.json if access.new else "null"
-        uid = "null" if access.uid is None else access.uid
-        return (
-            f'{{"time_ns": {access.time_ns + self._offset}, "cpu": {access.cpu}, "pid": {access.pid}, '
-            f'"tid": {access.tid}, "comm": {comm}, {before}, "old": {old}, "new": {new}, {behind}, '
-            f'"hits": {access.hits}, "stack": {stack}, {last}, "uid": {uid}}}\n'
-        )
+        return parts
 
     def _place(self, access: Access) -> tuple[str, ...]:
         """The members of each of `_PARTS`, without braces."""

@@ -13,6 +13,8 @@ from ksym.views.rows import PLACES_KEPT
 from ksym.views.text import printable
 from ksym.watch.plan import Watch
 
+TASK_WIDTH = 15
+"""Of the column at the start; it grows with what it holds."""
 _SYMBOL_LEAST, _SYMBOL_MOST = 20, 48
 _VALUE_MOST = 60
 
@@ -28,7 +30,7 @@ class Table:
     def __init__(self, watches: Sequence[Watch], *, verbose: bool = False) -> None:
         longest = max((len(printable(watch.name)) for watch in watches), default=0)
         self._width = min(max(longest, _SYMBOL_LEAST), _SYMBOL_MOST)
-        self._task_width = 15
+        self._task_width = TASK_WIDTH
         self._clock, self._verbose = WallClock(), verbose
         self._symbols = [f"{printable(watch.name):<{self._width}}" for watch in watches]
         self._functions: dict[Site, str] = {}
@@ -47,28 +49,40 @@ class Table:
             self._task_width = len(task)  # from here on; the header is written already
         line = (
             f"{self._clock.text(access.time_ns)} {task:<{self._task_width}} {access.cpu:03d}  "
-            f"{self._symbols[access.watch.index]}  {access.access:<5} {_change(access):<19}  "
+            f"{self._symbols[access.watch.index]}  {access.access:<5} {change(access):<19}  "
             f"{self._function(access.site)}"
         )
-        if access.hits > 1:
-            line += f"  ({access.hits} hits)"
+        if access.hits > 1 or access.stack:
+            return line + self._more(access)
+        return line + "\n"
+
+    def _more(self, access: Access) -> str:
+        line = f"  ({access.hits} hits)" if access.hits > 1 else ""
         for frame in access.stack:
             line += f"\n{'':<14}{printable(str(frame))}"
         return line + "\n"
+
+    def end(self, access: Access) -> str:
+        """What stands behind the values."""
+        return self._function(access.site) + self._more(access)
+
+    def symbol(self, watch: Watch) -> str:
+        """The SYMBOL column."""
+        return self._symbols[watch.index]
 
     def _function(self, site: Site) -> str:
         text = self._functions.get(site)
         if text is None:
             text = printable(str(site.named))
             if self._verbose and site.instruction:
-                text += f"  {{{site.instruction.text}}}"
+                text += f"  {{{printable(site.instruction.text)}}}"
             if len(self._functions) >= PLACES_KEPT:
                 self._functions.clear()
             self._functions[site] = text
         return text
 
 
-def _change(access: Access) -> str:
+def change(access: Access) -> str:
     """What OLD -> NEW says.
 
     Of a read that found what was there already, the value alone; a store of the same value shows both.
