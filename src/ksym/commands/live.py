@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 from ksym.capture.access import Access
 from ksym.capture.instructions import available
@@ -61,12 +61,20 @@ class Live:
         self._hits_shown = 0
         self._unknown_types = 0
 
-    def batches(self) -> Iterator[list[Access]]:
+    def batches(self) -> Generator[list[Access]]:
         """What each round finds, until the run is over; mostly there is something in it."""
         for _ in self._session.run.rounds():
-            until = self._merge.horizon
-            yield self._count(self._pipeline.take(self._merge.ready(), until=until))
+            yield self._next()
         yield self.rest()
+
+    def now(self) -> list[Access]:
+        """What was caught up to now, without waiting for a round; the run goes on."""
+        # What a ring holds is certain to be in order once all have been read again.
+        return self._next() + self._next()
+
+    def _next(self) -> list[Access]:
+        until = self._merge.horizon
+        return self._count(self._pipeline.take(self._merge.ready(), until=until))
 
     def rest(self) -> list[Access]:
         """What the rings still hold once nothing is armed any more."""

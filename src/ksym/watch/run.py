@@ -138,10 +138,16 @@ class Run:
         self.ended_by = self.ended_by or why
 
     def arm(self) -> None:
-        """Arm, for who wants to be armed before the first round; a second time it does nothing."""
+        """Arm and start COMMAND, for who wants that before the first round; a second time it does nothing.
+
+        Raises:
+            CommandError: COMMAND could not be executed.
+        """
         if not self.armed_at:
             self._armed.enable()
             self.armed_at = time.monotonic()
+            if self._command:
+                self._command.go()
 
     def rounds(self) -> Iterator[None]:
         """Arm, start COMMAND, and yield once a round until the run is over; then disarm.
@@ -149,11 +155,9 @@ class Run:
         Raises:
             CommandError: COMMAND could not be executed.
         """
-        self.arm()
         try:
+            self.arm()
             with self._cpu_events() as cpu_events:
-                if self._command:
-                    self._command.go()
                 yield from self._loop(cpu_events)
         finally:
             self._armed.disable()

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The Python API: what ``import ksym`` offers. docs/api.md tells of it with examples.
+
+`trace` watches, as the command of that name does; `open` reads what ``ksym record`` wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ksym.capture.access import Access as Caught
+from ksym.commands.live import Live
+from ksym.commands.planting import TWINS, Planting
+from ksym.commands.session import Session, open_session
+from ksym.errors import KsymError, UsageError
+from ksym.program.wants import Sink, Wants
+from ksym.watch.arm import Options
+from ksym.watch.run import Signals
+
+if TYPE_CHECKING:
+    from ksym.capture.decoders import Plain
+    from ksym.recorded import Recording
+    from ksym.views.summary import Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One access; the names are those of ``ksym trace --format json``, and None stands for what is not known.
+
+    Args:
+        time_ns: Nanoseconds since the epoch.
+        address: Of the bytes that were accessed, as a number; so are ``ip`` and ``instruction_address``.
+        length: Bytes of the variable.
+        access: ``R``, ``W``, ``RW``, ``X``, or ``?`` where it cannot be known.
+        old: The variable before the access: a number, bool, string, list or dict, by its type.
+        new: The variable after it.
+        offset: Of ``ip`` in ``function``.
+        hits: Traps that the access took.
+        stack: The call chain, innermost first.
+        module: The kernel module, program or library of ``function``.
+    """
+
+    time_ns: int
+    cpu: int
+    pid: int
+    tid: int
+    comm: str
+    symbol: str
+    address: int
+    length: int
+    access: str
+    old: Plain | None
+    new: Plain | None
+    ip: int
+    function: str | None
+    offset: int | None
+    instruction: str | None
+    hits: int
+    stack: tuple[str, ...] | None
+    module: str | None
+    instruction_address: int | None
+    uid: int | None
+
+
+def _access(caught: Caught, clock_offset: int) -> Access:
+    site, named = caught.site, caught.site.named
+    instruction = site.instruction
+    return Access(
+        caught.time_ns + clock_offset, caught.cpu, caught.pid, caught.tid, caught.comm, caught.watch.name,
+        caught.address, caught.watch.variable.length, caught.access,
+        caught.old.plain if caught.old else None, caught.new.plain if caught.new else None,
+        site.ip, named.function, None if named.function is None else named.offset,
+        instruction.text if instruction else None, caught.hits,
+        tuple(map(str, caught.stack)) if caught.stack else None, named.owner,
+        instruction.address if instruction else None, caught.uid,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """See session.Asked."""
+
+    requests: Sequence[str]
+    condition: str | None
+    pid: int | None
+    cpus: tuple[int, ...] | None
+    command: Sequence[str]
+    kernel_accesses: bool
+    duration: float | None
+    vmlinux: str | None
+
+
+class _Undisturbed(Signals):
+    """Signals stay the caller's; what they would wake up is looked at every moment."""
+
+    def __enter__(self) -> _Undisturbed:
+        return self
+
+    def wait(self) -> bool:
+        """See Signals."""
+        time.sleep(0.001)
+        return True
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._wake)
+        os.close(self._write)
+
+
+class Accesses:
+    """What is caught, in order of time: iterate over it. Made by `trace`."""
+
+    def __init__(self, session: Session, limit: int | None) -> None:
+        self._session, self._live = session, Live(session, limit=limit)
+        self._clock_offset = time.time_ns() - time.monotonic_ns()
+        self._waiting: deque[Caught] = deque()
+        self._tally: Tally | None = None
+        self._status: int | None = None
+        self._batches = self._live.batches()
+
+    def __iter__(self) -> Iterator[Access]:
+        return self
+
+    def __next__(self) -> Access:
+        """The next access; waits for it while the run goes on.
+
+        Raises:
+            StopIteration: the run is over (its limit, its duration, the end of the command, the process, the block).
+        """
+        while not self._waiting:
+            self._waiting.extend(next(self._batches))
+        return _access(self._waiting.popleft(), self._clock_offset)
+
+    def ready(self) -> list[Access]:
+        """What was caught up to now and not taken yet; does not wait."""
+        if self._tally is None:
+            self._waiting.extend(self._live.now())
+        found = [_access(caught, self._clock_offset) for caught in self._waiting]
+        self._waiting.clear()
+        return found
+
+    def stop(self) -> None:
+        """End the run; what was caught can still be taken."""
+        self._session.run.stop("asked to")
+
+    @property
+    def tally(self) -> Tally:
+        """What was seen, held against the counters: accesses, hits, lost and so on."""
+        return self._tally or self._count()
+
+    @property
+    def status(self) -> int | None:
+        """The command's exit status, as shells have it; None before the end of the block, and without a command."""
+        return self._status
+
+    def _count(self) -> Tally:
+        return self._live.tally([*self._session.notes(verbose=False), *self._live.remarks()])
+
+    def _end(self) -> None:
+        try:
+            self._batches.close()  # which disarms, if it has begun
+            self._session.armed.disable()
+            self._waiting.extend(self._live.rest())
+            status = self._session.status()
+            self._status = status if self._session.command else None
+            self._tally = self._count()
+        finally:
+            self._live.close()
+
+
+@contextmanager
+def trace(
+    *requests: str,
+    command: Sequence[str] = (),
+    pid: int | None = None,
+    cpus: Iterable[int] | None = None,
+    condition: str | None = None,
+    stacks: bool = False,
+    kernel_accesses: bool = False,
+    limit: int | None = None,
+    duration: float | None = None,
+    twin: str = "auto",
+    bpf: bool = True,
+    guard: float | None = None,
+    vmlinux: str | None = None,
+) -> Iterator[Accesses]:
+    """Watch variables for as long as the ``with`` block runs.
+
+    Everything is planted when the block begins and given back when it ends. What was caught until then can be taken
+    in the block or behind it. The arguments are the options of ``ksym trace``.
+
+    Args:
+        requests: What to watch, e.g. ``"pid_max:-w-"``.
+        command: A program and its arguments, watched from before its first instruction; ended with the block.
+        pid: This process: all its threads, and those to come.
+        cpus: These CPUs only.
+        condition: A condition for every request.
+        stacks: Call chains.
+        kernel_accesses: A user variable's accesses made by the kernel, too.
+        limit: End after exactly so many accesses.
+        duration: End after so many seconds.
+        twin: ``auto``, ``on`` or ``off``.
+        bpf: Whether programs may be used; without them there are no values.
+        guard: Percent of a CPU's time that hits may take before a watch is disarmed; 0: any.
+        vmlinux: A vmlinux or System.map of this kernel.
+
+    Raises:
+        KsymError: it cannot be done; nothing is left planted, and the command has not run.
+    """
+    if not requests:
+        raise UsageError("cannot watch", "there is no request", 'name one, as in ksym.trace("pid_max:-w-")')
+    if twin not in TWINS:
+        raise UsageError("cannot watch", f"twin is {twin!r}", f"it is one of {', '.join(TWINS)}")
+    if isinstance(command, str):
+        raise UsageError("cannot run the command", "it is a string", 'give a list: ["sh", "-c", "..."]')
+    asked = _Asked(
+        requests, condition, pid, None if cpus is None else tuple(cpus), tuple(command), kernel_accesses, duration,
+        vmlinux,
+    )  # fmt: skip
+    options = Options(stacks=stacks, kernel_accesses=kernel_accesses)
+    planting = Planting(options, Wants(Sink.RECORD), twin, bpf, guard)
+    with open_session(asked, planting, signals=_Undisturbed()) as session:
+        accesses = Accesses(session, limit)
+        try:
+            session.run.arm()
+            yield accesses
+        finally:
+            accesses._end()
+
+
+def open(path: str | os.PathLike[str]) -> Recording:  # noqa: A001 - it is ksym.open
+    """Read a recording of ``ksym record``, or of ``perf record -e mem:ADDRESS -c 1``.
+
+    Raises:
+        KsymError: it is none, or numpy is not installed.
+    """
+    try:
+        from ksym.recorded import Recording
+    except ImportError:
+        raise KsymError("cannot read recordings", "numpy is not installed", "pip install numpy") from None
+    return Recording(os.fspath(path))
