@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit native lab test-kernels bench pyz man dist clean setup
+.PHONY: help demo test lint unit native lab test-kernels test-spark bench pyz man dist clean setup
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,10 @@ lab: setup ## the tests on emulated kernels (quick set; KSYM_KERNELS=NAME... for
 
 test-kernels: setup ## the tests on every emulated kernel that the suite knows
 	KSYM_KERNELS=all $(PYTEST) tests/lab/test_kernels.py
+
+test-spark: setup ## read exported Parquet files with Spark on this machine (installs PySpark; needs Java)
+	$(BIN)/pip install --quiet --retries 2 --editable '.[spark]'
+	KSYM_SPARK=1 $(PYTEST) tests/unit/test_export.py -k spark
 
 bench: setup ## measure what ksym costs
 	$(BIN)/python scripts/bench
