@@ -159,7 +159,7 @@ def verify(plan: Plan, wants: Wants) -> list[tuple[int, int, Role]]:
 
 @pytest.mark.usefixtures("_programs")
 @given(plans(), WANTS, st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_the_verifier_takes_every_program(plan: Plan, wants: Wants, fetch: bool) -> None:
     if fetch:
         kinds = verify(plan, wants)
