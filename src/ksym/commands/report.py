@@ -77,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> str:
+    os.environ.setdefault(
+        "OPENBLAS_NUM_THREADS", "1"
+    )  # numpy would start a thread a CPU, for what is not used here
     try:
         import numpy  # noqa: F401
     except ImportError:

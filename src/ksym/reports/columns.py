@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.values import Value, Values
+from ksym.capture.values import Names, Value, Values
 from ksym.program.layout import MOST_BYTES
 from ksym.symbols.types import Enum, Float, Integer, Pointer, Type, resolve
 from ksym.symbols.variable import Variable
@@ -21,6 +21,9 @@ Numbers: TypeAlias = NDArray[np.intp]
 """Not int32, though it would be half the size: numpy counts and takes by these alone, and would convert each time."""
 Flags: TypeAlias = NDArray[np.bool_]
 AnyColumn: TypeAlias = NDArray[Any]
+
+_SMALL = 4096
+"""A table of so many elements costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ def number(column: AnyColumn) -> Codes:
     span = int(high) - int(low)
     if not span:
         return Codes(column[:1], np.zeros(count, np.intp))
-    if span <= 4 * count + 1024:
+    if span > _SMALL and bool((column[1:] >= column[:-1]).all()):  # a counter, mostly
+        first = _starts(column)
+        return Codes(column[first], np.cumsum(first) - 1)
+    if span <= 4 * count + _SMALL:
         places = (
             column.astype(np.int64) if column.itemsize < 8 else column
         ) - low  # as int8, 127 - -128 is -1
@@ -56,15 +62,17 @@ def number(column: AnyColumn) -> Codes:
         there = np.zeros(span + 1, np.bool_)
         there[places] = True
         return Codes(np.flatnonzero(there).astype(column.dtype) + low, (np.cumsum(there) - 1)[places])
-    if bool((column[1:] >= column[:-1]).all()):  # a counter, mostly
-        first = np.concatenate(([True], column[1:] != column[:-1]))
-        return Codes(column[first], np.cumsum(first) - 1)
     order = np.argsort(column)
     ordered = column[order]
-    first = np.concatenate(([True], ordered[1:] != ordered[:-1]))
+    first = _starts(ordered)
     codes = np.empty(count, np.intp)
     codes[order] = np.cumsum(first) - 1
     return Codes(ordered[first], codes)
+
+
+def _starts(ordered: AnyColumn) -> Flags:
+    """Where an element differs from the one before."""
+    return np.concatenate(([True], ordered[1:] != ordered[:-1]))
 
 
 def last_places(codes: Numbers, count: int, places: Numbers | None = None) -> Numbers:
@@ -176,11 +184,14 @@ class Seen:
         variable: What was accessed.
         data: (n, width) bytes.
         known: Where there is a value.
+        names: Names what pointers point to.
     """
 
-    def __init__(self, variable: Variable, data: NDArray[np.uint8], known: Flags) -> None:
+    def __init__(
+        self, variable: Variable, data: NDArray[np.uint8], known: Flags, names: Names | None = None
+    ) -> None:
         self.ordered = is_number(variable)
-        self.decode = Values(variable).of
+        self.decode = Values(variable, names).of
         self._data = data
         self._length = min(-(-min(variable.length, MOST_BYTES) // 8) * 8, data.shape[1])
         everywhere = bool(known.all())
@@ -203,10 +214,10 @@ def tally(column: AnyColumn) -> tuple[AnyColumn, Numbers]:
     """The different elements of a column of numbers from 0 on, ascending, and how often each occurs."""
     if not len(column):
         return column, np.zeros(0, np.intp)
-    if int(column.max()) <= 4 * len(column) + 1024:
+    if int(column.max()) <= 4 * len(column) + _SMALL:
         counts = np.bincount(column)
         there = np.flatnonzero(counts)
         return there, counts[there]
     ordered = np.sort(column)
-    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    starts = np.flatnonzero(_starts(ordered))
     return ordered[starts], np.diff(np.append(starts, len(ordered)))

@@ -66,7 +66,7 @@ def find(accesses: Accesses) -> Marks:
     alone = len(accesses.watches) == 1
     for index, watch in enumerate(accesses.watches):
         places = None if alone else np.flatnonzero(accesses.watch == index)
-        if places is None or len(places):
+        if count and (places is None or len(places)):
             _mark(watch, accesses if places is None else accesses.select(places), marks, places)
     return marks
 

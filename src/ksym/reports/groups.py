@@ -113,7 +113,8 @@ class Subject:
         data = accesses.new
         if before_only.any():
             data = np.where(before_only[:, None], accesses.old, data)
-        return Seen(self.watch.variable, data, accesses.new_known | accesses.old_known)
+        known = accesses.new_known | accesses.old_known
+        return Seen(self.watch.variable, data, known, accesses.pointers.get)
 
     def codes(self, key: str) -> Codes:
         """A number for each access, by one of KEYS."""
@@ -290,6 +291,8 @@ class Subject:
 
     def _ranges(self, group: Numbers, chosen: Sequence[int], count: int) -> list[Range | None]:
         """For each chosen group, its values."""
+        if count == 1:
+            return [self.values] * len(chosen)
         seen = self.seen
         values, known = seen.codes, seen.codes >= 0
         if not known.all():
