@@ -25,7 +25,7 @@ from ksym.watch.plan import PlannedEvent
 
 _WRITES = (WRITE, READ_WRITE)
 
-GAP_NS = 50_000_000
+GAP_NS = 10_000_000
 """Hits further apart than this are not one access."""
 
 

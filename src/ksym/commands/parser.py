@@ -107,7 +107,7 @@ def percent(text: str) -> float:
     except ValueError:
         value = -1
     if text != "off" and not 0 < value <= 100:
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a percentage from 1 to 100 nor off")
+        raise argparse.ArgumentTypeError(f"'{text}' is neither a percentage up to 100 nor off")
     return value
 
 
