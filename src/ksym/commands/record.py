@@ -159,6 +159,7 @@ class _Recording:
             limit = self._args.limit
             if limit and self._recorder.hits >= limit:
                 self._session.run.stop("limit reached")
+        self._recorder.round(self._counts)  # what the rings still hold is not lost
         self._recorder.finish(
             self._counts() | {"notes": self._notes(), "ended_by": self._session.run.ended_by}
         )
