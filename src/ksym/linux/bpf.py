@@ -166,7 +166,7 @@ def load(kind: int, code: bytes, *, flags: int = 0, name: str = "ksym") -> int:
             raise
         log = ctypes.create_string_buffer(_LOG_SIZE)
         try:
-            return syscall("bpf", _PROG_LOAD, attr(log), 64)
+            return _charged(lambda: syscall("bpf", _PROG_LOAD, attr(log), 64))
         except OSError as again:
             if log.value and again.errno is not None:
                 raise VerifierError(again.errno, log.value.decode(errors="replace")) from None
