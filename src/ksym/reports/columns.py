@@ -187,9 +187,7 @@ class Seen:
         names: Names what pointers point to.
     """
 
-    def __init__(
-        self, variable: Variable, data: NDArray[np.uint8], known: Flags, names: Names | None = None
-    ) -> None:
+    def __init__(self, variable: Variable, data: NDArray[np.uint8], known: Flags, names: Names) -> None:
         self.ordered = is_number(variable)
         self.decode = Values(variable, names).of
         self._data = data

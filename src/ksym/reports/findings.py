@@ -21,6 +21,9 @@ from ksym.watch.plan import Watch
 
 NEAR_NS = 2_000
 """Two CPUs' accesses this close may have met: the time of an access is taken in its trap, up to a microsecond late."""
+LATE_NS = 1_000_000
+"""A write that another CPU has seen already is told of this much later at most: its trap takes some 10
+microseconds, and a virtual CPU may be held up (170 at most in 3,000 such pairs)."""
 
 _READ = KINDS.index("R")
 _WRITES = (KINDS.index("W"), KINDS.index("RW"))
@@ -77,7 +80,7 @@ def _mark(watch: Watch, accesses: Accesses, marks: Marks, places: Numbers | None
     write = marks.write[where]
     unchanged = same(watch.variable, accesses.old, accesses.new)
     marks.silent[where] = marks.judged[where] & unchanged
-    marks.unseen[where] = _unseen(watch, accesses, unchanged)
+    marks.unseen[where] = _unseen(watch, accesses, write, unchanged)
     if len(accesses) < 2 or bool((accesses.cpu == accesses.cpu[0]).all()):
         return  # one CPU: nobody to meet
     memory = _memory(watch, accesses)
@@ -128,13 +131,25 @@ def _memory(watch: Watch, accesses: Accesses) -> NDArray[np.int32] | None:
     return None if apart is None or bool((apart == apart[0]).all()) else apart
 
 
-def _unseen(watch: Watch, accesses: Accesses, unchanged: Flags) -> Flags:
+def _unseen(watch: Watch, accesses: Accesses, write: Flags, unchanged: Flags) -> Flags:
     """Where the value was changed since the access before, without an access that tells of it."""
     memory = _memory(watch, accesses)
     order = np.argsort(memory, kind="stable") if memory is not None and watch.variable.per_cpu else None
     if order is not None and memory is not None:
-        accesses, unchanged, memory = accesses.select(order), unchanged[order], memory[order]
+        accesses, unchanged, memory, write = (
+            accesses.select(order),
+            unchanged[order],
+            memory[order],
+            write[order],
+        )
     found: Flags = accesses.old_known & accesses.new_known & ~unchanged & (accesses.kind == _READ)
+    if memory is None or order is not None:
+        _explain(found, accesses, write, memory)
+    else:
+        apart = np.argsort(memory, kind="stable")
+        ordered = found[apart]
+        _explain(ordered, accesses.select(apart), write[apart], memory[apart])
+        found = _back(apart, ordered)
     differ = accesses.old_known[1:] & accesses.new_known[:-1]
     differ &= ~same(watch.variable, accesses.old[1:], accesses.new[:-1])
     if memory is not None:
@@ -145,6 +160,19 @@ def _unseen(watch: Watch, accesses: Accesses, unchanged: Flags) -> Flags:
             found[1:] &= together
     found[1:] |= differ
     return found if order is None else _back(order, found)
+
+
+def _explain(found: Flags, accesses: Accesses, write: Flags, memory: AnyColumn | None) -> None:
+    """Leave out reads of a value that another CPU had just written: the write's own row follows."""
+    places = np.flatnonzero(found | write) if found.any() else np.zeros(0, np.intp)
+    if not len(places):
+        return
+    backwards = places[::-1]
+    writes = write[backwards]
+    later = _partner(accesses.cpu[backwards], writes, None if memory is None else memory[backwards])
+    time = accesses.time_ns[backwards]
+    gap = time[later] - time
+    found[backwards[~writes & (later >= 0) & (gap >= 0) & (gap <= LATE_NS)]] = False
 
 
 def _changes(*columns: AnyColumn | None) -> Flags:

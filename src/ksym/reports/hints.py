@@ -16,13 +16,14 @@ from ksym.views.text import printable
 def hints(found: Findings, about: About, width: int, bullet: str) -> list[Line]:
     """A paragraph for each finding; nothing where nothing was found."""
     lines: list[Line] = []
-    for name, text in _texts(found, about):
+    for name, text in texts(found, about):
         first, *more = flow([[(f"{name}: ", HINT), (text, "")]], width, 4)
         lines += [[(f"  {bullet} ", HINT), *first[1:]], *more]
     return [[], [("look here", f"{BOLD} {HINT}")], *lines] if lines else []
 
 
-def _texts(found: Findings, about: About) -> Iterator[tuple[str, str]]:
+def texts(found: Findings, about: About) -> Iterator[tuple[str, str]]:
+    """Of each finding what it is called, and what was found."""
     if found.silent:
         silent = found.silent
         functions = ", ".join(f"{printable(name)} {made:,}" for name, made in silent.functions)

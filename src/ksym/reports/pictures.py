@@ -14,6 +14,8 @@ STYLES = {"R": READ, "W": WRITE, "RW": WRITE, "X": NAME, "?": HINT}
 _LABEL_MOST = 20
 _LEAST, _MOST, _DEEPEST = 0.01, 8, 24
 """Of a tree what has a smaller share, what comes after so many siblings, and what is deeper is summed up."""
+_STEP = " " * 5
+"""How far callers stand behind who they called."""
 
 
 def columns_for(width: int, key: str, accesses: int) -> int:
@@ -88,7 +90,7 @@ def _branches(
         if depth >= _DEEPEST:
             lines.append([(below + space + glyphs.dots, DIM)])
             continue
-        _branches(node.by_accesses(), total, glyphs, below + "  ", depth + 1, lines)
+        _branches(node.by_accesses(), total, glyphs, below + _STEP, depth + 1, lines)
     if rest:
         branch = f"{glyphs.last} " if depth else ""
         count = len(nodes) - len(shown)

@@ -13,7 +13,7 @@ from ksym.reports.groups import Subject
 
 MOST_STACKS = 20_000
 """Of different chains those with most accesses make the tree; the others are counted alone."""
-_DEEPEST = 127
+DEEPEST = 127
 """Frames of a chain: as many as the kernel's default (kernel.perf_event_max_stack)."""
 
 
@@ -72,10 +72,10 @@ def grow(subject: Subject) -> Tree | None:
         taken += accesses
         node = root
         node.accesses += accesses
-        for frame in frames[:_DEEPEST]:
+        for frame in frames[:DEEPEST]:
             name = names.get(frame)
             if name is None:
-                name = names[frame] = _name(frame)
+                name = names[frame] = without_offset(frame)
             child = node.callers.get(name)
             if child is None:
                 child = node.callers[name] = Node(name)
@@ -86,7 +86,7 @@ def grow(subject: Subject) -> Tree | None:
     return Tree(root, len(subject) - taken - left_out, left_out)
 
 
-def _name(frame: Named) -> str:
-    """Without the offset: calls from several lines of one function are one way."""
+def without_offset(frame: Named) -> str:
+    """A frame's function: calls from several lines of one are one way."""
     text = frame.function if frame.function is not None else f"{frame.offset:#x}"
     return text + (f" [{frame.owner}]" if frame.owner else "")
