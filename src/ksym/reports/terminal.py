@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from ksym.capture.sites import Site
 from ksym.recording.accesses import KINDS
-from ksym.reports.about import About, date, length, time_of_day
+from ksym.reports.about import About, time_of_day
 from ksym.reports.analysis import Analysis, summarise
+from ksym.reports.facts import definition, facts
 from ksym.reports.groups import Group, Range, Shares, Subject, Write
 from ksym.reports.hints import hints, writers
 from ksym.reports.layout import BOLD, DIM, GAP, HINT, NAME, Column, Glyphs, Line, cut, flow, pad, table
@@ -19,8 +20,6 @@ from ksym.reports.select import Selection
 from ksym.reports.stacks import grow
 from ksym.reports.timeline import draw
 from ksym.reports.words import count, cpu_list, value_text
-from ksym.symbols.path import describe
-from ksym.symbols.variable import Space
 from ksym.views.text import printable
 
 _KINDS = ("R", "W", "RW", "X", "?")
@@ -100,45 +99,9 @@ class Terminal:
     # -- the head ------------------------------------------------------------------------------------
 
     def _head(self) -> list[Line]:
-        about, analysis = self._about, self._analysis
-        requests = ", ".join(printable(str(subject.watch.request)) for subject in analysis.subjects)
-        rows: list[tuple[str, str]] = [("watched", requests)]
-        if len(analysis):
-            start, end = analysis.span
-            rows.append(
-                ("when", f"{date(start)} {time_of_day(start)} to {time_of_day(end)}, {length(end - start)}")
-            )
-        elif about.start_ns:
-            rows.append(("when", f"{date(about.start_ns)} {time_of_day(about.start_ns)}"))
-        machine = about.machine or {}
-        if machine:
-            system = f"Linux {machine['release']}" if machine.get("release") else ""
-            cpus = count(machine["cpus"], "CPU") if machine.get("cpus") else ""
-            words = (
-                machine.get("hostname"),
-                f"{system} {machine.get('arch') or ''}".strip(),
-                cpus,
-                about.made_by,
-            )
-            rows.append(("machine", ", ".join(printable(str(word)) for word in words if word)))
-        counts = [
-            f"{count(len(analysis), 'access')} ({count(analysis.hits, 'hit')})",
-            f"{about.lost:,} lost",
-        ]
-        counts += [f"{about.rejected:,} did not match the condition"] if about.rejected else []
-        counts += [f"{about.suppressed:,} suppressed"]
-        counts += [f"{about.disarmed:,} disarmed"] if about.disarmed else []
-        rows.append(("counted", ", ".join(counts)))
-        if self._selection:
-            rows.append(
-                ("selected", f"{printable(str(self._selection))}: of {count(analysis.all, 'access')}")
-            )
-        rows += [("note", printable(note)) for note in about.notes]
-        lines: list[Line] = [[(printable(about.path), BOLD)]]
-        for name, text in rows:
-            lines += self._entry(name, text)
-        if about.cut:
-            lines += self._entry("cut", printable(about.cut), HINT)
+        lines: list[Line] = [[(printable(self._about.path), BOLD)]]
+        for name, text in facts(self._about, self._analysis, self._selection):
+            lines += self._entry(name, text, HINT if name == "cut" else "")
         return lines
 
     def _entry(self, name: str, text: str, style: str = "") -> list[Line]:
@@ -173,14 +136,8 @@ class Terminal:
         return lines + (tree_lines(tree, len(subject), style.glyphs) if tree else [])
 
     def _title(self, subject: Subject) -> list[Line]:
-        watch, variable = subject.watch, subject.watch.variable
-        kind = describe(variable.type) + ", " if variable.type else ""
-        if variable.bits:
-            kind += f"{count(variable.bits[1], 'bit')} from bit {variable.bits[0]} of "
-        place = f"{variable.address:#x}" if not variable.per_cpu else "each CPU's own copy"
-        where = " of user space" if variable.space is Space.USER else ""
-        text = f"{kind}{count(variable.length, 'byte')} at {place}{where}; watched {watch.mode}"
-        parts: list[Line] = [[(printable(watch.name), f"{BOLD} {NAME}")], [(printable(text), "")]]
+        watch = subject.watch
+        parts: list[Line] = [[(printable(watch.name), f"{BOLD} {NAME}")], [(definition(watch), "")]]
         counts = [f"{subject.kinds[KINDS.index(kind)]:,} {kind}" for kind in self._kinds([subject.kinds])]
         total = [[(f"{count(len(subject), 'access')}: {', '.join(counts)}", "")]] if len(subject) else []
         values = [[(f"values: {self._range(subject.values)}", "")]] if subject.values else []
