@@ -3,6 +3,18 @@
 
 from __future__ import annotations
 
+import signal
+
+
+def _end_silently() -> None:
+    """Until a command handles it, let Ctrl-C end the program without a word, also while it is still being imported."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as by nohup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    _end_silently()
+
 import errno
 import gc
 import os
@@ -45,6 +57,7 @@ def run() -> NoReturn:
     Everything that ksym holds is given back by then, so the interpreter's own clean-up would only cost time
     (a tenth of a short run); and so does its collector of cycles before there are many objects.
     """
+    _end_silently()
     gc.set_threshold(200_000, 20, 20)
     _fill_standard_streams()
     status = main()

@@ -61,7 +61,8 @@ def test_fields_lie_within_their_part() -> None:
         places = sorted(field for field in fields if field.name != "SIZE")
         assert all(a + 8 <= b for a, b in pairwise(places))
         assert places[-1] + 8 <= size
-    assert Slot.VALUE + MOST_BYTES == Slot.SIZE
+    assert Slot.VALUE + MOST_BYTES == Slot.SEED
+    assert Slot.SEED + MOST_BYTES == Slot.SIZE
 
 
 @given(SHAPES, st.data())
@@ -71,14 +72,17 @@ def test_ksym_reads_and_writes_where_programs_do(shape: Shape, data: st.DataObje
     watch = data.draw(st.integers(0, len(shape.per_cpu) - 1))
     copy = data.draw(st.integers(0, copies(shape, watch) - 1))
     value = data.draw(st.binary(min_size=1, max_size=MOST_BYTES))
-    known = data.draw(st.integers(1, 2**32))
-    shared.seed(watch, value, known=known, cpu=copy)
+    owner = data.draw(st.integers(1, 2**32))
+    shared.seed(watch, value, cpu=copy)
+    shared.own(watch, owner)
     slot = shape.slot(watch) + copy * Slot.SIZE
     expected = bytearray(shape.state_bytes)
-    expected[slot + Slot.KNOWN : slot + Slot.KNOWN + 8] = known.to_bytes(8, "little")
-    expected[slot + Slot.VALUE : slot + Slot.VALUE + len(value)] = value
+    expected[slot + Slot.SEEDED : slot + Slot.SEEDED + 8] = (1).to_bytes(8, "little")
+    expected[slot + Slot.SEED : slot + Slot.SEED + len(value)] = value
+    first = shape.slot(watch)
+    expected[first + Slot.OWNER : first + Slot.OWNER + 8] = owner.to_bytes(8, "little")
     assert state == expected
-    assert shared.slot(watch, Slot.KNOWN) == (known if copy == 0 else 0)
+    assert shared.slot(watch, Slot.SEEDED) == (1 if copy == 0 else 0)
 
     field = data.draw(st.sampled_from([field for field in Cell if field.name != "SIZE"]))
     counts = data.draw(st.lists(st.integers(0, 2**60), min_size=shape.cpus, max_size=shape.cpus))

@@ -117,28 +117,33 @@ def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
     return None
 
 
-def seed(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
-    """Tell the programs what the variables hold, so that the first access has an old value, too.
+def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
+    """Let the programs know whose variables they watch, and, once they do, what those hold.
 
-    Where that cannot be read it has none.
+    So the first access has an old value, too. Where the value cannot be read it has none.
     """
     engine = armed.engine
     if engine is None:
         return
-    for watch, takes in zip(armed.plan.watches, engine.takes_values, strict=True):
-        if not takes:
-            continue
+    for watch in armed.plan.watches:
+        if watch.variable.space is Space.USER and pid:
+            engine.shared.own(watch.index, pid)
+    armed.after_enabling = lambda: _seed_all(engine, resolver, pid)
+
+
+def _seed_all(engine: Engine, resolver: Resolver, pid: int | None) -> None:
+    for watch, takes in zip(engine.plan.watches, engine.takes_values, strict=True):
         user = watch.variable.space is Space.USER
         memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
-        if memory is not None:
-            _seed(engine, watch, memory, known=pid if user and pid else 1)
+        if takes and memory is not None:
+            _seed(engine, watch, memory)
 
 
-def _seed(engine: Engine, watch: Watch, memory: Memory, *, known: int) -> None:
+def _seed(engine: Engine, watch: Watch, memory: Memory) -> None:
     copies = watch.variable.per_cpu or {0: watch.variable.address}
     for cpu, address in copies.items():
         try:
             value = memory.read(address, watch.variable.length)
         except MemoryFault:
             continue
-        engine.shared.seed(watch.index, value, known=known, cpu=cpu if watch.variable.per_cpu else 0)
+        engine.shared.seed(watch.index, value, cpu=cpu if watch.variable.per_cpu else 0)

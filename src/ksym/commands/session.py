@@ -190,9 +190,9 @@ def open_session(
         planted = plant(found, conditions, _scope(args, pid), planting, stack, resolver.kernel)
         armed = planted.armed
         if armed.engine:
-            from ksym.commands.engines import seed
+            from ksym.commands.engines import prepare
 
-            seed(armed, resolver, pid)
+            prepare(armed, resolver, pid)
         run = Run(
             armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
             fixed_cpus=args.cpus is not None, guard=planted.guard,

@@ -16,7 +16,7 @@ from ksym.capture.pipeline import Pipeline
 from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
-from ksym.commands.engines import seed
+from ksym.commands.engines import prepare
 from ksym.commands.findings import LIMITED, programs_refused
 from ksym.commands.planting import Planting, plant
 from ksym.errors import KsymError, NoRegisters
@@ -106,7 +106,7 @@ def _tried(name: str, trial: Trial, resolver: Resolver, stack: ExitStack) -> Out
         expected = programs_refused(kernel=trial.variable.space is Space.KERNEL) == LIMITED
         return Outcome(SKIPPED if expected else FAILED, f"{name}: {lacking[0]}")
     trial.prepare()
-    seed(armed, resolver, os.getpid())
+    prepare(armed, resolver, os.getpid())
     merge = Merge(armed.rings, chains=False, raw=armed.engine is not None)
     # No names and no decoding: what is asked here is what the registers and the programs tell.
     sites = Sites(lambda: None, lambda: None, None)

@@ -42,14 +42,19 @@ class Slot(enum.IntEnum):
     LOCK = 0
     """1 while a CPU takes a value."""
     KNOWN = 8
-    """Whether VALUE holds anything: 1, for a user variable the process whose copy it is."""
-    TRIPPED = 16
+    """Whether VALUE holds anything."""
+    OWNER = 16
+    """Of a user variable: the process whose copy it is."""
+    SEEDED = 24
+    """Whether SEED holds what the variable held before the first hit."""
+    TRIPPED = 32
     """Hits in the window in which the guard took the watch off; 0: it did not."""
-    TRIPPED_NS = 24
+    TRIPPED_NS = 40
     """How long that window was, ns."""
-    TRIPPED_CPU = 32
-    VALUE = 40
-    SIZE = 40 + MOST_BYTES
+    TRIPPED_CPU = 48
+    VALUE = 56
+    SEED = VALUE + MOST_BYTES
+    SIZE = SEED + MOST_BYTES
 
 
 class Window(enum.IntEnum):
@@ -148,20 +153,26 @@ class Shared:
         """Hits counted against the limit, those that came too late included."""
         return self._state[Control.TAKEN // 8]
 
-    def seed(self, watch: int, value: bytes, *, known: int = 1, cpu: int = 0) -> None:
-        """Tell what a variable holds before it is watched.
+    def own(self, watch: int, pid: int) -> None:
+        """Say whose a user variable is; before it is watched."""
+        self._state[(self._shape.slot(watch) + Slot.OWNER) // 8] = pid
+
+    def seed(self, watch: int, value: bytes, *, cpu: int = 0) -> None:
+        """Tell what a variable holds, read after its watch was enabled.
+
+        From then on every write is a hit. So if there was none yet, this is what the first one finds; and if there
+        was one, the program has a value of its own and looks here no more.
 
         Args:
             watch: Its number.
             value: Its bytes.
-            known: See Slot.KNOWN.
             cpu: Whose copy.
         """
         at = (self._shape.slot(watch) + Slot.SIZE * cpu) // 8
         words = memoryview(value.ljust(-(-len(value) // 8) * 8, b"\0")).cast("Q")
         for number, word in enumerate(words):
-            self._state[at + Slot.VALUE // 8 + number] = word
-        self._state[at + Slot.KNOWN // 8] = known
+            self._state[at + Slot.SEED // 8 + number] = word
+        self._state[at + Slot.SEEDED // 8] = 1
 
     def slot(self, watch: int, field: Slot) -> int:
         """A number of a watch's first slot."""

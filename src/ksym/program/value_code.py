@@ -53,7 +53,7 @@ class ValueCode:
         ours, found = asm.new_label("original"), asm.new_label("found")
         asm.call(Helper.GET_CURRENT_PID_TGID)
         asm.alu(R0, ">>", 32)
-        asm.load(R1, R8, Slot.KNOWN)
+        asm.load(R1, R8, Slot.OWNER)
         asm.jump(ours, R1, "==", R0)
         key, blank = self.scratch - 8, self.scratch - 8 - Slot.SIZE
         asm.store(R10, key, spec.watch, U32)
@@ -95,9 +95,16 @@ class ValueCode:
         asm.call(Helper.KTIME_GET_NS)
         asm.store(R10, frame.time, R0)
         words = range(0, frame.padded, 8)
-        first = asm.new_label("first")
+        first, known = asm.new_label("first"), asm.new_label("known")
         asm.load(R1, R8, Slot.KNOWN)
+        asm.jump(known, R1, "!=", 0)
+        asm.store(R8, Slot.KNOWN, 1)
+        asm.load(R1, R8, Slot.SEEDED)
         asm.jump(first, R1, "==", 0)
+        for at in words:
+            asm.load(R1, R8, Slot.SEED + at)
+            asm.store(R8, Slot.VALUE + at, R1)
+        asm.place(known)
         asm.alu(R9, "|", Hit.OLD)
         asm.mov(R3, 0)
         for at in words:
@@ -115,7 +122,6 @@ class ValueCode:
             asm.store(R10, frame.old + at, 0)
             asm.load(R2, R10, frame.new + at)
             asm.store(R8, Slot.VALUE + at, R2)
-        asm.store(R8, Slot.KNOWN, 1)
         asm.jump(compared)
         asm.place(unread)
         asm.call(Helper.KTIME_GET_NS)
@@ -125,6 +131,7 @@ class ValueCode:
             asm.store(R10, frame.new + at, 0)
         asm.comment("what it is now nobody knows")
         asm.store(R8, Slot.KNOWN, 0)
+        asm.store(R8, Slot.SEEDED, 0)
         asm.place(compared)
         if locks:
             asm.load(R1, R10, self.owned)

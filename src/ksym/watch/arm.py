@@ -85,6 +85,8 @@ class ArmedWatch:
         self._samples = not options.counting and engine is None
         self._retired = [0] * len(plan.watches)
         self._retired_lost = 0
+        self.after_enabling: Callable[[], None] = lambda: None
+        """Called when every access is seen, before COMMAND is let go."""
         self.unstable_threads = False
         """Whether new threads were still seen after the last try to open an event in each."""
         try:
@@ -215,6 +217,7 @@ class ArmedWatch:
                 time.sleep(_STARTING_SECONDS)
             for armed in self.events:
                 self._enable(armed)
+        self.after_enabling()
 
     def _enable(self, armed: ArmedEvent) -> None:
         # The kernel takes no such limit for an event that is inherited by new threads.

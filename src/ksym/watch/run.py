@@ -27,13 +27,18 @@ ROUND_SECONDS = 0.1
 """How long a row may wait to be shown, and records to be merged."""
 
 
+_IMPATIENCE_SECONDS = 1.0
+"""A second Ctrl-C within this may be the first one's: sent to the group and to ksym, by a terminal and a parent."""
+
+
 class Signals:
-    """SIGINT, SIGTERM, SIGHUP as an orderly end; all of them wake a poll. A second SIGINT interrupts for real."""
+    """SIGINT, SIGTERM, SIGHUP as an orderly end; all of them wake a poll. A later SIGINT interrupts for real."""
 
     _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._since = 0.0
         self._wake, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._before: dict[int, object] = {}
 
@@ -46,9 +51,11 @@ class Signals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._since = signal.Signals(number), now
+        elif number == signal.SIGINT and now - self._since > _IMPATIENCE_SECONDS:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
 
     def fileno(self) -> int:
         """Readable after a signal."""
