@@ -67,8 +67,9 @@ def rows(draw: st.DrawFn, most: int = 40) -> list[Row]:
         st.lists(
             st.tuples(
                 st.sampled_from((0, 1, 900, NEAR_NS, NEAR_NS + 1, LATE_NS, LATE_NS + 1)), st.sampled_from(KINDS),
-                st.integers(0, 2), st.integers(1, 3), st.sampled_from((None, 0, 1, 2)), st.sampled_from((None, 0, 1, 2)),
-                st.integers(0, 2), st.integers(0, 1), st.integers(1, 3), st.integers(1, 2), st.integers(-1, 1),
+                st.integers(0, 2), st.integers(1, 3), st.sampled_from((None, 0, 1, 2)),
+                st.sampled_from((None, 0, 1, 2)), st.integers(0, 2), st.integers(0, 1),
+                st.integers(1, 3), st.integers(1, 2), st.integers(-1, 1),
             ),
             max_size=most,
         )

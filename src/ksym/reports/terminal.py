@@ -193,7 +193,7 @@ class Terminal:
         columns += [Column(_HEADS[key], texts, NAME) for key, texts in zip(by, labels, strict=True)]
         below = self._place(columns, self._extras(subject), groups, left)
         for lines, group in zip(below, groups, strict=False):
-            lines += [[(" " * _INDENT + printable(frame), "")] for frame in group.frames]
+            lines += [[(" " * _INDENT + printable(frame), "")] for frame in group.frames[1:]]
         return table(columns, below)
 
     def _place(
