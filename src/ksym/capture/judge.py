@@ -32,13 +32,21 @@ def _judge_for(watch: Watch, *, in_kernel: bool) -> Judge | None:
 
         if decided_in_kernel(watch.condition, sees(watch)):
             return None
-    return _judge(watch.condition, execute=watch.mode is Mode.EXECUTE, length=watch.variable.length)
+    return judge_of(watch, watch.condition, traps_after=MACHINE == "x86_64")
 
 
-def _judge(condition: Condition, *, execute: bool, length: int) -> Judge:
+def judge_of(watch: Watch, condition: Condition, *, traps_after: bool) -> Judge:
+    """Who judges all that a condition says.
+
+    Args:
+        watch: Whose hits.
+        condition: One that ``bind`` made.
+        traps_after: Whether the machine reports a hit behind the access.
+    """
     from ksym.program.verdict import Seen, could_match
 
-    back = 0 if execute or MACHINE != "x86_64" else 1
+    length = watch.variable.length
+    back = 1 if traps_after and watch.mode is not Mode.EXECUTE else 0
 
     def judge(record: SampleRecord, site: Site, access: str, comm: str) -> bool:
         old = record.old[:length] if record.flags & Hit.OLD else None

@@ -28,7 +28,7 @@ from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.watch.plan import PlannedEvent, Role
 
-_USER_CODE = range(1 << 16, 1 << 47)
+USER_CODE = range(1 << 16, 1 << 47)
 """From vm.mmap_min_addr's default on: what a stack without frame pointers shows outside of it is no code."""
 
 
@@ -212,7 +212,7 @@ class Pipeline:
 
         The innermost is behind the access, or on the instruction whose execution is watched.
         """
-        addresses = [ip for ip in chain if ip in _USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
+        addresses = [ip for ip in chain if ip in USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
         return tuple(
             self._sites.name(pid, ip, behind=number > 0 or not execute) for number, ip in enumerate(addresses)
         )

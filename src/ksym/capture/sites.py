@@ -17,6 +17,8 @@ from ksym.symbols.kallsyms import Kallsyms
 
 KERNEL_HALF = 1 << 63
 """Addresses from here on are the kernel's."""
+_BEHIND = 16
+"""Code bytes behind an address that are kept with it: one instruction's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,18 @@ class Sites:
             named = Named(named.function, named.offset + back, named.size, named.owner)
             self._names[key] = named
         return named
+
+    def code(self, pid: int, ip: int, most: int) -> tuple[int, bytes]:
+        """The code that leads to an address and a little behind it, and where that starts.
+
+        Args:
+            pid: Whose code, for an address in user space.
+            ip: The address.
+            most: Of a function that is longer up to there, what is behind the address alone.
+        """
+        named = self.name(pid, ip, behind=True)
+        start = ip - named.offset if named.function is not None and 0 < named.offset <= most else ip
+        return start, self._read(pid, start, ip - start + _BEHIND)
 
     def _kernel_name(self, ip: int) -> Named:
         for fresh in (False, True):

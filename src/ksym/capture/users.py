@@ -23,7 +23,7 @@ _GENERATIONS = 4096
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
     """A file that was seen mapped: the ELF file, and its debug file where it is stripped."""
 
     elf: ElfFile
@@ -42,7 +42,7 @@ class Users:
         self._live: dict[int, UserNames] = {}
         self._recorded: dict[int, list[MmapRecord]] = {}
         self._parents: dict[int, int] = {}
-        self._images: dict[str, _Image | None] = {}
+        self._images: dict[str, Image | None] = {}
         self._ended: dict[int, None] = {}
         if pid is not None:
             self._names(pid).snapshot()
@@ -91,13 +91,9 @@ class Users:
 
     def read(self, pid: int, address: int, length: int) -> bytes:
         """See sites.UserCode."""
-        try:
-            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-                data = os.pread(memory.fileno(), length, address)
-                if data:
-                    return data
-        except (OSError, ValueError, OverflowError):
-            pass
+        data = self._live_bytes(pid, address, length)
+        if data:
+            return data
         for ancestor in self._line(pid):
             record = self._record(ancestor, address)
             image = self._image(record.path) if record else None
@@ -112,6 +108,13 @@ class Users:
             if data:
                 return data
         return b""
+
+    def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
+        try:
+            with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+                return os.pread(memory.fileno(), length, address)
+        except (OSError, ValueError, OverflowError):
+            return b""
 
     def _line(self, pid: int) -> Iterable[int]:
         """The process, then those it was forked from without running another program."""
@@ -156,10 +159,13 @@ class Users:
                     return Named(symbol.function_name, offset, symbol.size, owner)
         return Named(owner, ip - record.start + record.offset, 0, owner)
 
-    def _image(self, path: str) -> _Image | None:
+    def _image(self, path: str) -> Image | None:
         if path not in self._images:
-            self._images[path] = _open(path)
+            self._images[path] = self._open(path)
         return self._images[path]
+
+    def _open(self, path: str) -> Image | None:
+        return open_image(path)
 
     def build_ids(self) -> dict[str, str]:
         """Build ids of the files whose code was looked at, by path."""
@@ -176,7 +182,8 @@ class Users:
         self._images.clear()
 
 
-def _open(path: str) -> _Image | None:
+def open_image(path: str) -> Image | None:
+    """Open a file that was mapped; None where it cannot be read, or is none."""
     if not path.startswith("/") or path.startswith("//"):  # [vdso], //anon
         return None
     try:
@@ -184,7 +191,7 @@ def _open(path: str) -> _Image | None:
         debug = None if elf.has_symtab else find_debug_file(elf)
     except (KsymError, OSError, ValueError):
         return None
-    return _Image(elf, (elf,) if debug is None else (debug, elf))
+    return Image(elf, (elf,) if debug is None else (debug, elf))
 
 
 def _bias(elf: ElfFile, record: MmapRecord) -> int | None:

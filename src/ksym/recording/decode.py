@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ksym.capture.coalesce import may_sweep, most_hits
+from ksym.capture.judge import Judge
 from ksym.capture.kinds import kind_at, written_at
-from ksym.capture.records import CONTEXT_LEAST
+from ksym.capture.pipeline import USER_CODE
+from ksym.capture.records import CONTEXT_LEAST, SampleRecord
 from ksym.capture.sites import KERNEL_HALF, Named, Site
 from ksym.language.request import Mode
 from ksym.program.layout import Hit
@@ -31,15 +33,20 @@ from ksym.recording.grouping import (
 from ksym.recording.hits import Chain, Columns, Ints, Place, distinct, grouped
 from ksym.recording.noted import Era
 from ksym.recording.sideband import Change, ranks
-from ksym.recording.timeline import Eras, thread_names
+from ksym.recording.timeline import Eras, Ranked, thread_names
 from ksym.watch.plan import PlannedEvent, Role, Watch
-
-_USER_CODE = range(1 << 16, 1 << 47)
-"""See capture.pipeline."""
 
 
 class Code(Protocol):
     """Who knows the code that hits came from; asked in order of time."""
+
+    def close(self) -> None:
+        """No more questions will come."""
+        ...
+
+    def follow(self, changes: Ranked) -> None:
+        """Told of what changed processes and mappings, and before which hit, ahead of all questions."""
+        ...
 
     def site(self, pid: int, ip: int, *, execute: bool, era: Era, hit: int) -> Site | None:
         """The site at an address, as of a hit; None: it is not known, and its hits are left out."""
@@ -64,6 +71,8 @@ class Source:
         changes: Records of tasks and mappings.
         code: Names code.
         offset: What makes nanoseconds since the epoch of their times.
+        pointers: What pointers among the values point to.
+        judges: Of each watch, who judges its hits; None where nothing is left to judge.
     """
 
     columns: Columns
@@ -75,11 +84,24 @@ class Source:
     changes: list[Change]
     code: Code
     offset: int
+    pointers: Mapping[int, str]
+    judges: Sequence[Judge | None]
+    rejected: int = 0
+    """Hits that were found not to match; known once all are decoded."""
 
 
 def decode(source: Source) -> Accesses:
     """Make the accesses of a recording; the source is used up."""
     return _Decoding(source).accesses()
+
+
+@dataclass
+class _Values:
+    """What programs took, of each hit."""
+
+    old: NDArray[np.uint8]
+    new: NDArray[np.uint8]
+    uid: Ints
 
 
 class _Origins:
@@ -91,7 +113,7 @@ class _Origins:
         number = {each: at for at, each in enumerate(table)}
         self.sites = tuple(table.values())
         self.number = [number.get(id(site), -1) for site in sites]
-        known = [site or _NOWHERE for site in sites]
+        self.site = known = [site or _NOWHERE for site in sites]
         pairs = list(zip(known, planned, strict=True))
         self.kind = [KINDS.index(kind_at(each.watch.mode, site)) for site, each in pairs]
         self.wrote = [KINDS.index(written_at(site)) for site in known]
@@ -140,8 +162,22 @@ class _Decoding:
     def accesses(self) -> Accesses:
         """Through all stages."""
         source = self._source
+        source.code.follow(self._changes)
         origins, stack, stacks = self._code()
+        comms, comm = thread_names(self._changes, self._tid, self._cpu)
         kind, keep = self._kinds(origins)
+        uid = self._column("uid").astype(np.int64) if self._by_program else np.full(len(self._time), -1)
+        values = _Values(self._values("old"), self._values("new"), uid)
+        for number, each in enumerate(origins.planned):
+            judge = source.judges[each.watch.index]
+            if judge:
+                which = np.flatnonzero(keep & (origins.of == number))
+                names = (comms[at] for at in comm[which].tolist())
+                keep[which] = [
+                    judge(self._record(hit, values), origins.site[number], KINDS[kind[hit]], name)
+                    for hit, name in zip(which.tolist(), names, strict=True)
+                ]
+                source.rejected += int(len(which) - keep[which].sum())
         which, swept = self._group(origins, kind, keep)
         at = np.searchsorted(which, swept.first)
         hits = np.ones(len(which), np.int32)
@@ -151,36 +187,42 @@ class _Decoding:
         last = which.copy()
         last[at] = swept.last
         every = len(which) == len(self._time)
-        uid = self._column("uid").astype(np.int64) if self._by_program else np.full(len(self._time), -1)
-        comms, comm = thread_names(self._changes, self._tid, self._cpu)
 
         def taken(values: NDArray[Any]) -> NDArray[Any]:
             return values if every else values[which]
 
-        old_known = taken(self._flags & Hit.OLD != 0)
-        new_known = self._flags[last] & Hit.NEW != 0
         return Accesses(
             source.watches,
             origins.sites,
             comms,
             stacks,
             time_ns=taken(self._time) + source.offset,
+            cpu=taken(self._cpu),
+            pid=taken(self._pid),
+            tid=taken(self._tid),
             comm=taken(comm),
             watch=taken(origins.column([each.watch.index for each in origins.planned], np.int32)),
             site=taken(origins.column(origins.number, np.int32)),
             kind=taken(kind),
             address=taken(self._addresses(origins)),
-            cpu=taken(self._cpu),
-            pid=taken(self._pid),
-            tid=taken(self._tid),
             hits=hits,
             uid=taken(uid),
-            old=taken(self._values("old")),
-            new=self._values("new") if every and not len(at) else self._values("new")[last],
-            old_known=old_known,
-            new_known=new_known,
+            old=taken(values.old),
+            new=values.new if every else values.new[last],
+            old_known=taken(self._flags & Hit.OLD != 0),
+            new_known=self._flags[last] & Hit.NEW != 0,
             stack=taken(stack),
+            pointers=source.pointers,
         )
+
+    def _record(self, hit: int, values: _Values) -> SampleRecord:
+        uid = int(values.uid[hit])
+        cpu, pid, tid = (int(column[hit]) & 0xFFFFFFFF for column in (self._cpu, self._pid, self._tid))
+        ip = self._source.places[int(self._place[hit])][2]
+        return SampleRecord(
+            int(self._time[hit]), cpu, 0, ip, pid, tid, (), int(self._flags[hit]), None if uid < 0 else uid,
+            values.old[hit].tobytes(), values.new[hit].tobytes(),
+        )  # fmt: skip
 
     def _values(self, name: str) -> NDArray[np.uint8]:
         if self._by_program:
@@ -195,6 +237,7 @@ class _Decoding:
         Code is asked for once for each place and each program that its process ran, in order of time.
         """
         source = self._source
+        source.code.follow(self._changes)
         eras = Eras(self._changes, self._pid)
         user = np.array([ip < KERNEL_HALF for _, _, ip in source.places], np.bool_)
         of, first = self._by_era(eras, self._place, user)
@@ -236,7 +279,7 @@ class _Decoding:
         if number < 0:
             return ()
         pid, execute, chain = self._source.chains[number]
-        addresses = [ip for ip in chain if ip in _USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
+        addresses = [ip for ip in chain if ip in USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
         name = self._source.code.name
         return tuple(
             name(pid, ip, behind=at > 0 or not execute, era=era, hit=hit) for at, ip in enumerate(addresses)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import zlib
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
@@ -70,6 +71,8 @@ class FileHead:
     """The file is shorter than its header says."""
     machine: Machine
     modified_ns: int
+    check_sum: int
+    """CRC-32 of the events and their identifiers."""
 
 
 def error(path: str, why: str, todo: str = _TODO) -> KsymError:
@@ -132,6 +135,7 @@ def read_head(file: BinaryIO, path: str) -> FileHead:
     return FileHead(
         path, events, data_at, min(counted, size), whole and bool(data_size), counted > size, machine,
         os.fstat(file.fileno()).st_mtime_ns,
+        zlib.crc32(_at(file, HEADER.size, min(data_at - HEADER.size, 2 * _MOST_ID_BYTES))),
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ laid out in `ksym.program.layout`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,9 +189,12 @@ class Columns:
         self.width = width
         self._parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in DTYPES}
         self.count = 0
+        self.latest = 0
+        """The latest time of all hits."""
 
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Take some hits."""
+        self.latest = max(self.latest, int(columns["time"].max(initial=0)))
         for name, column in columns.items():
             self._parts[name].append(column.astype(DTYPES[name], copy=False))
         self.count += len(columns["time"])
@@ -220,36 +223,38 @@ class Decoder:
 
     Args:
         layout: Of the samples that are hits.
-        padded: Of each thing that was planned, the bytes of either value in its records.
-        executes: Of each, whether it is an execution.
-        numbers: (identifier, piece) -> number of what was planned; identifier -1: of all samples, which have none.
+        width: Bytes of the widest value.
         by_program: Samples carry what a program wrote.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        padded: Sequence[int],
-        executes: Sequence[bool],
-        numbers: dict[tuple[int, int], int],
-        *,
-        by_program: bool,
-    ) -> None:
+    def __init__(self, layout: Layout, width: int, *, by_program: bool) -> None:
         self._layout, self._by_program = layout, by_program
+        self._samples = 0
+        self.places, self.chains = Places(), Chains()
+        self.columns = Columns(width)
+        self.damaged = False
+        """One sample cannot be one; it and all behind it are left out."""
+
+    def plan(
+        self, padded: Sequence[int], executes: Sequence[bool], numbers: Mapping[tuple[int, int], int]
+    ) -> None:
+        """What hits may be of; more may come later.
+
+        Args:
+            padded: Of each thing that was planned, the bytes of either value in its records.
+            executes: Of each, whether it is an execution.
+            numbers: (identifier, piece) -> number of what was planned; identifier -1: of all samples.
+        """
         ids = sorted({identifier for identifier, _ in numbers})
         self._only = ids == [-1]
         self._ids = np.array([] if self._only else ids, np.uint64)
-        self._numbers = np.full((len(ids), 256), -1, np.int64)
+        self._numbers = np.full((max(1, len(ids)), 256), -1, np.int64)
+        rows = {identifier: row for row, identifier in enumerate(ids)}
         for (identifier, piece), number in numbers.items():
             if piece < 256:
-                self._numbers[ids.index(identifier), piece] = number
+                self._numbers[rows[identifier], piece] = number
         self._padded = np.array([*padded, 0], np.int64)
         self._execute = np.array([*executes, False], np.bool_)
-        self._samples = 0
-        self.places, self.chains = Places(), Chains()
-        self.columns = Columns(max(8, int(self._padded.max())))
-        self.damaged = False
-        """One sample cannot be one; it and all behind it are left out."""
 
     def take(self, piece: Piece) -> list[Other]:
         """Take the samples of a piece; returns its other records, with the number of hits in front of each."""

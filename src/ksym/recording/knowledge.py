@@ -2,8 +2,10 @@
 """What only ksym knows of a recording, as the notes in it: plain data, that JSON can carry there and back.
 
 start    ksym's version, the machine, its clocks, the watches with their types, what each identifier stands for
+events   what further identifiers stand for: a CPU came
 sites    code that made hits: names, decoded instructions, code bytes; more of them whenever there are new ones
 names    code that call chains lead through
+pointers what values point to
 counts   hits counted, lost, rejected and suppressed so far
 end      the same at the end, and the summary's notes; missing in a file that was cut
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ksym.capture.instructions import Instruction
+from ksym.capture.instructions import READ, READ_WRITE, WRITE, Instruction, X86Decoder, available
 from ksym.capture.sites import Named, Site
 from ksym.language.parser import parse_request
 from ksym.symbols.types import (
@@ -27,6 +29,7 @@ from ksym.symbols.types import (
     Struct,
     Type,
     Typedef,
+    resolve,
 )
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import Piece, Watch
@@ -34,6 +37,7 @@ from ksym.watch.plan import Piece, Watch
 _DEEPEST = 12
 """Types inside of types; what lies deeper is of no known type."""
 _MOST_FIELDS = 512
+_ADDRESSES = range(1 << 64)
 _BYTES = Integer("unsigned char", 1, signed=False)
 
 
@@ -70,6 +74,18 @@ def type_data(kind: Type, depth: int = 0) -> Any:
         case Typedef():
             return data | {"kind": "typedef", "target": type_data(kind.target, depth)}
     return data | {"kind": "none"}
+
+
+def holds_pointers(kind: Type, depth: int = 0) -> bool:
+    """Whether there are pointers among the values of a type."""
+    kind = resolve(kind)
+    if depth > _DEEPEST:
+        return False
+    if isinstance(kind, Array):
+        return holds_pointers(kind.element, depth + 1)
+    if isinstance(kind, Struct):
+        return any(holds_pointers(each.type, depth + 1) for each in kind.fields[:_MOST_FIELDS])
+    return isinstance(kind, Pointer)
 
 
 def type_from(data: Any) -> Type:
@@ -158,8 +174,14 @@ def named_from(data: Any) -> Named:
     )
 
 
-def site_data(pid: int, site: Site) -> dict[str, Any]:
-    """A site as JSON; ``pid`` is 0 for the kernel's code."""
+def site_data(pid: int, site: Site, code: tuple[int, bytes]) -> dict[str, Any]:
+    """A site as JSON.
+
+    Args:
+        pid: 0 for the kernel's code.
+        site: The site.
+        code: Bytes that lead to it, and where they start.
+    """
     instruction = site.instruction
     return {
         "pid": pid,
@@ -177,20 +199,49 @@ def site_data(pid: int, site: Site) -> dict[str, Any]:
             instruction.size,
             instruction.repeats,
         ],
+        "decoded": available(),
+        "code": [code[0], code[1].hex()],
     }
 
 
-def site_from(data: Any) -> tuple[int, Site]:
-    """What `site_data` described: pid and site."""
+def site_from(data: Any, *, traps_after: bool) -> tuple[int, Site]:
+    """What `site_data` described: pid and site.
+
+    Where the recorder had nothing to decode instructions with, that is made up for.
+
+    Args:
+        data: The description.
+        traps_after: The hit was reported behind the access.
+    """
     parts = data["instruction"]
+    named = named_from(data["named"])
+    ip, address, size, repeats = (
+        int(data["ip"]),
+        int(data["address"]),
+        int(data["size"]),
+        bool(data["repeats"]),
+    )
     instruction = None
     if parts:
-        address, text, accesses, size, repeats = parts
+        start, text, accesses, width, again = parts
         instruction = Instruction(
-            int(address), str(text), frozenset(map(str, accesses)), int(size), bool(repeats)
+            int(start), str(text), frozenset(map(str, accesses)), int(width), bool(again)
         )
-    site = Site(
-        int(data["ip"]), int(data["address"]), named_from(data["named"]), instruction, int(data["size"]),
-        bool(data["repeats"]),
-    )  # fmt: skip
-    return int(data["pid"]), site
+        if not instruction.accesses <= {READ, WRITE, READ_WRITE}:
+            raise ValueError(accesses)
+    elif traps_after and not data["decoded"] and available():
+        instruction = _decoded(ip, named, data["code"])
+        if instruction is not None:
+            address, size, repeats = instruction.address, instruction.size, instruction.repeats
+    if not (ip in _ADDRESSES and address in _ADDRESSES and 0 <= size < 1 << 32):
+        raise ValueError(ip)
+    return int(data["pid"]), Site(ip, address, named, instruction, size, repeats)
+
+
+def _decoded(ip: int, named: Named, code: Any) -> Instruction | None:
+    start, content = int(code[0]), bytes.fromhex(code[1])
+
+    def read(address: int, length: int) -> bytes:
+        return content[max(0, address - start) :][:length] if address >= start else b""
+
+    return X86Decoder(read).find(ip, ip - named.offset if named.function else None)

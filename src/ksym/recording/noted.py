@@ -39,21 +39,22 @@ class NotedCode:
     Args:
         notes: All notes.
         executes: Of each watch, whether it is on an execution.
+        traps_after: Whether the machine reports a hit behind the access.
 
     Raises:
         Damaged: a note is not as ksym writes it.
     """
 
-    def __init__(self, notes: Iterable[Note], executes: Sequence[bool]) -> None:
+    def __init__(self, notes: Iterable[Note], executes: Sequence[bool], *, traps_after: bool) -> None:
         self._sites: dict[tuple[int, int, bool], list[tuple[int, Site]]] = {}
         self._names: dict[tuple[int, int, bool], list[tuple[int, Named]]] = {}
         try:
             for note in notes:
                 if note.name == "sites":
                     for data in note.content:
-                        pid, site = site_from(data)
-                        key = pid, site.ip, executes[data["watch"]]
-                        self._sites.setdefault(key, []).append((note.order, site))
+                        execute = executes[data["watch"]]
+                        pid, site = site_from(data, traps_after=traps_after and not execute)
+                        self._sites.setdefault((pid, site.ip, execute), []).append((note.order, site))
                 elif note.name == "names":
                     for pid, ip, behind, *data in note.content:
                         key = int(pid), int(ip), bool(behind)
@@ -68,6 +69,12 @@ class NotedCode:
             KsymError,
         ) as error:
             raise Damaged("a note of ksym's is damaged") from error
+
+    def close(self) -> None:
+        """See decode.Code."""
+
+    def follow(self, changes: object) -> None:
+        """See decode.Code: notes are told apart by eras."""
 
     def site(self, pid: int, ip: int, *, execute: bool, era: Era = ALWAYS, hit: int = 0) -> Site | None:
         """The site at an address; None where nothing was noted."""

@@ -70,6 +70,9 @@ NOTE = 0x6B73
 """The kind of BPF_EVENT that holds a note."""
 NOTE_HEAD = struct.Struct("<HHI8s")
 """struct perf_record_bpf_event behind the record's header: type NOTE, flags (1: more of it follows), number, a mark."""
+CHECK = "check"
+"""Name of the note that holds the CRC-32 of all records since the one before it, the events and identifiers of the
+header in front of the first."""
 NOTE_MARK = b"ksym\0\0\0\1"
 _NOTE_MOST = 60_000
 
@@ -85,6 +88,12 @@ def text(value: str) -> bytes:
     data = value.encode(errors="surrogateescape") + b"\0"
     size = -(-len(data) // 64) * 64
     return struct.pack("<I", size) + data.ljust(size, b"\0")
+
+
+def is_note(data: bytes, name: str) -> bool:
+    """Whether a record is the start of a note of that name."""
+    at = RECORD.size + NOTE_HEAD.size + 4
+    return data[at - 12 : at - 4] == NOTE_MARK and data.startswith(name.encode() + b"\0", at)
 
 
 def note(name: str, data: bytes, trailer: bytes) -> bytes:

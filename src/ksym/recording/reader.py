@@ -6,17 +6,20 @@
 array([1763887526379401212, 1763887526379423017])
 
 A file that was cut, by a killed recorder, a full disk or a lost end, gives what was whole before that; the same holds
-for one that is damaged. Only rounds of the recorder that are whole count then: a name or a note that explains a hit
-stands in the same round.
+for one that is damaged. ksym seals what it records with check sums, several times a second, and what is not sealed
+does not count. perf has no such thing: of its files, what lies in front of the damage counts up to the recorder's last
+round, as a name that belongs to a hit may come in the ring of another CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ksym.capture.judge import judge_of
+from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.program.layout import padded
 from ksym.recording.accesses import Accesses
@@ -24,12 +27,14 @@ from ksym.recording.decode import Code, Source, decode
 from ksym.recording.header import FileHead, Machine, error, open_file, read_head
 from ksym.recording.hits import Decoder, Layout
 from ksym.recording.noted import NotedCode
+from ksym.recording.perf_file import is_note
 from ksym.recording.sideband import Damaged, Sideband
 from ksym.recording.start import BAD_NOTE, BREAKPOINT, Start, perf_start, start_from
-from ksym.recording.stream import Other, Stream
+from ksym.recording.stream import Other, Piece, Stream
 from ksym.watch.plan import Watch
 
 Progress = Callable[[int, int], None]
+_NO_END = 1 << 62
 
 
 @dataclass
@@ -42,6 +47,7 @@ class Recording:
         start: What was planned.
         counts: What the counters said last: ``hits`` (of each watch), ``recorded``, ``lost``, ``no_room``,
             ``rejected``, ``suppressed``, ``disarmed``; at its end ``notes`` (the summary's) and ``ended_by``.
+            perf tells of ``no_room`` alone.
         cut: Why it is not whole, in a clause; None: it is.
     """
 
@@ -50,8 +56,8 @@ class Recording:
     start: Start
     counts: dict[str, Any]
     cut: str | None
-    _source: Source | None
-    _accesses: Accesses | None = None
+    _source: Source | None = field(repr=False)
+    _accesses: Accesses | None = field(default=None, repr=False)
 
     @property
     def by_ksym(self) -> bool:
@@ -64,10 +70,22 @@ class Recording:
         return self.start.watches
 
     def accesses(self) -> Accesses:
-        """All accesses, in order of time: the rows that ``ksym trace`` would have shown."""
+        """All accesses, in order of time: the rows that ``ksym trace`` would have shown.
+
+        Raises:
+            KsymError: what the file says of them is damaged.
+        """
         if self._accesses is None:
-            assert self._source is not None
-            self._accesses, self._source = decode(self._source), None
+            source, self._source = self._source, None
+            assert source is not None
+            try:
+                self._accesses = decode(source)
+            except (*BAD_NOTE, AssertionError) as bad:
+                if isinstance(bad, KsymError):
+                    raise
+                raise error(self.path, "what it says of its hits is damaged") from bad
+            finally:
+                source.code.close()
         return self._accesses
 
 
@@ -100,15 +118,18 @@ class _Reading:
             raise error(head.path, "its events have different fields", "record them one by one")
         self._sideband = Sideband()
         self._damage: str | None = None
-        self._limit = 1 << 62
+        self._learned = 0
+        """Number of the last note on further identifiers."""
+        self._at = head.data_at
+        self._limit = _NO_END
         """Hits from that one on are behind a damage."""
 
     def recording(self) -> Recording:
         """Read all of it."""
-        decoder: Decoder | None = None
-        start: Start | None = None
+        found: tuple[Start, Decoder] | None = None
         for piece in self._stream.pieces():
-            if decoder is None:
+            self._at = piece.at
+            if found is None:
                 # What ksym says of the hits stands in front of the first of them.
                 for other in piece.others:
                     if not other.before:
@@ -116,17 +137,28 @@ class _Reading:
                 piece.others = [other for other in piece.others if other.before]
                 if self._damage is None and not len(piece.samples):
                     continue
-                start = self._start()
-                decoder = _decoder(self._layout, start)
-            if self._damage is None:
-                for other in decoder.take(piece):
-                    self._take(other)
-            if decoder.damaged:
-                self._damage = self._damage or "a sample is damaged"
+                found = self._start()
+            for part in _parts(piece):
+                if self._damage is None:
+                    self._samples(part, *found)
             if self._damage is not None:
                 break
-        start = start or self._start()
-        return self._finish(start, decoder or _decoder(self._layout, start))
+        return self._finish(*(found or self._start()))
+
+    def _samples(self, part: Piece, start: Start, decoder: Decoder) -> None:
+        for other in decoder.take(part):
+            self._take(other)
+        if decoder.damaged:
+            self._damage = self._damage or "a sample is damaged"
+        note = self._sideband.notes[-1] if self._sideband.notes else None
+        if note is None or note.name != "events" or note.order <= self._learned:
+            return
+        self._learned = note.order
+        try:
+            start.add(note.content)
+        except BAD_NOTE:
+            self._damage, self._limit = "a note of ksym's is damaged", note.before
+        _plan(decoder, start)
 
     def _take(self, other: Other) -> None:
         if self._damage is not None:
@@ -136,53 +168,92 @@ class _Reading:
         except Damaged as damage:
             self._damage, self._limit = str(damage), other.before
 
-    def _start(self) -> Start:
+    def _start(self) -> tuple[Start, Decoder]:
+        start = self._noted_start() or perf_start(self._head, self._layout)
+        sizes = [padded(watch.variable.length) for watch in start.watches]
+        decoder = Decoder(self._layout, max(8, *sizes), by_program=start.values)
+        _plan(decoder, start)
+        return start, decoder
+
+    def _noted_start(self) -> Start | None:
         for note in self._sideband.notes:
             if note.name == "start":
                 try:
                     return start_from(note.content)
                 except BAD_NOTE as bad:
                     raise error(self._head.path, "what it says of its watches is damaged") from bad
-        return perf_start(self._head, self._layout)
+        return None
 
     def _finish(self, start: Start, decoder: Decoder) -> Recording:
         sideband, columns = self._sideband, decoder.columns
         count = min(columns.count, self._limit)
-        cut = self._cut(ended=any(note.name == "end" for note in sideband.notes))
-        if cut and (sideband.rounds or start.version):
+        cut = self._cut()
+        if cut and (sideband.rounds or sideband.by_ksym):
             count = min(count, sideband.round_hits)
             sideband.drop_unfinished()
-        executes = [watch.mode is Mode.EXECUTE for watch in start.watches]
-        code: Code
+        if not start.version and not start.offset:
+            times = [change.record.time for change in sideband.changes]
+            start.offset = self._head.modified_ns - min(max(columns.latest, *times, 0), _NO_END)
+        traps_after = start.arch == "x86_64"
+        judges = [
+            judge_of(watch, condition, traps_after=traps_after) if condition else None
+            for watch, condition in zip(start.watches, start.conditions, strict=True)
+        ]
+        counts: dict[str, Any] = {"no_room": sideband.lost}
+        pointers: dict[int, str] = {}
         try:
-            code = NotedCode(sideband.notes, executes)
-        except Damaged as damage:
-            raise error(self._head.path, str(damage)) from damage
-        counts: dict[str, Any] = {}
-        for note in sideband.notes:
-            if note.name in ("counts", "end") and isinstance(note.content, dict):
-                counts = note.content
+            code = self._code(start)
+            for note in sideband.notes:
+                if note.name in ("counts", "end"):
+                    counts = dict(note.content)
+                elif note.name == "pointers":
+                    pointers.update((int(address), str(name)) for address, name in note.content)
+        except (*BAD_NOTE, Damaged) as bad:
+            raise error(self._head.path, "a note of ksym's is damaged") from bad
         source = Source(
             columns, count, start.watches, start.planned, list(decoder.places.known), list(decoder.chains.known),
-            sideband.changes, code, start.offset,
+            sideband.changes, code, start.offset, pointers, judges,
         )  # fmt: skip
         return Recording(self._head.path, self._head.machine, start, counts, cut, source)
 
-    def _cut(self, *, ended: bool) -> str | None:
-        damage = self._damage or self._stream.damage
+    def _code(self, start: Start) -> Code:
+        if start.version:
+            executes = [watch.mode is Mode.EXECUTE for watch in start.watches]
+            return NotedCode(self._sideband.notes, executes, traps_after=start.arch == "x86_64")
+        from ksym.recording.foreign import ForeignCode
+
+        return ForeignCode(self._head.machine, self._sideband.kernel)
+
+    def _cut(self) -> str | None:
+        """Why the file is not whole."""
+        damage, at = self._damage, self._at
+        if self._stream.damage:
+            damage, at = self._stream.damage, self._stream.at
         if self._head.missing:
-            return "the end of the file is missing"
+            return "its end is missing"
         if damage:
-            return f"it is damaged: {damage}"
+            return f"it is damaged near byte {at}: {damage}"
+        ended = any(note.name == "end" for note in self._sideband.notes)
         if not self._head.whole or (self._sideband.by_ksym and not ended):
             return "its recorder was killed, or found no room"
         return None
 
 
-def _decoder(layout: Layout, start: Start) -> Decoder:
+def _plan(decoder: Decoder, start: Start) -> None:
     executes = [each.watch.mode is Mode.EXECUTE for each in start.planned]
     sizes = [
         0 if execute else padded(each.watch.variable.length)
         for each, execute in zip(start.planned, executes, strict=True)
     ]
-    return Decoder(layout, sizes, executes, start.numbers, by_program=start.values)
+    decoder.plan(sizes, executes, start.numbers)
+
+
+def _parts(piece: Piece) -> Iterator[Piece]:
+    """A piece in parts, each of which ends with a note on further identifiers, as these come up behind it."""
+    samples, first, done = piece.samples, piece.first, 0
+    for at, other in enumerate(piece.others):
+        if is_note(other.data, "events"):
+            count, first = other.before - first, other.before
+            yield Piece(piece.words, samples[:count], piece.others[done : at + 1], piece.first, piece.at)
+            samples, done = samples[count:], at + 1
+    yield Piece(piece.words, samples, piece.others[done:], first, piece.at)

@@ -8,21 +8,36 @@ several CPUs with little memory. Code that made hits for the first time is named
 from __future__ import annotations
 
 import json
+import os
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ksym import __version__
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, LostRecord, MmapRecord, Record
-from ksym.capture.sites import Sites
+from ksym.capture.instructions import available
+from ksym.capture.judge import judges
+from ksym.capture.pipeline import USER_CODE
+from ksym.capture.pointers import pointer_names
+from ksym.capture.records import (
+    CONTEXT_LEAST,
+    CommRecord,
+    ExitRecord,
+    ForkRecord,
+    LostRecord,
+    MmapRecord,
+    Record,
+)
+from ksym.capture.sites import KERNEL_HALF, Sites
 from ksym.capture.users import Users
 from ksym.language.request import Mode
+from ksym.linux.libc import MACHINE
 from ksym.linux.perf_event import Attr, Flag
+from ksym.program.layout import padded
 from ksym.recording import machine
-from ksym.recording.knowledge import site_data, watch_data
+from ksym.recording.knowledge import holds_pointers, named_data, site_data, watch_data
 from ksym.recording.perf_file import Kind, record
-from ksym.recording.scan import scan
+from ksym.recording.scan import Found, scan
 from ksym.recording.writer import Compressor, Event, PerfWriter
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.watch.arm import ArmedWatch
@@ -30,6 +45,13 @@ from ksym.watch.plan import PlannedEvent, Role
 from ksym.watch.rings import SAMPLE_TYPE
 
 FLUSH_SECONDS = 1.0
+_CODE_BYTES = 4096
+"""Of a longer function, what leads to a hit is not kept; but where nothing here could decode it."""
+_MOST_CODE_BYTES = 1 << 16
+_IMAGE = 0xFFFFFFFF80000000 if MACHINE == "x86_64" else KERNEL_HALF
+"""The kernel's variables and modules lie from here on; in front of it is what has no name, its heap above all."""
+_CHAINS_KEPT, _NAMES_KEPT, _POINTERS_KEPT = 1 << 14, 1 << 17, 1 << 12
+"""How much is remembered of what has been noted already; in vain for code that is made anew all the time."""
 
 
 class Recorder:
@@ -61,7 +83,13 @@ class Recorder:
         self._armed, self._sites, self._users, self._pid = armed, sites, users, pid
         self._open_file, self._make_compressor = open_file, compressor
         self._flush_seconds, self._most_bytes = flush_seconds, most_bytes
+        self._planned = 0
         self._known: set[tuple[int, int, int]] = set()
+        self._chains: set[tuple[int, int, bytes]] = set()
+        self._names: set[tuple[int, int, bool]] = set()
+        self._pointers: set[int] = set()
+        self._pointer_name = pointer_names(Kallsyms.shown)
+        self._value_words = _value_words(armed)
         self._flushed = time.monotonic()
         self.hits = 0
         """Records of hits taken."""
@@ -83,15 +111,19 @@ class Recorder:
         Raises:
             OSError: it cannot be written.
         """
-        drained = False
+        if len(self._armed.planned) > self._planned:
+            self._note("events", self._events_data(self._planned))
+            self._planned = len(self._armed.planned)
+        found = []
         for ring in self._armed.rings:
             data = ring.drain()
             if data:
-                drained = True
                 self._writer.append(data)
-                self._look(data)
-        if drained:
+                found.append(scan(data, chains=self._armed.options.stacks, values=self._value_words))
+        if found:
+            self._look(found)
             self._writer.append(record(Kind.FINISHED_ROUND, b""))
+            self._writer.seal()
         now = time.monotonic()
         if now - self._flushed >= self._flush_seconds or self._writer.waiting > 16 << 20:
             self._flushed = now
@@ -116,7 +148,8 @@ class Recorder:
     def _rotate(self, counts: dict[str, Any]) -> None:
         self._end(counts | {"continues": True})
         self._writer.close()
-        self._known.clear()
+        for each in (self._known, self._chains, self._names, self._pointers):
+            each.clear()
         self._writer = self._begin()
 
     def _end(self, counts: dict[str, Any]) -> None:
@@ -156,38 +189,88 @@ class Recorder:
 
     def _start(self) -> dict[str, Any]:
         armed = self._armed
-        rings = armed.planned
+        self._planned = len(armed.planned)
         return {
             "version": __version__,
+            "arch": os.uname().machine,
             "clock": {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()},
             "values": armed.engine is not None,
             "stacks": armed.options.stacks,
             "both_fire": armed.options.both_fire,
             "watches": [watch_data(watch) for watch in armed.plan.watches],
-            "events": [
-                [event, piece, planned.watch.index, planned.watch.pieces.index(planned.piece), planned.role.name]
-                for (event, piece), planned in rings.items()
-            ],
-        }  # fmt: skip
+            "conditions": _conditions(armed),
+            "events": self._events_data(0),
+        }
+
+    def _events_data(self, first: int) -> list[list[Any]]:
+        """What identifiers stand for, from that one on."""
+        return [
+            [event, piece, planned.watch.index, planned.watch.pieces.index(planned.piece), planned.role.name]
+            for (event, piece), planned in list(self._armed.planned.items())[first:]
+        ]
 
     # -- what passes through -------------------------------------------------------------------------
 
-    def _look(self, data: bytes) -> None:
-        found = scan(data)
-        self.hits += found.samples
-        new = found.places - self._known
-        if new:
-            self._known |= new
-            self._note("sites", [site for place in sorted(new) if (site := self._site(*place))])
-        for other in found.others:
-            self._follow(other)
+    def _look(self, found: Sequence[Found]) -> None:
+        """Note what is new in a round.
+
+        A short-lived process starts, hits and ends within one. So what started and was mapped is followed ahead of
+        naming, what ended after it.
+        """
+        others = sorted((other for each in found for other in each.others), key=lambda other: other.time)
+        for other in others:
+            if not isinstance(other, ExitRecord):
+                self._follow(other)
+        for each in found:
+            self.hits += each.samples
+            new = each.places - self._known
+            if new:
+                self._known |= new
+                self._note("sites", [site for place in sorted(new) if (site := self._site(*place))])
+            if each.chains:
+                self._name_chains(each.chains - self._chains)
+            if each.values:
+                self._name_pointers(each.values)
+        for other in others:
+            if isinstance(other, ExitRecord):
+                self._follow(other)
 
     def _site(self, event: int, pid: int, ip: int) -> dict[str, Any] | None:
         planned = self._armed.planned.get((event, 0))
         if planned is None:
             return None
         site = self._sites.site(pid, ip, execute=planned.watch.mode is Mode.EXECUTE)
-        return site_data(pid, site) | {"watch": planned.watch.index}
+        code = self._sites.code(pid, ip, _CODE_BYTES if available() else _MOST_CODE_BYTES)
+        return site_data(pid, site, code) | {"watch": planned.watch.index}
+
+    def _name_chains(self, chains: set[tuple[int, int, bytes]]) -> None:
+        """Note the names of code that call chains lead through, where they are new."""
+        if len(self._chains) + len(chains) > _CHAINS_KEPT:
+            self._chains.clear()
+        self._chains |= chains
+        names = []
+        for event, pid, chain in chains:
+            planned = self._armed.planned.get((event, 0))
+            execute = planned is not None and planned.watch.mode is Mode.EXECUTE
+            for number, ip in enumerate(code_addresses(memoryview(chain).cast("Q"))):
+                behind = number > 0 or not execute
+                key = 0 if ip >= KERNEL_HALF else pid, ip, behind
+                if key not in self._names:
+                    if len(self._names) >= _NAMES_KEPT:
+                        self._names.clear()
+                    self._names.add(key)
+                    names.append([*key, *named_data(self._sites.name(pid, ip, behind=behind))])
+        if names:
+            self._note("names", names)
+
+    def _name_pointers(self, values: set[int]) -> None:
+        """Note what values point to that may be pointers to the kernel's code or variables."""
+        new = {value for value in values if value >= _IMAGE} - self._pointers
+        new = set(sorted(new)[: _POINTERS_KEPT - len(self._pointers)])
+        self._pointers |= new
+        names = [[value, name] for value in sorted(new) if (name := self._pointer_name(value))]
+        if names:
+            self._note("pointers", names)
 
     def _follow(self, other: Record) -> None:
         if isinstance(other, LostRecord):
@@ -197,10 +280,44 @@ class Recorder:
         elif isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
             if _new_memory(other) and self._sites.forget(other.pid):
                 self._known = {place for place in self._known if place[1] != other.pid}
+                self._names = {name for name in self._names if name[0] != other.pid}
+                self._chains = {chain for chain in self._chains if chain[1] != other.pid}
             self._users.changed(other)
 
     def _note(self, name: str, content: Any) -> None:
         self._writer.note(name, json.dumps(content).encode())
+
+
+def code_addresses(chain: Iterable[int]) -> list[int]:
+    """The addresses of code in a call chain, without the kernel's markers and what can be no address."""
+    return [ip for ip in chain if ip in USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
+
+
+def _conditions(armed: ArmedWatch) -> list[Any]:
+    """Of each watch, what is left of its condition to be judged by whoever reads."""
+    left = judges(armed)
+    if not any(left):
+        return [None] * len(left)
+    from ksym.recording.conditions import condition_data
+
+    conditions = (watch.condition for watch in armed.plan.watches)
+    return [
+        condition_data(condition) if judge and condition else None
+        for judge, condition in zip(left, conditions, strict=True)
+    ]
+
+
+def _value_words(armed: ArmedWatch) -> int:
+    """At how many words of each sample's end pointers may stand."""
+    if armed.engine is None:
+        return 0
+    watches = [watch for watch in armed.plan.watches if watch.mode is not Mode.EXECUTE]
+    words = [
+        padded(watch.variable.length) // 4
+        for watch in watches
+        if watch.variable.type is not None and holds_pointers(watch.variable.type)
+    ]
+    return max(words, default=0)
 
 
 def _new_memory(record: CommRecord | ForkRecord | ExitRecord) -> bool:

@@ -14,8 +14,8 @@ from ksym.capture.records import Record, sideband
 from ksym.recording.perf_file import Kind
 
 _HEADER = struct.Struct("=IHH")
-_ID, _IP, _PID_TID = 1, 2, 3
-"""Words of a sample behind its header: identifier, ip, pid and tid."""
+_ID, _IP, _PID_TID, _CHAIN = 1, 2, 3, 6
+"""Words of a sample: identifier, ip, pid and tid, and where there is one, the length of its call chain."""
 _BLOCK = 1024
 """Records that are looked at together: in vain, where another kind stands among them."""
 _KERNEL_HALF = 1 << 63
@@ -28,18 +28,30 @@ class Found(NamedTuple):
         samples: How many hits.
         places: (identifier, pid, ip) of the hits, the kernel's with pid 0.
         others: The records that are no samples.
+        chains: (identifier, pid, call chain) of the hits.
+        values: Words of their values.
     """
 
     samples: int
     places: set[tuple[int, int, int]]
     others: list[Record]
+    chains: set[tuple[int, int, bytes]]
+    values: set[int]
 
 
-def scan(data: bytes) -> Found:
-    """Look through whole records, as ``Ring.drain`` gives them."""
+def scan(data: bytes, *, chains: bool = False, values: int = 0) -> Found:
+    """Look through whole records, as ``Ring.drain`` gives them.
+
+    Args:
+        data: The records.
+        chains: Whether to look at call chains.
+        values: At so many words of each sample's end, as values.
+    """
     words = memoryview(data).cast("Q")
     places: set[tuple[int, int, int]] = set()
     others: list[Record] = []
+    found_chains: set[tuple[int, int, bytes]] = set()
+    found_values: set[int] = set()
     samples = at = 0
     end = len(words)
     while at < end:
@@ -64,9 +76,16 @@ def scan(data: bytes) -> Found:
                 )
             )
         )
+        if chains:
+            for start in range(at, stop, step):
+                first = start + _CHAIN + 1
+                chain = data[first * 8 : (first + words[first - 1]) * 8]
+                found_chains.add((words[start + _ID], words[start + _PID_TID] & 0xFFFFFFFF, chain))
+        for word in range(max(0, step - values), step):
+            found_values.update(words[at + word : stop : step])
         samples += count
         at = stop
-    return Found(samples, places, others)
+    return Found(samples, places, others, found_chains, found_values)
 
 
 def _equal(words: memoryview, at: int, step: int) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, LostRecord, MmapRecord, Record
 from ksym.recording.hits import Ints, Layout
-from ksym.recording.perf_file import EVENT_UPDATE_NAME, NOTE, NOTE_HEAD, NOTE_MARK, Kind
+from ksym.recording.perf_file import CHECK, EVENT_UPDATE_NAME, NOTE, NOTE_HEAD, NOTE_MARK, Kind
 from ksym.recording.stream import Other
 
 KERNEL_PID = 0xFFFFFFFF
@@ -24,6 +24,7 @@ _MISC_COMM_EXEC = 1 << 13
 _PAIRS = struct.Struct("<IIIIQ")
 _MAPPING = struct.Struct("<IIQQQ")
 _LOST_SAMPLES = 13
+_CHANGES = (Kind.COMM, Kind.FORK, Kind.EXIT, Kind.MMAP, Kind.MMAP2, Kind.LOST, _LOST_SAMPLES)
 _MMAP2_REST = 32
 """Bytes behind pgoff: device numbers, inode and its generation (or a build id), protection and flags."""
 
@@ -67,7 +68,7 @@ class Sideband:
     """Where the kernel and its modules lay; the offset of the kernel itself is the address of its ``_text``."""
     rounds: int = 0
     round_hits: int = 0
-    """Hits up to the end of the last round."""
+    """Hits up to the end of the last round, with ksym up to the last check sum."""
     round_order: int = 0
     lost: int = 0
     """Hits for which a ring had no room, as the kernel tells."""
@@ -85,8 +86,8 @@ class Sideband:
         kind, data = other.kind, other.data
         try:
             if kind == Kind.FINISHED_ROUND:
-                self.rounds += 1
-                self.round_hits, self.round_order = other.before, self._order
+                if not self.by_ksym:
+                    self._round_ends(other.before)
             elif kind == Kind.BPF_EVENT:
                 self._bpf(other)
             elif kind == Kind.EVENT_UPDATE:
@@ -103,6 +104,10 @@ class Sideband:
                     self.changes.append(Change(self._order, other.before, record))
         except struct.error as error:
             raise Damaged(f"a record of type {kind} is too short") from error
+
+    def _round_ends(self, before: int) -> None:
+        self.rounds += 1
+        self.round_hits, self.round_order = before, self._order
 
     def _bpf(self, other: Other) -> None:
         at = 8
@@ -124,6 +129,9 @@ class Sideband:
         if more:
             return
         self._open = "", []
+        if name == CHECK:  # and it was right, or the stream would have ended
+            self._round_ends(other.before)
+            return
         try:
             content = json.loads(b"".join(parts))
         except (ValueError, RecursionError) as error:
@@ -132,8 +140,8 @@ class Sideband:
 
     def drop_unfinished(self) -> None:
         """Forget what came behind the last round that is whole."""
-        self.changes = [each for each in self.changes if each.order <= self.round_order or not each.before]
-        self.notes = [each for each in self.notes if each.order <= self.round_order or not each.before]
+        self.changes = [each for each in self.changes if each.order <= self.round_order]
+        self.notes = [each for each in self.notes if each.order <= self.round_order]
 
 
 def change(kind: int, misc: int, data: bytes, layout: Layout) -> Record | None:
@@ -142,6 +150,8 @@ def change(kind: int, misc: int, data: bytes, layout: Layout) -> Record | None:
     Raises:
         struct.error: it is too short.
     """
+    if kind not in _CHANGES:
+        return None
     end = len(data) - 8 * layout.ending
     time = 0
     if layout.ending_time:
@@ -158,11 +168,7 @@ def change(kind: int, misc: int, data: bytes, layout: Layout) -> Record | None:
         pid, _, start, length, offset = _MAPPING.unpack_from(data, 8)
         at = 8 + _MAPPING.size + (_MMAP2_REST if kind == Kind.MMAP2 else 0)
         return MmapRecord(time, pid, start, length, offset, _text(data[at:end]))
-    if kind == Kind.LOST:
-        return LostRecord(time, 0, struct.unpack_from("<Q", data, 16)[0])
-    if kind == _LOST_SAMPLES:
-        return LostRecord(time, 0, struct.unpack_from("<Q", data, 8)[0])
-    return None
+    return LostRecord(time, 0, struct.unpack_from("<Q", data, 16 if kind == Kind.LOST else 8)[0])
 
 
 def ranks(changes: list[Change], times: Ints, order: Ints | None) -> NDArray[np.int64]:

@@ -8,8 +8,10 @@ from typing import Any
 
 from ksym.capture.sites import KERNEL_HALF
 from ksym.errors import KsymError
+from ksym.language.condition import Condition
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
+from ksym.recording.conditions import condition_from
 from ksym.recording.header import FileHead, error
 from ksym.recording.hits import Layout
 from ksym.recording.knowledge import watch_from
@@ -41,6 +43,8 @@ class Start:
         values: A program took values.
         stacks: Hits have call chains.
         version: Of the ksym that recorded; "" for perf.
+        arch: The machine's, as uname(2) calls it.
+        conditions: Of each watch, what is left of its condition to be judged.
         both_fire: See watch.arm.Options.
     """
 
@@ -52,6 +56,8 @@ class Start:
     values: bool
     stacks: bool
     version: str = ""
+    arch: str = ""
+    conditions: tuple[Condition | None, ...] = ()
     both_fire: bool = True
 
     def add(self, events: Any) -> None:
@@ -81,8 +87,11 @@ def start_from(data: Any) -> Start:
         raise ValueError("watches")
     start = Start(
         watches, [], {}, offset, int(clock["realtime_ns"]), bool(data["values"]), bool(data["stacks"]),
-        str(data["version"]), bool(data["both_fire"]),
+        str(data["version"]), str(data["arch"]),
+        tuple(condition_from(each) if each else None for each in data["conditions"]), bool(data["both_fire"]),
     )  # fmt: skip
+    if len(start.conditions) != len(watches):
+        raise ValueError("conditions")
     start.add(data["events"])
     return start
 
@@ -135,4 +144,7 @@ def perf_start(head: FileHead, layout: Layout) -> Start:
     offset = head.machine.clock[0] - head.machine.clock[1] if head.machine.clock else 0
     if offset not in _TIMES:
         offset = 0
-    return Start(tuple(watches), planned, numbers, offset, 0, values=False, stacks=layout.chain)
+    return Start(
+        tuple(watches), planned, numbers, offset, 0, values=False, stacks=layout.chain, arch=head.machine.arch,
+        conditions=(None,) * len(watches),
+    )  # fmt: skip

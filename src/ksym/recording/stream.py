@@ -9,8 +9,9 @@ was in front of it is whole.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ksym.recording import zstd
 from ksym.recording.header import FileHead, error
-from ksym.recording.perf_file import Kind
+from ksym.recording.perf_file import CHECK, Kind, is_note
 
 _PIECE = 4 << 20
 _HEADER = struct.Struct("<IHH")
@@ -26,6 +27,7 @@ _KIND_AND_SIZE = 0xFFFF0000FFFFFFFF
 _COMPRESSED = (Kind.COMPRESSED, Kind.COMPRESSED2)
 _ALIKE = 16
 """After so many samples of one size one after the other, the rest of the run is looked for at once."""
+_BAD_SIZE = "a record has an impossible size"
 _MOST_UNPACKED = 256
 """How many times its size a file may unpack to; ksym's own samples, all alike, come to 40."""
 
@@ -54,12 +56,14 @@ class Piece:
         words: The bytes, as 64-bit words.
         samples: Where in them samples start.
         others: What is no sample, with the number of samples in front of it counted from the start of the stream.
-        at: Where in the file it ends.
+        first: Samples in front of the piece.
+        at: Where in the file it starts, or where that starts which it was unpacked from.
     """
 
     words: NDArray[np.uint64]
     samples: NDArray[np.int64]
     others: list[Other]
+    first: int
     at: int
 
 
@@ -80,10 +84,12 @@ class Stream:
     """Why it ended before its end."""
     count: int = 0
     """Samples so far."""
+    at: int = 0
+    """How far the file has been read: up to there, all records were whole."""
     _unpack: zstd.Decompressor | None = None
     _unpacked: int = 0
     _inner: bytes = b""
-    _others: list[Other] = field(default_factory=list)
+    _sum: int = 0
 
     def pieces(self) -> Iterator[Piece]:
         """All records, until the end or the first damage.
@@ -99,6 +105,7 @@ class Stream:
 
     def _pieces(self) -> Iterator[Piece]:
         start, end = self.head.data_at, self.head.data_end
+        self._sum = self.head.check_sum
         at, left = start, b""
         while at < end and self.damage is None:
             self.file.seek(at)
@@ -108,41 +115,40 @@ class Stream:
             at += len(data)
             self.progress(at - start, end - start)
             data = left + data
-            done = 0
-            for piece, taken in self._outer(data):
-                done = taken
-                if piece is not None:
-                    piece.at = at - (len(data) - taken)
-                    yield piece
-            left = data[done:]
+            self.at = at - len(data)
+            yield from self._outer(data)
+            left = data[self.at - (at - len(data)) :]
         if self.damage is None and (left or self._inner):
             self.damage = "its last record is not whole"
 
-    def _outer(self, data: bytes) -> Iterator[tuple[Piece | None, int]]:
-        """Pieces of the file's own bytes, and how many of these are done with."""
-        at = 0
+    def _outer(self, data: bytes) -> Iterator[Piece]:
+        """Pieces of some of the file's own bytes."""
+        start, at = self.at, 0
         while self.damage is None and len(data) - at >= _HEADER.size:
             kind, _, size = _HEADER.unpack_from(data, at)
             if kind not in _COMPRESSED:
                 piece, taken = self._plain(data[at:] if at else data)
                 at += taken
+                self.at = start + at
                 if piece is None:
                     return
-                yield piece, at
+                piece.at = start + at - taken
+                yield piece
                 continue
             if at + size > len(data):
                 return
             skip = 16 if kind == Kind.COMPRESSED2 else _HEADER.size
             if size < skip:
-                self.damage = "a record has an impossible size"
+                self.damage = _BAD_SIZE
                 return
             body = data[at + skip : at + size]
             if kind == Kind.COMPRESSED2:
                 body = body[: struct.unpack_from("<Q", data, at + 8)[0]]
-            at += size
             for piece in self._unpacked_pieces(body):
-                yield piece, at
-            yield None, at
+                piece.at = self.at
+                yield piece
+            at += size
+            self.at = start + at
 
     def _unpacked_pieces(self, body: bytes) -> Iterator[Piece]:
         if self._unpack is None:
@@ -187,7 +193,7 @@ class Stream:
         singles: list[int] = []
         others: list[Other] = []
         at, end, count = 0, len(view), self.count
-        alike = previous = 0
+        alike = previous = summed = 0
         while at < end:
             head = view[at]
             kind, size = head & 0xFFFFFFFF, head >> 48
@@ -195,12 +201,18 @@ class Stream:
                 break
             step = size >> 3
             if not step or size & 7 or not kind:
-                self.damage = "a record has an impossible size" if kind else "a record has no type"
+                self.damage = _BAD_SIZE if kind else "a record has no type"
                 break
             if at + step > end:
                 break
             if kind != Kind.SAMPLE:
-                others.append(Other(count, kind, head >> 32 & 0xFFFF, data[at * 8 : (at + step) * 8]))
+                other = Other(count, kind, head >> 32 & 0xFFFF, data[at * 8 : (at + step) * 8])
+                if kind == Kind.BPF_EVENT and is_note(other.data, CHECK):
+                    if not self._right(data[summed * 8 : at * 8], other.data):
+                        self.damage = "a check sum is wrong"
+                        break
+                    summed = at + step
+                others.append(other)
                 at += step
                 continue
             key = head & _KIND_AND_SIZE
@@ -220,9 +232,16 @@ class Stream:
             runs.append(np.array(singles, np.int64))
         if not at:
             return None, 0
+        self._sum = zlib.crc32(data[summed * 8 : at * 8], self._sum)
         samples = np.concatenate(runs) if runs else np.empty(0, np.int64)
-        self.count = count
-        return Piece(words, samples, others, 0), at * 8
+        first, self.count = self.count, count
+        return Piece(words, samples, others, first, 0), at * 8
+
+    def _right(self, data: bytes, note: bytes) -> bool:
+        """Whether a note holds the check sum of all up to there."""
+        so_far, self._sum = zlib.crc32(data, self._sum), 0
+        digits = note.partition(CHECK.encode() + b"\0")[2].partition(b"\0")[0]
+        return digits == b"%d" % so_far
 
 
 def _run(words: NDArray[np.uint64], at: int, step: int, key: int) -> int:

@@ -31,7 +31,7 @@ class Eras:
         known = {each: at for at, each in enumerate(pids.tolist())}
         ends = []
         for rank, change in changes:
-            ended = _ended_address_space(change.record)
+            ended = ended_address_space(change.record)
             if ended in known:
                 ends.append((known[ended], rank, change.order))
         ends.sort()
@@ -56,7 +56,7 @@ class Eras:
         return Era(start, end)
 
 
-def _ended_address_space(record: Record) -> int | None:
+def ended_address_space(record: Record) -> int | None:
     """The process whose address space is over (see capture.pipeline); None: that of none."""
     if isinstance(record, CommRecord):
         return record.pid if record.exec else None

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ksym.linux.perf_event import Attr
 from ksym.recording.perf_file import (
     ATTR_SIZE,
+    CHECK,
     EVENT_UPDATE_NAME,
     HEADER,
     MAGIC,
@@ -79,6 +81,7 @@ class PerfWriter:
         self._waiting: list[bytes] = []
         self.waiting = 0
         """Bytes that are not flushed yet."""
+        self._sum, self._summed = zlib.crc32(sections + identifiers), 0
         _write(fd, self._header() + sections + identifiers, 0)
         for event in events:
             name = event.name.encode(errors="replace") + b"\0"
@@ -103,12 +106,24 @@ class PerfWriter:
         """Take something that ksym alone knows."""
         self.append(note(name, data, self.trailer()))
 
+    def seal(self) -> None:
+        """Note the check sum of what was taken since the last one.
+
+        What stands in front of it can be relied upon then, even in a file that was cut or damaged behind it.
+        """
+        for data in self._waiting[self._summed :]:
+            self._sum = zlib.crc32(data, self._sum)
+        if self._summed < len(self._waiting):
+            self.note(CHECK, str(self._sum).encode())
+            self._sum, self._summed = 0, len(self._waiting)
+
     def flush(self) -> None:
-        """Write what waits, then let the header count it.
+        """Write what waits, sealed, then let the header count it.
 
         Raises:
             OSError: it cannot be written; the file is as it was after the last flush.
         """
+        self.seal()
         if not self._waiting:
             return
         data = b"".join(self._waiting)
@@ -122,7 +137,7 @@ class PerfWriter:
         self.size += len(data)
         _write(self._fd, self._header(), 0)
         self._waiting.clear()
-        self.waiting = 0
+        self.waiting = self._summed = 0
 
     def finish(self, features: Iterable[tuple[Feature, bytes]]) -> None:
         """Flush, and put the features behind the data.
