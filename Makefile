@@ -46,7 +46,7 @@ test-kernels: setup ## the tests on every emulated kernel that the suite knows
 
 test-spark: setup ## read exported Parquet files with Spark on this machine (installs PySpark; needs Java)
 	$(BIN)/pip install --quiet --retries 2 --editable '.[spark]'
-	KSYM_SPARK=1 $(PYTEST) tests/unit/test_export.py -k spark
+	KSYM_SPARK=1 $(PYTEST) tests/unit/test_export_command.py -k spark
 
 bench: setup ## measure what ksym costs
 	$(BIN)/python scripts/bench

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ksym.capture.sites import Site
 from ksym.capture.values import Value
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import Seen, comparable, is_number
+from ksym.reports.columns import comparable, is_number, last_places, number
 from ksym.symbols.types import Encoding, Float, Integer, resolve
 from ksym.symbols.variable import Variable
 
@@ -195,15 +195,14 @@ def different_values(accesses: Accesses, which: str, wanted: Callable[[Variable]
     data, known = getattr(accesses, which), getattr(accesses, f"{which}_known")
     codes = np.full(len(accesses), NONE, np.int32)
     values: list[Value] = []
-    for index, watch in enumerate(accesses.watches):
+    for index, (watch, decode) in enumerate(zip(accesses.watches, accesses.decoders(), strict=True)):
         if not wanted(watch.variable):
             continue
-        here = (accesses.watch == index) & known
-        if not here.any():
-            continue
-        seen = Seen(watch.variable, data, here)
-        codes[here] = seen.codes[here] + len(values)
-        values.extend(map(seen.value, range(seen.count)))
+        here = np.flatnonzero((accesses.watch == index) & known)
+        found = number(comparable(watch.variable, data[here]))
+        codes[here] = found.codes + len(values)
+        examples = last_places(found.codes, len(found), here)
+        values.extend(decode.of(data[at].tobytes()) for at in examples.tolist())
     return Different(codes, values)
 
 
