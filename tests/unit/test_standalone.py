@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The standard library is enough: every module can be imported where nothing is installed."""
+"""The standard library is enough where ksym watches and records; what reads recordings may need more."""
 
 from __future__ import annotations
 
@@ -16,10 +16,20 @@ MODULES = sorted(
     for path in SOURCES.rglob("*.py")
     if path.name not in ("__init__.py", "__main__.py")
 )
+# What reads recordings: it may need numpy and others.
+READING = ("ksym.exports.", "ksym.recorded", "ksym.reports.", "ksym.views.bulk")
+RECORDING = ("accesses", "knowledge", "machine", "perf_file", "recorder", "scan", "writer", "zstd")
+STANDALONE = [
+    name
+    for name in MODULES
+    if not name.startswith(READING)
+    and (not name.startswith("ksym.recording.") or name.removeprefix("ksym.recording.") in RECORDING)
+]
 # What starting a command may not load: slow to import, and not needed before the watch is armed.
 HEAVY = (
     "elftools",
     "iced_x86",
+    "numpy",
     "json.tool",
     "asyncio",
     "subprocess",
@@ -36,12 +46,30 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_there_are_modules() -> None:
-    assert len(MODULES) > 50
+    assert len(STANDALONE) > 50
+    assert {f"ksym.recording.{name}" for name in RECORDING} <= set(STANDALONE)
 
 
-def test_all_modules_import_without_site_packages() -> None:
-    done = python(f"import importlib\nfor name in {MODULES!r}: importlib.import_module(name)")
+def test_modules_import_without_site_packages() -> None:
+    done = python(f"import importlib\nfor name in {STANDALONE!r}: importlib.import_module(name)")
     assert done.returncode == 0, done.stderr
+
+
+def test_what_reads_recordings_says_what_is_missing() -> None:
+    code = (
+        "import ksym, ksym.commands.export as export\n"
+        "from ksym.commands.parser import parse\n"
+        "def text(what):\n"
+        "    try: what()\n"
+        "    except ksym.KsymError as error: print(error)\n"
+        "text(lambda: ksym.open('x'))\n"
+        "text(lambda: export.run(parse('export', export, ['x', '--to', 'csv'])))"
+    )
+    done = python(code)
+    assert done.stdout.splitlines() == [
+        "cannot read recordings: numpy is not installed; pip install numpy",
+        "cannot export to csv: numpy is not installed; pip install numpy",
+    ], done.stderr
 
 
 @pytest.mark.parametrize("command", ["trace", "stat"])
