@@ -256,6 +256,17 @@ def test_silent_stores() -> None:
     assert found.silent == Silent(3, 4, (("writer [prog]", 3),))
 
 
+def test_a_write_whose_value_another_cpu_has_shown_is_not_called_silent() -> None:
+    read = Row(10**6, "R", cpu=0, old=1, new=2)
+    late = Row(10**6 + 9_000, cpu=1, old=2, new=2)
+    assert summarise(subject([read, late])).silent is None
+    assert summarise(subject([read, late, late._replace(time=10**6 + 10_000)])).silent == Silent(
+        1, 1, (("reader [prog]", 1),)
+    )
+    much_later = late._replace(time=3 * 10**6)
+    assert summarise(subject([read, much_later])).silent == Silent(1, 1, (("reader [prog]", 1),))
+
+
 def test_writers_that_take_turns() -> None:
     cpus = (0, 1, 0, 0, 2)
     found = summarise(subject([Row(i * 10**6, cpu=cpu) for i, cpu in enumerate(cpus)]))
@@ -367,9 +378,21 @@ def by_hand(found: list[Row], per_cpu: bool) -> list[tuple[bool, int, int, bool]
             last = before[-1]
             differs = row.old is not None and last.new is not None and row.old != last.new
             unseen = unseen or differs if per_cpu else (unseen or differs) and last.pid == row.pid
+        since: list[Row] = []
+        for other in memory:
+            since = [] if other.cpu == row.cpu else [*since, other]
+        changes = [other for other in since if None not in (other.old, other.new) and other.old != other.new]
+        doubt = bool(changes) and row.time - changes[-1].time <= LATE_NS
         several = len({other.cpu for other in found if other.watch == row.watch}) > 1
         writer = writers[-1].cpu if write and writers and several else -1
-        marks.append((write and known and row.old == row.new, writer, gap if gap <= NEAR_NS else -1, unseen))
+        marks.append(
+            (
+                write and known and row.old == row.new and not doubt,
+                writer,
+                gap if gap <= NEAR_NS else -1,
+                unseen,
+            )
+        )
     return marks
 
 
