@@ -7,6 +7,7 @@ FILE is what ksym record wrote, or perf record -e mem:ADDRESS. It may come from 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.reports.select import Selection, add_selection
-from ksym.views.output import Output, ReaderGone
 from ksym.views.text import printable
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def rows(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Read the recording and print the report."""
     text = _report(args)
-    with closing(Output(None)) as output:
-        try:
-            output.write(text)
-        except ReaderGone:
-            return 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a name may have letters that the terminal's code has not
+    print(text, end="")
     return 0
 
 
