@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import io
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from ksym.errors import KsymError, UsageError
 from ksym.recording import reader
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.recording.header import Machine
-from ksym.reports import layout
+from ksym.reports import layout, progress
 from ksym.reports.about import About, length, time_of_day
 from ksym.reports.analysis import NEAR_NS, Analysis, Near, Silent, Turns, summarise
 from ksym.reports.columns import comparable, last_places, number, same, tally
@@ -883,6 +884,32 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtu
 def test_wrong_usage(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError):
         parse("report", command, words)
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("patience", "screen", "shown"), [(0, Screen(), True), (3600, Screen(), False), (0, io.StringIO(), False)]
+)
+def test_a_bar_where_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch, patience: int, screen: io.StringIO, shown: bool
+) -> None:
+    monkeypatch.setattr(progress, "_AFTER", patience)
+    monkeypatch.setattr(progress, "_BETWEEN", 0)
+    monkeypatch.setattr("sys.stderr", screen)
+    with progress.Progress("reading x.data") as bar:
+        for done in (0, 50, 100):
+            bar(done, 100)
+    text = screen.getvalue()
+    assert bool(text) == shown
+    if shown:
+        assert f"[{'#' * 15:<30}]  50%" in text
+        assert text.endswith("100%\r\x1b[K")
 
 
 def test_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
