@@ -6,7 +6,9 @@ Apart from planting, so that a run that wants no program does not load what make
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from ksym.linux.memory import Memory, MemoryFault
 from ksym.linux.process_memory import ProcessMemory
 from ksym.program.bind import bind, needs_program
 from ksym.program.engine import Engine, EngineRefused, trips_itself
+from ksym.program.shared import Control
 from ksym.program.wants import Sink, Wants
 from ksym.symbols.functions import Functions
 from ksym.symbols.kernel import Kernel
@@ -132,11 +135,13 @@ def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
 
 
 def _seed_all(engine: Engine, resolver: Resolver, pid: int | None) -> None:
+    engine.shared.control(Control.READER, os.getpid() << 32 | threading.get_native_id())
     for watch, takes in zip(engine.plan.watches, engine.takes_values, strict=True):
         user = watch.variable.space is Space.USER
         memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
         if takes and memory is not None:
             _seed(engine, watch, memory)
+    engine.shared.control(Control.READER, 0)
 
 
 def _seed(engine: Engine, watch: Watch, memory: Memory) -> None:

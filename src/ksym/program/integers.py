@@ -18,13 +18,10 @@ from ksym.language.condition import (
     signed,
 )
 from ksym.linux.bpf_asm import R0, R1, R2, R6, R10, Assembler, Helper, Register, Size
-from ksym.linux.libc import MACHINE
-from ksym.program.bind import Part
+from ksym.program.bind import Part, computes_unsigned
 from ksym.program.layout import Frame
+from ksym.program.snippets import IP_AT
 
-IP_AT = 256 if MACHINE == "aarch64" else 128
-"""Where the context has ip. struct bpf_perf_event_data begins with the registers: struct pt_regs
-(arch/x86/include/asm/ptrace.h), struct user_pt_regs (arch/arm64/include/uapi/asm/ptrace.h)."""
 WORD = 8
 
 
@@ -82,7 +79,9 @@ class Integers:
                 second = self.operands(left, right)
                 if op in ("<<", ">>") and not isinstance(second, Register):
                     second &= 63  # in registers the machine does that
-                asm.alu(R0, "s>>" if op == ">>" else op, second)
+                if op == ">>" and not computes_unsigned(op, left, right):
+                    op = "s>>"
+                asm.alu(R0, op, second)
 
     def operands(self, left: Condition, right: Condition) -> Register | int:
         """r0 = the left number; returns the right one, which is small, or r1."""

@@ -33,6 +33,8 @@ class Control(enum.IntEnum):
     """Hits counted against the limit."""
     WINDOW_HITS = 16
     """The guard: more hits in a window on one CPU disarm; 0: no guard."""
+    READER = 24
+    """pid_tgid of a thread of ksym's own while it reads what is watched; 0: none does."""
     SIZE = 64
 
 
@@ -83,6 +85,8 @@ class Cell(enum.IntEnum):
     """Writes whose RW register did not fire right after the W register: it may have been taken for a read before."""
     DISARMED = 48
     """Hits seen after the guard had disarmed the watch."""
+    OWN = 56
+    """Hits of ksym's own reading, which are no accesses; not in SEEN."""
     SIZE = 64
 
 

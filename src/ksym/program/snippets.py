@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 from ksym.linux.bpf_asm import R1, R2, R3, R4, R7, R10, Assembler, Helper
+from ksym.linux.libc import MACHINE
 from ksym.program.shared import Cell
 
+IP_AT = 256 if MACHINE == "aarch64" else 128
+"""Where the context has ip. struct bpf_perf_event_data (linux/bpf_perf_event.h) begins with the registers: struct
+pt_regs (arch/x86/include/asm/ptrace.h), struct user_pt_regs (arch/arm64/include/uapi/asm/ptrace.h)."""
 NOEXIST = 1
 """BPF_NOEXIST: an element that is there stays as it is."""
 

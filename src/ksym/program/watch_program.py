@@ -12,17 +12,14 @@ from __future__ import annotations
 import signal
 
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, U32, Assembler, Helper, Program
-from ksym.linux.libc import MACHINE
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.program.shared import Cell, Control, Shape, Slot, Window
-from ksym.program.snippets import NOEXIST, count, look_up, update
+from ksym.program.snippets import IP_AT, NOEXIST, count, look_up, update
 from ksym.program.spec import Condition, Spec
 from ksym.program.value_code import ValueCode
 from ksym.program.wants import Sink
 from ksym.watch.plan import Role
 
-# struct bpf_perf_event_data (linux/bpf_perf_event.h): the registers, sample_period, addr.
-IP_AT = 256 if MACHINE == "aarch64" else 128
 _CURRENT_CPU = 0xFFFFFFFF  # BPF_F_CURRENT_CPU
 WINDOW_NS = 1_000_000_000
 """What the guard looks at: hits of one CPU in a second."""
@@ -51,6 +48,7 @@ class _Generator:
         asm, spec = self.asm, self.spec
         asm.mov(R6, R1)
         self._find_cell()
+        self._not_own()
         if spec.role is not Role.ONLY:
             self._twin()
         if spec.guarded:
@@ -100,6 +98,19 @@ class _Generator:
         asm.alu(R0, "*", shape.cpu_bytes)
         asm.map_value(R7, "cells", shape.cell(self.spec.watch))
         asm.add(R7, R0)
+
+    def _not_own(self) -> None:
+        """Pass over what ksym reads by the watched address itself, once, when it is watched already."""
+        asm = self.asm
+        other = asm.new_label("other")
+        asm.map_value(R1, "state", Control.READER)
+        asm.load(R8, R1, 0)
+        asm.jump(other, R8, "==", 0)
+        asm.call(Helper.GET_CURRENT_PID_TGID)
+        asm.jump(other, R0, "!=", R8)
+        count(asm, Cell.OWN)
+        asm.jump(self.out)
+        asm.place(other)
 
     def _twin(self) -> None:
         """A write fires both registers in one exception, W first: it tells of the write, and RW passes that over."""

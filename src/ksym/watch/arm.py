@@ -242,7 +242,15 @@ class ArmedWatch:
         totals = list(self._retired)
         for armed in self.events:
             totals[armed.planned.watch.index] += self._share(armed)
-        return totals
+        return [total - self._own(index) for index, total in enumerate(totals)]
+
+    def _own(self, index: int) -> int:
+        """Hits that ksym made itself, to learn what the variable holds."""
+        if self.engine is None:
+            return 0
+        from ksym.program.shared import Cell
+
+        return self.engine.shared.total(index, Cell.OWN)
 
     def _share(self, armed: ArmedEvent) -> int:
         """What an event adds to the hits of its watch: a write fires both registers of a twin, a read one.
@@ -274,12 +282,17 @@ class ArmedWatch:
         return self.options.stacks or any(watch.variable.space is Space.USER for watch in self.plan.watches)
 
     def counts_by_place(self, index: int) -> dict[str, int]:
-        """Hits of one watch so far, by CPU or thread."""
+        """Hits of one watch so far, by CPU or thread.
+
+        What a thread starts inherits its event, whose count the kernel adds to that of the thread's.
+        """
         places: dict[str, int] = {}
         for armed in self.events:
             planned = armed.planned
             if planned.watch.index == index:
-                place = f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid}"
+                place = (
+                    f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid} and what it started"
+                )
                 places[place] = places.get(place, 0) + self._share(armed)
         if self._retired[index]:
             places["CPUs that went offline"] = self._retired[index]
