@@ -199,7 +199,7 @@ class Pipeline:
                 self._follower.mapped(record)
         elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
             self._tasks.apply(record)
-            if _ends_an_address_space(record) and self._sites.forget(record.pid):
+            if ended_address_space(record) is not None and self._sites.forget(record.pid):
                 for key in [key for key in self._origins if key[3] == record.pid]:
                     del self._origins[key]
             if self._follower:
@@ -218,10 +218,10 @@ class Pipeline:
         )
 
 
-def _ends_an_address_space(record: CommRecord | ForkRecord | ExitRecord) -> bool:
-    """Whether what was known of the process's addresses is over: a new process, a new program in it, its end."""
+def ended_address_space(record: Record) -> int | None:
+    """The process of whose addresses nothing holds any more, as it is new, runs a new program, or has ended."""
     if isinstance(record, CommRecord):
-        return record.exec
+        return record.pid if record.exec else None
     if isinstance(record, ForkRecord):
-        return record.pid != record.parent_pid  # else a thread, in the same memory
-    return record.pid == record.tid
+        return record.pid if record.pid != record.parent_pid else None  # else a thread, in the same memory
+    return record.pid if isinstance(record, ExitRecord) and record.pid == record.tid else None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ksym.capture.coalesce import may_sweep, most_hits
 from ksym.capture.judge import Judge
-from ksym.capture.kinds import kind_at, written_at
+from ksym.capture.kinds import innocent, kind_at, written_at
 from ksym.capture.pipeline import USER_CODE
 from ksym.capture.records import CONTEXT_LEAST, SampleRecord
 from ksym.capture.sites import KERNEL_HALF, Named, Site
@@ -109,23 +109,35 @@ class _Origins:
 
     def __init__(self, of: Ints, planned: list[PlannedEvent], sites: list[Site | None]) -> None:
         self.of, self.planned = of, planned
-        table: dict[int, Site] = {id(site): site for site in sites if site}
-        number = {each: at for at, each in enumerate(table)}
-        self.sites = tuple(table.values())
-        self.number = [number.get(id(site), -1) for site in sites]
-        self.site = known = [site or _NOWHERE for site in sites]
-        pairs = list(zip(known, planned, strict=True))
+        self.known = [site is not None for site in sites]
+        self.site = [site or _NOWHERE for site in sites]
+        pairs = list(zip(self.site, planned, strict=True))
         self.kind = [KINDS.index(kind_at(each.watch.mode, site)) for site, each in pairs]
-        self.wrote = [KINDS.index(written_at(site)) for site in known]
+        self.wrote = [KINDS.index(written_at(site)) for site in self.site]
         self.sweeps = [may_sweep(site, each) for site, each in pairs]
-        self.most = [most_hits(site, each) for site, each in pairs]
-        self.repeats = [site.repeats for site in known]
-        self.address = [_signed(site.address) for site in known]
 
     def column(self, values: Sequence[Any], kind: type[np.generic]) -> NDArray[Any]:
         """A value of each hit's origin."""
         table = np.array(values, kind)
         return np.full(len(self.of), table[0]) if len(table) == 1 else table[self.of]
+
+    def acquit(self, kind: NDArray[np.uint8]) -> None:
+        """Give hits that the decoded instruction cannot have made a site without it (`capture.kinds.innocent`)."""
+        others = {id(site): innocent(site) for site in self.site}
+        for number, site in enumerate(list(self.site)):
+            for name, other in others[id(site)].items():
+                which = np.flatnonzero((self.of == number) & (kind == KINDS.index(name)))
+                if len(which):
+                    self.of[which] = len(self.site)
+                    self.site.append(other)
+                    self.planned.append(self.planned[number])
+                    self.sweeps.append(self.sweeps[number])
+
+    def table(self) -> tuple[tuple[Site, ...], list[int]]:
+        """All sites, and the number among them of each origin's."""
+        sites = {id(site): site for site in self.site}
+        numbers = {each: number for number, each in enumerate(sites)}
+        return tuple(sites.values()), [numbers[id(site)] for site in self.site]
 
 
 _NOWHERE = Site(0, 0, Named(None, 0), None, 0)
@@ -178,6 +190,8 @@ class _Decoding:
                     for hit, name in zip(which.tolist(), names, strict=True)
                 ]
                 source.rejected += int(len(which) - keep[which].sum())
+        origins.acquit(kind)
+        sites, site = origins.table()
         which, swept = self._group(origins, kind, keep)
         at = np.searchsorted(which, swept.first)
         hits = np.ones(len(which), np.int32)
@@ -193,7 +207,7 @@ class _Decoding:
 
         return Accesses(
             source.watches,
-            origins.sites,
+            sites,
             comms,
             stacks,
             time_ns=taken(self._time) + source.offset,
@@ -202,7 +216,7 @@ class _Decoding:
             tid=taken(self._tid),
             comm=taken(comm),
             watch=taken(origins.column([each.watch.index for each in origins.planned], np.int32)),
-            site=taken(origins.column(origins.number, np.int32)),
+            site=taken(origins.column(site, np.int32)),
             kind=taken(kind),
             address=taken(self._addresses(origins)),
             hits=hits,
@@ -303,7 +317,7 @@ class _Decoding:
         """Which access each hit was, and whether it is one that was asked for (`Pipeline.take`)."""
         kind = origins.column(origins.kind, np.uint8)
         wrote = origins.column(origins.wrote, np.uint8)
-        keep = origins.column(origins.number, np.int32) >= 0
+        keep = origins.column(origins.known, np.bool_)
         if self._by_program:
             flags = self._flags
             kind[(kind == UNKNOWN) & (flags & Hit.CHANGED != 0)] = WRITE
@@ -350,12 +364,12 @@ class _Decoding:
                 np.where(tid == 0, -1 - cpu, tid),
                 column([each.watch.index for each in origins.planned]),
                 column([each.piece.offset for each in origins.planned]),
-                column(origins.address),
+                column([_signed(each.address) for each in origins.site]),
                 cpu,
                 self._time[which],
                 kind[which],
-                column(origins.most),
-                column(origins.repeats, np.bool_),
+                column([most_hits(*pair) for pair in zip(origins.site, origins.planned, strict=True)]),
+                column([each.repeats for each in origins.site], np.bool_),
             )
         )
         keep[swept.further] = False

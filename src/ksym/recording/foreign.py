@@ -12,13 +12,14 @@ import stat
 from collections.abc import Sequence
 from functools import cached_property
 
+from ksym.capture.pipeline import ended_address_space
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.users import Image, Users, open_image
 from ksym.linux.memory import Memory
 from ksym.recording.header import Machine
 from ksym.recording.noted import Era
-from ksym.recording.timeline import Ranked, ended_address_space
+from ksym.recording.timeline import Ranked
 from ksym.symbols.image import running_build_id
 from ksym.symbols.kallsyms import Function, Kallsyms
 from ksym.symbols.kernel import Kernel

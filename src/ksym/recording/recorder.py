@@ -17,7 +17,7 @@ from typing import Any
 from ksym import __version__
 from ksym.capture.instructions import available
 from ksym.capture.judge import judges
-from ksym.capture.pipeline import USER_CODE
+from ksym.capture.pipeline import USER_CODE, ended_address_space
 from ksym.capture.pointers import pointer_names
 from ksym.capture.records import (
     CONTEXT_LEAST,
@@ -278,7 +278,7 @@ class Recorder:
         elif isinstance(other, MmapRecord):
             self._users.mapped(other)
         elif isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
-            if _new_memory(other) and self._sites.forget(other.pid):
+            if ended_address_space(other) is not None and self._sites.forget(other.pid):
                 self._known = {place for place in self._known if place[1] != other.pid}
                 self._names = {name for name in self._names if name[0] != other.pid}
                 self._chains = {chain for chain in self._chains if chain[1] != other.pid}
@@ -318,12 +318,6 @@ def _value_words(armed: ArmedWatch) -> int:
         if watch.variable.type is not None and holds_pointers(watch.variable.type)
     ]
     return max(words, default=0)
-
-
-def _new_memory(record: CommRecord | ForkRecord | ExitRecord) -> bool:
-    if isinstance(record, CommRecord):
-        return record.exec
-    return record.pid == record.tid
 
 
 def _events(armed: ArmedWatch) -> Sequence[Event]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, Record
+from ksym.capture.pipeline import ended_address_space
+from ksym.capture.records import CommRecord, ForkRecord
 from ksym.recording.hits import Ints, distinct
 from ksym.recording.noted import ALWAYS, Era
 from ksym.recording.sideband import Change
@@ -54,15 +55,6 @@ class Eras:
         if number < len(self._ends) and self._ends[number][0] == of:
             end = self._ends[number][2]
         return Era(start, end)
-
-
-def ended_address_space(record: Record) -> int | None:
-    """The process whose address space is over (see capture.pipeline); None: that of none."""
-    if isinstance(record, CommRecord):
-        return record.pid if record.exec else None
-    if isinstance(record, ForkRecord):
-        return record.pid if record.pid != record.parent_pid else None
-    return record.pid if isinstance(record, ExitRecord) and record.pid == record.tid else None
 
 
 def thread_names(changes: Ranked, tid: Ints, cpu: Ints) -> tuple[tuple[str, ...], NDArray[np.int32]]:
