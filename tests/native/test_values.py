@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from ksym.linux.libc import MACHINE
+from ksym.symbols.elf import ElfFile
 from native.programs import values
 from native.programs.exact import Rows, trace
 from native.programs.values import RACES, SEQUENCES, TURNS, Sequence
-from synthetic.compile import build, nm
+from support.program import ksym
+from synthetic.compile import build
 
 pytestmark = [
     pytest.mark.native,
@@ -61,14 +63,6 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def expected_values(each: Sequence, program: Path) -> list[Any]:
-    start = nm(program)["object"]
-    return [
-        hex(start + int(shown[7:])) if isinstance(shown, str) and shown.startswith("object+") else shown
-        for shown in each.shown
-    ]
-
-
 def groups() -> list[list[Sequence]]:
     """The sequences, as many at a time as fit into four registers with twins."""
     single = [each for each in SEQUENCES if each.pieces == 1]
@@ -86,7 +80,7 @@ def test_two_threads_in_turn(group: list[Sequence], mode: str, turns: Path) -> N
     assert all(a["time_ns"] < b["time_ns"] for a, b in pairwise(rows))
     for each in group:
         mine = [row for row in rows if row["symbol"] == each.target]
-        expected = expected_values(each, turns)
+        expected = list(each.shown)
         stores = written(mine)
         assert [row["new"] for row in stores] == expected
         assert [(row["comm"], str(row["cpu"])) for row in stores] == [
@@ -120,6 +114,20 @@ def test_an_access_of_many_hits_has_the_value_before_all_and_behind_all(mode: st
     # Without twins nothing but the change of a value tells whether rep movsb wrote it.
     kinds = ["W" if mode != "one register" or row["old"] != row["new"] else "?" for row in rows]
     assert [row["access"] for row in rows] == ["W"] * 6 + kinds[6:]
+
+
+@pytest.mark.parametrize("access", ["-w-", "rw-"])
+def test_pointers_into_libraries_and_elsewhere(access: str, tmp_path: Path) -> None:
+    program = build(tmp_path, "prog", values.POINTING, "-g", "-O1", "-w", "-ldl")
+    rows, _ = trace(program, f"./prog:pointer:{access}")
+    named = ["0x0", "work", "_IO_2_1_stdout_ [libc.so.6]", "puts [libc.so.6]", "signgam [libm.so.6]"]
+    assert [row["old"] for row in rows[:5]] == named
+    assert [row["new"] for row in rows[:4]] == named[1:]
+    heap, stack = (row["new"] for row in rows[4:])
+    assert re.fullmatch("(0x[0-9a-f]+ ?){2}", f"{heap} {stack}")
+    result = ksym("trace", f"./prog:pointer:{access}", "--format", "ksym", "--", "./prog", cwd=tmp_path)
+    (size,) = (s.size for s in ElfFile(program).find("main"))
+    assert re.findall(r"W  main\+0x\w+/(0x\w+) \[prog\]\n", result.out) == [hex(size)] * 6
 
 
 @pytest.mark.parametrize("name", ["s1", "u4", "real4", "triple", "fields"])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a kernel pointer points to: ``tcp_prot``, ``init_task+0x10``, ``ext4_fops [ext4]``.
+"""What a pointer points to: ``tcp_prot``, ``init_task+0x10``, ``ext4_fops [ext4]``, ``stdout [libc.so.6]``.
 
 /proc/kallsyms has no sizes, so an address belongs to the symbol in front of it only while nothing speaks
 against that: see `KernelPointers.name`. The kernel's own symbols are searched in the table's text, as they are
-sorted there; so a run that shows one pointer pays for no index of them.
+sorted there; so a run that shows one pointer pays for no index of them. In user space symbols have sizes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,23 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ksym.capture.sites import KERNEL_HALF
+from ksym.errors import KsymError
 from ksym.symbols.kallsyms import TEXT_KINDS, Kallsyms
+
+if TYPE_CHECKING:
+    from ksym.capture.decoders import Names
+    from ksym.capture.usernames import Loaded
 
 _REACH = 1 << 16
 """No pointer is named after a symbol that lies further in front of it."""
 _PAGE = 4096
+_NAMES_KEPT = 4096
 
 
-def pointer_names(kallsyms: Callable[[], Kallsyms | None]) -> Callable[[int], str | None]:
+def pointer_names(kallsyms: Callable[[], Kallsyms | None]) -> Names:
     """Names for kernel pointers, as `Values` takes them; the table is asked for at the first one."""
     table: KernelPointers | None = None
     missing = False
@@ -38,6 +45,75 @@ def pointer_names(kallsyms: Callable[[], Kallsyms | None]) -> Callable[[int], st
         return table.name(address)
 
     return name
+
+
+def user_pointer_names(loaded: Callable[[], Sequence[Loaded]], kernel: Names) -> Names:
+    """Names for the pointers of a process, as `Values` takes them.
+
+    Args:
+        loaded: The programs and libraries in its memory, as `Users.loaded` gives them; asked at each pointer.
+        kernel: Names those that point to the kernel.
+    """
+    pointers = UserPointers(loaded)
+    return lambda address: pointers.name(address) if address < KERNEL_HALF else kernel(address)
+
+
+class UserPointers:
+    """Names of what lies at addresses of one process.
+
+    Args:
+        loaded: See `user_pointer_names`.
+    """
+
+    def __init__(self, loaded: Callable[[], Sequence[Loaded]]) -> None:
+        self._asked = loaded
+        self._newest: Sequence[Loaded] | None = None
+        self._loaded: list[Loaded] = []
+        self._starts: list[int] = []
+        self._names: dict[int, str | None] = {}
+
+    def name(self, address: int) -> str | None:
+        """``symbol+0x10``, with `` [library]``; None for the heap, stacks, and whatever else has no symbol."""
+        newest = self._asked()
+        if newest is not self._newest:
+            self._newest, self._loaded = newest, _apart(newest)
+            self._starts = [each.start for each in self._loaded]
+            self._names.clear()
+        if address not in self._names:
+            if len(self._names) >= _NAMES_KEPT:
+                self._names.clear()
+            self._names[address] = self._find(address)
+        return self._names[address]
+
+    def _find(self, address: int) -> str | None:
+        at = bisect_right(self._starts, address) - 1
+        if at < 0 or address >= self._loaded[at].end:
+            return None
+        holder = self._loaded[at]
+        for elf in holder.files:
+            try:
+                hit = elf.holder_at(address - holder.bias)
+            except KsymError:
+                continue
+            if hit is not None:
+                symbol, offset = hit
+                name = symbol.function_name if symbol.is_function else symbol.readable_name
+                return _shown(name, offset, holder.name)
+        return None
+
+
+def _apart(loaded: Sequence[Loaded]) -> list[Loaded]:
+    """Sorted by address, without what lies where something newer, which comes first, was mapped."""
+    kept: list[Loaded] = []
+    for each in loaded:
+        at = bisect_right(kept, each.start, key=lambda other: other.start)
+        if (at == 0 or kept[at - 1].end <= each.start) and (at == len(kept) or each.end <= kept[at].start):
+            kept.insert(at, each)
+    return kept
+
+
+def _shown(name: str, offset: int, owner: str | None) -> str:
+    return name + (f"+{offset:#x}" if offset else "") + (f" [{owner}]" if owner else "")
 
 
 class KernelPointers:
@@ -62,8 +138,7 @@ class KernelPointers:
         if found is None:
             return None
         start, name, owner = found
-        offset = address - start
-        return name + (f"+{offset:#x}" if offset else "") + (f" [{owner}]" if owner else "")
+        return _shown(name, address - start, owner)
 
     def _in_kernel(self, address: int) -> tuple[int, str, None] | None:
         if self._code is not None and not self._code[0] <= address < self._code[1]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ksym.errors import KsymError
@@ -24,15 +25,41 @@ _MOST_UNKNOWN = 4096
 class UserName(NamedTuple):
     """``function+offset`` of ``object``.
 
-    Without a symbol, ``function`` is the object's name too and ``offset`` the one in its file.
+    Without a symbol, ``function`` is the object's name too and ``offset`` the one in its file. ``size`` is the
+    function's, 0 if unknown.
     """
 
     function: str
     offset: int
     object: str
+    size: int = 0
 
     def __str__(self) -> str:
         return f"{self.function}+{self.offset:#x}"
+
+
+class Loaded(NamedTuple):
+    """A program or library in memory, from ``start`` to ``end``: link-time address + ``bias`` = run-time address.
+
+    ``files`` has it behind its debug file; ``name`` is a library's, None for the program itself.
+    """
+
+    start: int
+    end: int
+    bias: int
+    files: Sequence[ElfFile]
+    name: str | None
+
+
+def loaded_at(files: Sequence[ElfFile], bias: int | None, name: str | None) -> Loaded | None:
+    """A file as it lies in memory; None where that is not known."""
+    try:
+        loads = files[-1].loads if files and bias is not None else ()
+    except ElfError:
+        return None
+    if not loads or bias is None:
+        return None
+    return Loaded(loads[0].vaddr + bias, max(s.vaddr + s.memsz for s in loads) + bias, bias, files, name)
 
 
 class ObjectCache:
@@ -40,7 +67,7 @@ class ObjectCache:
 
     def __init__(self) -> None:
         self._files: dict[tuple[int, int, str], list[ElfFile]] = {}
-        self._names: dict[tuple[tuple[int, int, str], int], tuple[str, int] | None] = {}
+        self._names: dict[tuple[tuple[int, int, str], int], tuple[str, int, int] | None] = {}
 
     def open(self, pid: int, mapping: Mapping) -> list[ElfFile]:
         """The file of a mapping, behind its debug file where it is stripped; empty if it cannot be read."""
@@ -61,14 +88,14 @@ class ObjectCache:
         except (ElfError, OSError, ValueError, OverflowError):
             return []
 
-    def function(self, key: tuple[int, int, str], address: int) -> tuple[str, int] | None:
-        """Function and offset of a link-time address in an opened file."""
+    def function(self, key: tuple[int, int, str], address: int) -> tuple[str, int, int] | None:
+        """Function, offset and the function's size of a link-time address in an opened file."""
         place = key, address
         if place not in self._names:
             self._names[place] = self._search(self._files.get(key, []), address)
         return self._names[place]
 
-    def _search(self, files: list[ElfFile], address: int) -> tuple[str, int] | None:
+    def _search(self, files: list[ElfFile], address: int) -> tuple[str, int, int] | None:
         for elf in files:
             try:
                 hit = elf.symbol_at(address)
@@ -76,7 +103,7 @@ class ObjectCache:
                 continue
             if hit is not None:
                 symbol, offset = hit
-                return symbol.function_name, offset
+                return symbol.function_name, offset, symbol.size
         return None
 
     def build_ids(self) -> dict[str, str | None]:
@@ -103,6 +130,7 @@ class UserNames:
         self.pid = pid
         self._cache = cache or ObjectCache()
         self._mappings: list[Mapping] = []
+        self._program = ""
         self._starts: list[int] = []
         self._biases: dict[tuple[int, int, str], int | None] = {}
         self._unknown: set[int] = set()
@@ -119,6 +147,7 @@ class UserNames:
             return False
         if not mappings:  # a process that is about to be reaped has an empty map
             return False
+        self._program = _program_of(self.pid) or self._program
         self._mappings = mappings
         self._starts = [mapping.start for mapping in mappings]
         self._biases.clear()
@@ -138,7 +167,29 @@ class UserNames:
         hit = None if bias is None else self._cache.function(mapping.file_key, ip - bias)
         if hit is None:
             return UserName(basename, ip - mapping.start + mapping.offset, basename)
-        return UserName(hit[0], hit[1], basename)
+        return UserName(hit[0], hit[1], basename, hit[2])
+
+    @property
+    def mappings(self) -> Sequence[Mapping]:
+        """The memory map as of the last snapshot; another object after each."""
+        return self._mappings
+
+    def library(self, path: str) -> str | None:
+        """What to call a file that the process has mapped; None if it is its program."""
+        return None if path == self._program else path.rpartition("/")[2].strip("[]")
+
+    def loaded(self) -> list[Loaded]:
+        """The program and its libraries, as of the last snapshot."""
+        code = {
+            mapping.file_key: mapping
+            for mapping in self._mappings
+            if mapping.executable and (mapping.is_file or mapping.path == _VDSO)
+        }
+        found = (
+            loaded_at(self._cache.open(self.pid, mapping), self._bias(mapping), self.library(mapping.path))
+            for mapping in code.values()
+        )
+        return [each for each in found if each is not None]
 
     def read(self, address: int, length: int) -> bytes:
         """Code bytes from the file that was mapped at ``address``, as of the last snapshot; none if there was none."""
@@ -177,3 +228,11 @@ class UserNames:
             except ElfError:
                 self._biases[key] = None
         return self._biases[key]
+
+
+def _program_of(pid: int) -> str:
+    """The program that a process runs, as its memory map shows it; "" if that cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
+    except OSError:
+        return ""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named
-from ksym.capture.usernames import ObjectCache, UserNames
+from ksym.capture.usernames import Loaded, ObjectCache, UserNames, loaded_at
 from ksym.errors import KsymError
+from ksym.linux.maps import Mapping
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, ElfFile
 
@@ -44,6 +45,7 @@ class Users:
         self._parents: dict[int, int] = {}
         self._images: dict[str, Image | None] = {}
         self._ended: dict[int, None] = {}
+        self._loaded: dict[int, tuple[int, Sequence[Mapping], Sequence[Loaded]]] = {}
         if pid is not None:
             self._names(pid).snapshot()
 
@@ -116,6 +118,24 @@ class Users:
         except (OSError, ValueError, OverflowError):
             return b""
 
+    def loaded(self, pid: int) -> Sequence[Loaded]:
+        """The programs and libraries of a process, the newest first; the same object while nothing is new.
+
+        Nothing is read anew for this: what is mapped after the snapshot is reported by the kernel.
+        """
+        records, names = self._recorded.get(pid, []), self._names(pid)
+        known = self._loaded.get(pid)
+        if known is None or known[0] != len(records) or known[1] is not names.mappings:
+            found = []
+            for record in reversed(records):
+                image = self._image(record.path)
+                if image:
+                    bias = _bias(image.elf, record)
+                    found.append(loaded_at(image.tables, bias, names.library(record.path)))
+            fresh = [each for each in (*found, *names.loaded()) if each]
+            known = self._loaded[pid] = len(records), names.mappings, fresh
+        return known[2]
+
     def _line(self, pid: int) -> Iterable[int]:
         """The process, then those it was forked from without running another program."""
         seen: set[int] = set()
@@ -126,7 +146,7 @@ class Users:
 
     def _live_name(self, pid: int, ip: int) -> Named | None:
         found = self._names(pid).name(ip)
-        return None if found is None else Named(found.function, found.offset, 0, found.object)
+        return None if found is None else Named(found.function, found.offset, found.size, found.object)
 
     def _names(self, pid: int) -> UserNames:
         names = self._live.get(pid)

@@ -10,7 +10,7 @@ from ksym.capture.instructions import available
 from ksym.capture.judge import judges
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
-from ksym.capture.pointers import pointer_names
+from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
@@ -20,6 +20,7 @@ from ksym.linux.libc import MACHINE
 from ksym.program.engine import Engine
 from ksym.program.shared import Cell
 from ksym.symbols.kallsyms import Kallsyms
+from ksym.symbols.variable import Space
 from ksym.views.summary import Tally
 
 
@@ -46,7 +47,11 @@ class Live:
         self._tasks.snapshot()
         raw = armed.engine is not None
         names = pointer_names(Kallsyms.shown)
-        values = [Values(watch.variable, names) for watch in session.plan.watches] if raw else ()
+        in_user = user_pointer_names(lambda: self._users.loaded(session.pid or 0), names)
+        values = [
+            Values(watch.variable, in_user if watch.variable.space is Space.USER else names)
+            for watch in (session.plan.watches if raw else ())
+        ]
         self._pipeline = Pipeline(
             armed.planned,
             self._sites,

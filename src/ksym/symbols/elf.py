@@ -340,6 +340,14 @@ class ElfFile:
                 return hit
         return None
 
+    def holder_at(self, address: int) -> tuple[ElfSymbol, int] | None:
+        """The function or variable that holds a link-time address, and the offset into it."""
+        for table in self.tables:
+            hit = table.holder_at(address)
+            if hit is not None:
+                return hit
+        return None
+
     def names(self) -> Iterator[str]:
         """Names of all variables that are defined here, for suggestions; C++ names as they are written."""
         for table in self.tables:

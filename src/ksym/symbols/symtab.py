@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ksym.symbols import demangle
 
@@ -33,7 +33,7 @@ STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE, STT_COMMON, STT_TLS, ST
     10,
 )
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
-_SHN_LORESERVE = 0xFF00
+_SHN_LORESERVE, _SHN_ABS = 0xFF00, 0xFFF1
 _SHF_EXECINSTR = 4
 _MANY_PLACES = 8
 """From so many places in the string table on, one pass over all records is cheaper than a search for each."""
@@ -65,8 +65,9 @@ class ElfSymbol:
 
     @property
     def readable_name(self) -> str:
-        """The name as its source has it: demangled, without ``.0`` behind a static of a function."""
-        return demangle.demangle(self.name) or re.sub(r"\.\d+$", "", self.name)
+        """The name as its source has it: demangled, without a version or ``.0`` behind a static of a function."""
+        name = self.name.partition("@")[0] or self.name
+        return demangle.demangle(name) or re.sub(r"\.\d+$", "", name)
 
     @property
     def function_name(self) -> str:
@@ -176,20 +177,56 @@ class SymbolTable:
     # -- by address ----------------------------------------------------------------------------------
 
     @cached_property
-    def _functions(self) -> tuple[list[int], list[tuple[int, int, int]]]:
+    def _code(self) -> set[int]:
+        return {s.index for s in self._sections if s.flags & _SHF_EXECINSTR}
+
+    @cached_property
+    def _functions(self) -> _ByAddress:
         # NOTYPE in code: what assembly sources define without annotations, e.g. the kernel's entry points.
-        code = {s.index for s in self._sections if s.flags & _SHF_EXECINSTR}
-        found = [
+        code = self._code
+        return _by_address(
             (value, size, index)
             for index, (_, info, shndx, value, size) in enumerate(self._records())
             if (info & 15 in (STT_FUNC, STT_GNU_IFUNC) and shndx) or (shndx in code and not info & 15)
-        ]
-        found.sort()
-        return [entry[0] for entry in found], found
+        )
+
+    @cached_property
+    def _objects(self) -> _ByAddress:
+        code = self._code
+        return _by_address(
+            # A function of a library that has a value here is called by its entry in the program's PLT, whose
+            # address is the function's for everyone (System V ABI, "Function Addresses").
+            (value, size if shndx else 1, index)
+            for index, (_, info, shndx, value, size) in enumerate(self._records())
+            if (
+                size
+                and shndx
+                and shndx != _SHN_ABS
+                and shndx not in code
+                and info & 15 in (STT_OBJECT, STT_NOTYPE)
+            )
+            or (value and not shndx and info & 15 == STT_FUNC)
+        )
 
     def function_at(self, address: int) -> tuple[ElfSymbol, int] | None:
         """The function that holds a link-time address, and the offset into it."""
-        starts, found = self._functions
+        return self._search(self._functions, address)
+
+    def holder_at(self, address: int) -> tuple[ElfSymbol, int] | None:
+        """The function or variable that holds a link-time address, and the offset into it.
+
+        Other than `function_at` this is for addresses that may be anything: what has no size is a function, and
+        reaches to the next one, but not out of its section.
+        """
+        hit = self.function_at(address)
+        if hit is not None:
+            section = None if hit[0].size else self._elf.section_at(address)
+            if hit[0].size or (section and section.name == hit[0].section):
+                return hit
+        return self._search(self._objects, address)
+
+    def _search(self, table: _ByAddress, address: int) -> tuple[ElfSymbol, int] | None:
+        starts, found = table
         at = bisect_right(starts, address) - 1
         # Small symbols lie within larger ones; a few steps back are enough to leave them.
         for candidate in range(at, max(-1, at - 16), -1):
@@ -201,10 +238,20 @@ class SymbolTable:
         return None
 
 
-def _rank(symbol: ElfSymbol) -> tuple[bool, bool, int, int, str]:
-    # Of several names for one address, the one that a reader knows: global, public, short.
+_ByAddress: TypeAlias = tuple[list[int], list[tuple[int, int, int]]]
+"""Symbols as (value, size, index), sorted, and their values alone."""
+
+
+def _by_address(symbols: Iterable[tuple[int, int, int]]) -> _ByAddress:
+    found = sorted(symbols)
+    return [entry[0] for entry in found], found
+
+
+def _rank(symbol: ElfSymbol) -> tuple[bool, int, int, int, str]:
+    # Of several names for one address, the one that a reader knows: public (puts, not _IO_puts), global, short.
     order = {STB_GLOBAL: 0, STB_WEAK: 1}.get(symbol.bind, 2)
-    return not symbol.is_function, symbol.name.startswith("__"), order, len(symbol.name), symbol.name
+    inner = len(symbol.name) - len(symbol.name.lstrip("_"))
+    return not symbol.is_function, inner, order, len(symbol.name), symbol.name
 
 
 def _positions(data: bytes, needle: bytes) -> set[int]:

@@ -66,9 +66,9 @@ SEQUENCES = (
     _plain("state", "enum state", {"BUSY": "BUSY", "BROKEN": "BROKEN", "77": 77, "IDLE": "IDLE", "0": "IDLE",
                                    "-1": "BROKEN"}, "IDLE"),
     _plain("letter", "char", {"'A'": 65, "'\\n'": 10, "-1": -1, "'z'": 122, "0": 0, "127": 127}),
-    # object+N stands for the address in hex; the program prints that of object.
-    _plain("pointer", "long *", {"&object[0]": "object+0", "&object[2]": "object+16", "0": "0x0",
-                                 "(long *)0x7777": "0x7777", "(long *)8": "0x8", "&object[1]": "object+8"}, "0x0"),
+    _plain("pointer", "void *", {"&object[0]": "object", "&object[2]": "object+0x10", "0": "0x0",
+                                 "(void *)0x7777": "0x7777", "(char *)settle + 1": "settle+0x1",
+                                 "&object[1]": "object+0x8"}, "0x0"),
     Sequence(
         "text", "char text[8] __attribute__((aligned(8)));", "",
         tuple(f'__builtin_memcpy(text, "{word}", 8);' for word in (
@@ -141,7 +141,6 @@ int main(int argc, char **argv)
     pthread_create(&odd, 0, work, (void *)1);
     pthread_join(even, 0);
     pthread_join(odd, 0);
-    printf("object %lu\n", (unsigned long)object);
     return 0;
 }
 """
@@ -289,3 +288,23 @@ int main(void)
 }
 """
 """Writes 12 bytes, which take two registers, at once: by one store of 16 bytes, then byte by byte."""
+
+POINTING = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+void *volatile pointer;
+__attribute__((noipa)) void work(void) {}
+int main(void)
+{
+    int local;
+    pointer = work;
+    pointer = stdout;
+    pointer = puts;
+    pointer = dlsym(dlopen("libm.so.6", RTLD_NOW), "signgam");
+    pointer = malloc(1);
+    pointer = &local;
+    return 0;
+}
+"""
+"""Points to its own code, to libraries, one of which is loaded meanwhile, to the heap and to the stack."""
