@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
@@ -21,6 +22,8 @@ from ksym.views.text import printable
 if TYPE_CHECKING:
     from ksym.recording.reader import Recording
     from ksym.reports.about import About
+    from ksym.reports.analysis import Analysis
+    from ksym.reports.terminal import SourceOf
 
 KEYS = ("function", "instruction", "task", "cpu", "value", "stack")
 _ROWS = 25
@@ -47,7 +50,10 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         default="cpu",
         help="what has a line over time (default: cpu)",
     )
-    parser.add_argument("--json", action="store_true", help="one object, for programs")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="one object, for programs")
+    output.add_argument("--html", metavar="PAGE", help="write a page for a browser, which needs no network")
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite PAGE")
 
 
 def keys(text: str) -> tuple[str, ...]:
@@ -88,6 +94,7 @@ def _report(args: argparse.Namespace) -> str:
             "numpy is not installed",
             "pip install numpy, or read it on another machine",
         ) from None
+    from ksym.exports import target
     from ksym.recording.reader import open_recording
     from ksym.reports.analysis import Analysis
     from ksym.reports.layout import coloured, glyphs, plain
@@ -96,12 +103,16 @@ def _report(args: argparse.Namespace) -> str:
     from ksym.reports.terminal import Style, Terminal
 
     selection = Selection.of(args)
+    if args.html:
+        target.check(Path(args.html), force=args.force, option="--html")  # before anything takes time
     with Progress(f"reading {printable(args.file)}") as progress:
         recording = open_recording(args.file, progress)
         analysis = Analysis(recording.accesses(), selection)
     about = _about(recording)
     lanes = None if args.timeline == "off" else args.timeline
     with closing(Sources(recording.machine.build_ids)) as sources:
+        if args.html:
+            return _page(args, about, analysis, selection, sources.line, recording)
         if args.json:
             from ksym.reports.machine_readable import report
 
@@ -112,6 +123,27 @@ def _report(args: argparse.Namespace) -> str:
         style = Style(width, glyphs(sys.stdout.encoding), args.by, most, lanes)
         lines = Terminal(about, analysis, selection, style, sources.line).lines()
         return coloured(lines, width) if terminal else plain(lines)
+
+
+def _page(
+    args: argparse.Namespace, about: About, analysis: Analysis, selection: Selection, source: SourceOf,
+    recording: Recording,
+) -> str:  # fmt: skip
+    """Write the page; what is said of it goes to stderr, and nothing to stdout."""
+    from ksym.exports import target
+    from ksym.reports import html
+    from ksym.reports.progress import Progress
+    from ksym.reports.words import count
+
+    path, accesses = Path(args.html), recording.accesses()
+    origin = int(accesses.time_ns[0]) if len(accesses) else 0
+    with (
+        Progress(f"writing {printable(args.html)}") as progress,
+        target.created(path, force=args.force, option="--html") as file,
+    ):
+        html.write(file, about, analysis, selection, source, origin, progress)
+    print(f"ksym: {printable(args.html)}: {count(len(analysis), 'access')}", file=sys.stderr)
+    return ""
 
 
 def _width() -> int:

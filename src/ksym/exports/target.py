@@ -14,8 +14,13 @@ from typing import BinaryIO
 from ksym.errors import KsymError
 
 
-def check(path: Path, *, force: bool) -> None:
+def check(path: Path, *, force: bool, option: str = "-o") -> None:
     """Refuse to overwrite.
+
+    Args:
+        path: The file.
+        force: Do not.
+        option: How another one is named.
 
     Raises:
         KsymError: there is such a file, and ``force`` is off.
@@ -24,7 +29,7 @@ def check(path: Path, *, force: bool) -> None:
         raise KsymError(
             f"cannot write {path}",
             "it is there already",
-            "overwrite it with --force, or name another with -o",
+            f"overwrite it with --force, or name another with {option}",
         )
 
 
@@ -54,17 +59,18 @@ def make_folders(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def created(path: Path, *, force: bool) -> Iterator[BinaryIO]:
+def created(path: Path, *, force: bool, option: str = "-o") -> Iterator[BinaryIO]:
     """A file to write to, which has its name once the block has ended well.
 
     Args:
         path: Its name.
         force: Put it in the place of another one.
+        option: How another one is named.
 
     Raises:
         KsymError: it cannot be written.
     """
-    check(path, force=force)
+    check(path, force=force, option=option)
     try:
         if _is_stream(path):
             with path.open("wb") as stream:
@@ -82,4 +88,6 @@ def created(path: Path, *, force: bool) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         why = error.strerror or "it fails"
-        raise KsymError(f"cannot write {path}", why, "make room or choose another file with -o") from error
+        raise KsymError(
+            f"cannot write {path}", why, f"make room or choose another file with {option}"
+        ) from error
