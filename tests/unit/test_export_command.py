@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -140,8 +139,7 @@ def test_a_stream_is_written_to(recording: Any, tmp_path: Path) -> None:
 
 
 def test_a_library_that_is_missing(recording: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ksym.exports.parquet", None)
-    monkeypatch.delattr("ksym.exports.parquet")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
     with pytest.raises(KsymError) as raised:
         run("run.data", "--to", "parquet")
     assert str(raised.value) == "cannot export to parquet: pyarrow is not installed; pip install 'ksym[data]'"

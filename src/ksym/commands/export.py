@@ -12,7 +12,10 @@ import argparse
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,7 +38,7 @@ Write = Callable[["Accesses", BinaryIO, Callable[[int], None]], None]
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("file", metavar="FILE", help="a recording")
+    parser.add_argument("file", metavar="FILE", nargs="?", default="ksym.data", help="default: ksym.data")
     parser.add_argument("--to", required=True, choices=ENDINGS, metavar="FORMAT", help=", ".join(ENDINGS))
     parser.add_argument(
         "-o", "--output", metavar="OUT",
@@ -113,13 +116,19 @@ def _writer(name: str, *, fleet: bool) -> Write:
 
         return functools.partial(rows.write, name="json" if name == "jsonl" else name)
     if name == "parquet":
-        try:
-            from ksym.exports import parquet
-        except ImportError:
-            raise _missing(name, "pyarrow", "'ksym[data]'") from None
-        return functools.partial(parquet.write, fleet=fleet)
-    from importlib import import_module
+        if not find_spec("pyarrow"):
+            raise _missing(name, "pyarrow", "'ksym[data]'")
+        # pyarrow takes as long to load as some hundred thousand accesses do to read: it is loaded meanwhile.
+        loading = threading.Thread(target=import_module, args=("ksym.exports.parquet",))
+        loading.start()
 
+        def write_parquet(accesses: Accesses, out: BinaryIO, step: Callable[[int], None]) -> None:
+            loading.join()
+            from ksym.exports import parquet
+
+            parquet.write(accesses, out, step, fleet=fleet)
+
+        return write_parquet
     write: Write = import_module(f"ksym.exports.{name}").write
     return write
 

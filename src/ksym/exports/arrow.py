@@ -27,6 +27,10 @@ _WORDS = pa.dictionary(pa.int32(), pa.string())
 _WIDE = pa.decimal128(20, 0)
 """Holds every number of 64 bits, signed or not; what Spark makes of uint64 itself."""
 
+_ALWAYS = (
+    "time_ns", "time", "cpu", "pid", "tid", "comm", "symbol", "address", "length", "access", "ip", "hits",
+)  # fmt: skip
+
 
 def table(accesses: Accesses, *, fleet: bool = False) -> Any:
     """The accesses as a ``pyarrow.Table``.
@@ -65,7 +69,9 @@ def table(accesses: Accesses, *, fleet: bool = False) -> Any:
         "instruction_address": _numbers(addresses["instruction_address"]()),
         "uid": _numbers(Known(uid, None if (uid >= 0).all() else uid >= 0)),
     }
-    return pa.Table.from_arrays(list(columns.values()), list(columns))
+    # What is always known is cheaper to store, too.
+    fields = [pa.field(name, column.type, nullable=name not in _ALWAYS) for name, column in columns.items()]
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(fields))
 
 
 # ``pyarrow.array`` would import pandas, where it is installed, to look at what it is given: 0.3 s. So all arrays are
