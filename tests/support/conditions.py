@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import operator
 from collections.abc import Sequence
 
 from hypothesis import strategies as st
@@ -11,6 +13,8 @@ from ksym.errors import Span
 from ksym.language import Condition, Kind, check
 from ksym.language.condition import ACCESSES, AccessName, Binary, Field, InFunction, Number, Text, Unary
 from ksym.language.request import Member
+from ksym.program.bind import InRanges, Part, is_truth
+from ksym.program.verdict import Seen
 from ksym.symbols import types
 
 Ranges = tuple[tuple[int, int], ...]
@@ -93,6 +97,73 @@ def conditions(
         ),
         max_leaves=8,
     )
+
+
+# What conditions mean, stated anew: C's rules on the C types of ctypes, of an access that is known in all respects.
+
+Long = ctypes.c_int64 | ctypes.c_uint64
+
+_COMPUTE = {
+    "|": operator.or_, "^": operator.xor, "&": operator.and_, "+": operator.add, "-": operator.sub,
+    "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+
+
+def number_in_c(node: Condition, seen: Seen) -> Long:
+    """A number of a bound condition, as a ``long`` or ``unsigned long``.
+
+    C leaves shifts by more than 63 undefined; here they are what the machine does.
+    """
+    match node:
+        case Number(value=value):
+            return ctypes.c_int64(value) if value < 2**63 else ctypes.c_uint64(value)
+        case Part(name=name, offset=offset, size=size, bits=bits, signed=sign):
+            whole = int.from_bytes((seen.new if name == "new" else seen.old) or b"", "little")
+            first, width = bits or (0, 8 * size)
+            value = (whole >> (8 * offset + first)) % 2**width
+            if sign and value >= 2 ** (width - 1):
+                value -= 2**width
+            return ctypes.c_int64(value) if sign or width < 64 else ctypes.c_uint64(value)
+        case Field(name=name):
+            return ctypes.c_int64(getattr(seen, name))
+        case Unary(op=op, operand=operand):
+            inner = number_in_c(operand, seen)
+            return type(inner)(-inner.value if op == "-" else -1 - inner.value)
+        case Binary(op="<<" | ">>" as op, left=left, right=right):
+            moved, distance = number_in_c(left, seen), number_in_c(right, seen).value % 64
+            return type(moved)(moved.value << distance if op == "<<" else moved.value >> distance)
+        case Binary(op=op, left=left, right=right):
+            sides = number_in_c(left, seen), number_in_c(right, seen)
+            common = next((type(s) for s in sides if isinstance(s, ctypes.c_uint64)), ctypes.c_int64)
+            result = _COMPUTE[op](*(common(side.value).value for side in sides))
+            return ctypes.c_int64(result) if op in COMPARISONS else common(result)
+    raise AssertionError(node)
+
+
+def holds_in_c(node: Condition, seen: Seen) -> bool:
+    """Whether a bound condition holds."""
+    match node:
+        case Unary(op="!", operand=operand):
+            return not holds_in_c(operand, seen)
+        case Binary(op="&&", left=left, right=right):
+            return holds_in_c(left, seen) and holds_in_c(right, seen)
+        case Binary(op="||", left=left, right=right):
+            return holds_in_c(left, seen) or holds_in_c(right, seen)
+        case InRanges(ranges=ranges):
+            return any(seen.at in range(*each) for each in ranges)
+        case Field(name="changed"):
+            return seen.old != seen.new
+        case Binary(op="==" | "!=" as op, left=left, right=right):
+            sides = (left, right)
+            for literal in sides:
+                if isinstance(literal, Text):
+                    name = seen.comm[: len(literal.value)] if literal.prefix else seen.comm
+                    return (name == literal.value) is (op == "==")
+                if isinstance(literal, AccessName):
+                    return (seen.access == literal.name) is (op == "==")
+            if is_truth(left):
+                return (holds_in_c(left, seen) is holds_in_c(right, seen)) is (op == "==")
+    return number_in_c(node, seen).value != 0
 
 
 def _numbers(values: st.SearchStrategy[Condition], telling: list[int]) -> st.SearchStrategy[Condition]:

@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import itertools
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ksym.errors import Place, RequestError
 from ksym.language import parse_condition, parse_request
@@ -24,10 +32,23 @@ from ksym.symbols.types import (
     Typedef,
 )
 from ksym.symbols.variable import Space, Variable
+from support.conditions import (
+    ARITHMETIC,
+    COMPARISONS,
+    MEMBER_VALUES,
+    NO,
+    conditions,
+    functions_around,
+    holds_in_c,
+    number_in_c,
+    structs,
+)
+from synthetic.compile import build
 
 INT = Integer("int", 4, True)
 UINT = Integer("unsigned int", 4, False)
 SHORT, ULONG = Integer("short", 2, True), Integer("unsigned long", 8, False)
+LONG = Integer("long", 8, True)
 CHAR, BOOL = Integer("char", 1, True, Encoding.CHAR), Integer("_Bool", 1, False, Encoding.BOOL)
 U16 = Typedef("u16", 2, Typedef("__u16", 2, Integer("unsigned short", 2, False)))
 WIDE = Integer("__int128", 16, True)
@@ -61,6 +82,9 @@ FUNCTIONS = {
     "split": ((0x3000, 0x3010), (0x2000, 0x2010), (0x2010, 0x2020), (0x3008, 0x3009)),
     "nowhere": (),
 }
+
+
+CONDITIONS = conditions(MEMBER_VALUES, comms=["sshd", "ssh", "ssh-agent"], ip=0x2100)
 
 
 def variable(
@@ -157,7 +181,7 @@ def judge(text: str, of: Variable, old: bytes | None, new: bytes | None) -> bool
         ("STOPPED == new", variable(Typedef("state_t", 4, STATE)), 7),
         ("new == BROKEN", variable(STATE), 0xFFFFFFFF),
         ("new.state == RUNNING", NODE_VARIABLE, 1),
-        ("new.colour == NONE", NODE_VARIABLE, 2**64 - 1),
+        ("new.colour == NONE", NODE_VARIABLE, -1),
         ("(new.state | old.colour) == GREEN", NODE_VARIABLE, 1),
     ],
 )
@@ -169,6 +193,90 @@ def test_a_constant_is_what_its_type_reads() -> None:
     """Descriptions give an unsigned enum's constants negative, or a signed one's positive."""
     assert judge("new == BROKEN", variable(STATE), b"\0" * 4, b"\xff" * 4)
     assert judge("new == NONE && new < 0", variable(COLOUR), b"\0" * 4, b"\xff" * 4)
+    assert judge("new < RED && new <= NONE && !(old <= NONE)", variable(COLOUR), b"\0" * 4, b"\xff" * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "of", "number", "kept"),
+    [
+        ("new > 100", ULONG, 2**64 - 16, True),
+        ("new < 0", ULONG, 2**64 - 16, False),
+        ("new == -1", ULONG, 2**64 - 1, True),
+        ("new >> 63 == 1", ULONG, 2**63, True),
+        ("new > 100", POINTER, 2**64 - 16, True),
+        ("new >= 0x8000000000000000", ULONG, 2**63, True),
+        ("new < 0x8000000000000000", ULONG, 2**63 - 1, True),
+        ("new > 100", None, 2**64 - 16, True),
+        ("new > 100", Typedef("size_t", 8, ULONG), 2**64 - 16, True),
+        ("new > 100", Enum("enum wide", 8, False, (("TOP", -1),)), 2**64 - 16, True),
+        ("new < TOP", Enum("enum wide", 8, False, (("TOP", -1),)), 2**64 - 16, True),
+        ("new > 100", LONG, 2**64 - 16, False),
+        ("new < 0", LONG, 2**64 - 16, True),
+        ("new >> 63 == -1", LONG, 2**63, True),
+        ("new < 0xffffffffffffffff", LONG, 2**63, True),
+        ("new < 18446744073709551615 - 1", LONG, 2**64 - 1, False),
+    ],
+)
+def test_unsigned_numbers(text: str, of: Type | None, number: int, kept: bool) -> None:
+    assert judge(text, variable(of, 8), b"\0" * 8, number.to_bytes(8, "little")) is kept
+
+
+def test_a_bit_field_is_unsigned_where_it_fills_64_bits() -> None:
+    """C makes one of fewer bits a signed number, as its values all are one."""
+    assert judge("new < -1", variable(ULONG, 8, bits=(0, 64)), b"\0" * 8, b"\xf0" + b"\xff" * 7)
+    assert not judge("new < -1", variable(ULONG, 8, bits=(0, 63)), b"\0" * 8, b"\xf0" + b"\xff" * 7)
+
+
+@given(st.data())
+def test_conditions_mean_what_they_mean_in_c(data: st.DataObject) -> None:
+    kind = data.draw(structs())
+    condition = bind(data.draw(CONDITIONS), variable(kind), functions_around(0x2100).__getitem__)
+    filled = st.sampled_from([b"\0", b"\xff", b"\x80", b"\x7f"]).map(lambda one: (one * 64)[: kind.size])
+    old, new = (data.draw(filled | st.binary(min_size=kind.size, max_size=kind.size)) for _ in "on")
+    one = seen(old, new, data.draw(st.sampled_from(["R", "W", "RW", "X"])))
+    assert could_match(condition, one) is holds_in_c(condition, one)
+
+
+def test_the_rules_of_c_are_those_of_a_compiler(tmp_path: Path) -> None:
+    """What tests take for C's rules, against gcc."""
+    values = [0, 1, 100, 2**31, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 16, 2**64 - 1]
+    sides = {"unsigned long": ULONG, "long": LONG, "int": INT, "unsigned int": UINT}
+    cases = [
+        (op, left, right)
+        for op in (*ARITHMETIC, *COMPARISONS)
+        for left in sides
+        for right in sides
+        if op in ("<<", ">>") or {left, right} & {"unsigned long", "long"}
+    ]  # narrower than long C computes on int, and conditions do not
+    lines = []
+    for op, left, right in cases:
+        # What is shifted is a number of 64 bits, whatever it was.
+        before = f"(({left}) values[i] {'+ 0L' if op in ('<<', '>>') and 'int' in left else ''})"
+        behind = f"(({right}) values[j]{' & 63' if op in ('<<', '>>') else ''})"
+        lines.append(f'EACH printf("%ld\\n", (long) ({before} {op} {behind}));')
+    source = (
+        "#include <stdio.h>\n"
+        f"#define EACH for (int i = 0; i < {len(values)}; i++) for (int j = 0; j < {len(values)}; j++)\n"
+        f"unsigned long values[] = {{{', '.join(f'{value}ul' for value in values)}}};\n"
+        + "int main(void) {\n" + "\n".join(lines) + "\nreturn 0; }\n"
+    )  # fmt: skip
+    program = build(tmp_path, "rules", source, "-fwrapv", "-w")
+    told = iter(subprocess.run([program], check=True, capture_output=True, text=True).stdout.split())
+    for operation, *two in cases:
+        first, second = (bound("new == 0", variable(sides[each], 8)) for each in two)
+        assert isinstance(first, Binary)
+        assert isinstance(second, Binary)
+        assert isinstance(second.left, Part)
+        condition = Binary(operation, first.left, replace(second.left, name="old"), NO)
+        for new, old in itertools.product(values, values):
+            one = seen(old.to_bytes(8, "little"), new.to_bytes(8, "little"))
+            assert ctypes.c_int64(number_in_c(condition, one).value).value == int(next(told)), (
+                operation,
+                two,
+                new,
+                old,
+            )
+    assert next(told, None) is None
 
 
 def test_functions() -> None:
@@ -217,21 +325,45 @@ BAD = [
     (
         "new == 1",
         variable(INNER),
-        "new is a struct inner, no number of up to 64 bits; compare a member: new.low, new.high",
+        "new is a struct inner, no number; compare a member: new.low, new.high",
         "new",
     ),
     (
         "old.inners[0] == 1",
         NODE_VARIABLE,
-        "old.inners[0] is a struct inner, no number of up to 64 bits; "
-        "compare a member: old.inners[0].low, old.inners[0].high",
+        "old.inners[0] is a struct inner, no number; compare a member: old.inners[0].low, old.inners[0].high",
         "old.inners[0]",
     ),
     (
         "new.slots == 1",
         NODE_VARIABLE,
-        "new.slots is a short [3], no number of up to 64 bits; compare an element, as in new.slots[0]",
+        "new.slots is a short [3], no number; compare an element, as in new.slots[0]",
         "new.slots",
+    ),
+    (
+        "new.inners",
+        NODE_VARIABLE,
+        "new.inners is a struct inner [2], no number; compare an element, as in new.inners[0].low",
+        "new.inners",
+    ),
+    (
+        "new",
+        NODE_VARIABLE,
+        "new is a struct node, no number; compare a member: new.next, new.state, new.colour, new.ready, new.level, "
+        "new.inner.low, new.inner.high, new.word, new.signed_word, new.slots[0], new.packed, new.letter, ...",
+        "new",
+    ),
+    (
+        "new",
+        variable(NODE, 16),
+        "new is a struct node, no number; compare a member: new.next, new.state, new.colour",
+        "new",
+    ),
+    (
+        "new",
+        variable(Array("double [2]", 16, Float("double", 8), 2)),
+        "new is a double [2], no number; compare changed instead",
+        "new",
     ),
     (
         "new.ratio > 1",
@@ -239,7 +371,12 @@ BAD = [
         "new.ratio is a double, conditions know whole numbers only; compare changed instead",
         "new.ratio",
     ),
-    ("new", variable(WIDE), "new is a __int128, no number of up to 64 bits; compare changed instead", "new"),
+    (
+        "new",
+        variable(WIDE),
+        "new has 128 bits (__int128), conditions know numbers of up to 64; compare changed instead",
+        "new",
+    ),
     ("new.slots[3]", NODE_VARIABLE, "new.slots has 3 elements; they are numbered 0 to 2", "[3]"),
     ("new.rest[2]", NODE_VARIABLE, "new.rest has 2 elements; they are numbered 0 to 1", "[2]"),
     (
@@ -358,6 +495,24 @@ def test_bad(text: str, of: Variable, reason: str, marked: str) -> None:
     with pytest.raises(RequestError) as caught:
         bind(request.condition, of, FUNCTIONS.__getitem__)
     assert caught.value.place is None
+
+
+def test_damaged_types_contain_themselves() -> None:
+    endless: Struct = Struct("struct endless", 4, False, lambda: (Field("a", endless, 0), Field("b", INT, 0)))
+    with pytest.raises(RequestError, match=r"compare a member: new\.a\.a"):
+        bound("new", variable(endless))
+
+
+def test_a_function_that_is_missed_is_marked() -> None:
+    def none(name: str) -> tuple[tuple[int, int], ...]:
+        raise RequestError(f"cannot find function {name}", "the kernel has none of that name")
+
+    request = parse_request("name if pid == 1 || ip in foo")
+    assert request.condition is not None
+    with pytest.raises(RequestError, match="cannot find function foo") as caught:
+        bind(request.condition, NODE_VARIABLE, none, request.place)
+    assert caught.value.place is not None
+    assert caught.value.place.caret().splitlines()[1].strip() == "^" * len("ip in foo")
 
 
 def test_too_many_functions() -> None:

@@ -29,8 +29,8 @@ from ksym.linux import bpf
 from ksym.linux.bpf_asm import R0, R1, R6, R7, R10, U32, Assembler, Program
 from ksym.program.bind import Part, bind
 from ksym.program.conditions import compile_condition, decided_in_kernel, uses_values
-from ksym.program.integers import IP_AT
 from ksym.program.layout import Frame, Hit, Sees, padded
+from ksym.program.snippets import IP_AT
 from ksym.program.verdict import Seen, could_match, part_value
 from ksym.symbols import types
 from ksym.symbols.variable import Space, Variable
@@ -42,6 +42,7 @@ from support.conditions import (
     NO,
     conditions,
     functions_around,
+    holds_in_c,
     structs,
 )
 
@@ -198,6 +199,8 @@ def test_the_kernel_judges_as_python_does(data: st.DataObject) -> None:
             for name in possible:
                 expected = could_match(bound, one._replace(access=name))
                 assert kept == expected if decided else kept >= expected
+                if one.changed is not None and name != "?":
+                    assert expected is holds_in_c(bound, one._replace(access=name))
 
 
 def accesses(sees: Sees) -> list[tuple[Hit, tuple[str, ...]]]:
@@ -211,22 +214,46 @@ def accesses(sees: Sees) -> list[tuple[Hit, tuple[str, ...]]]:
 
 
 LONG_VARIABLE = Variable("v", 0x1000, 8, Space.KERNEL, types.Integer("long", 8, True))
-EXTREMES = [-(2**63), -(2**31) - 1, -1, 0, 1, 2**31, 2**63 - 1]
+ULONG_VARIABLE = Variable("v", 0x1000, 8, Space.KERNEL, types.Integer("unsigned long", 8, False))
+EXTREMES = [0, 1, 100, 2**31, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 2**31 - 1, 2**64 - 16, 2**64 - 1]
 
 
 @pytest.mark.parametrize("op", COMPARISONS)
 @pytest.mark.parametrize(
     "form", ["{}", "!({})", "({}) && 1", "({}) || 0", "!(({}) && 1)", "({}) == (pid != 0)"]
 )
-def test_comparisons_are_signed(op: str, form: str) -> None:
+@pytest.mark.parametrize("variable", [LONG_VARIABLE, ULONG_VARIABLE], ids=["signed", "unsigned"])
+def test_comparisons(op: str, form: str, variable: Variable) -> None:
     """Whichever of its two ways comes next, so that its jump is the inverted one."""
-    texts = [form.format(f"new {op} {right}") for right in ("old", "-1", "1", "old + uid - uid")]
-    for text in texts:
-        condition = bound(text, LONG_VARIABLE)
-        with loaded(bpf.PROG_TYPE_SYSCALL, wrap(Wrapped(condition, 8, DATA))) as fd:
-            for old, new in itertools.product(EXTREMES, EXTREMES):
-                one = seen(*(number.to_bytes(8, "little", signed=True) for number in (old, new)))
-                assert run(fd, one, flags_of(one, Hit(0))) is could_match(condition, one), (text, old, new)
+    rights = ("old", "-1", "1", "old + uid - uid", "0x8000000000000000", "~0x7fffffffffffffff")
+    for text in [form.format(f"new {op} {right}") for right in rights]:
+        agree(text, variable)
+
+
+@pytest.mark.parametrize("variable", [LONG_VARIABLE, ULONG_VARIABLE], ids=["signed", "unsigned"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "new >> 63 == 1", "new >> 63 == -1", "new >> 1 < old", "new >> old == 1", "7 >> new == 0", "~new >> 60 == 15",
+        "-new > 0", "new - old < 0", "new + old > new", "(new & old) > 100", "(new | 1) < 0", "(new ^ old) >> 1 < 0",
+        "new << 1 < 0", "1 << new < 0", "(pid << new) >> 63 == -1", "tid - tid + new < 0",
+        "0xffffffffffffffff >> 1 == 0x7fffffffffffffff", "0x8000000000000000 < new",
+        "-(new - new) - 1 < 0", "pid - pid - 1 < 0 && new != 1",
+    ],
+)  # fmt: skip
+def test_operators_of_unsigned_numbers(text: str, variable: Variable) -> None:
+    agree(text, variable)
+
+
+def agree(text: str, variable: Variable) -> None:
+    """Hold the kernel, Python and C's rules against each other."""
+    condition = bound(text, variable)
+    with loaded(bpf.PROG_TYPE_SYSCALL, wrap(Wrapped(condition, 8, DATA))) as fd:
+        for old, new in itertools.product(EXTREMES, EXTREMES):
+            one = seen(*(number.to_bytes(8, "little") for number in (old, new)))
+            wanted = holds_in_c(condition, one)
+            assert run(fd, one, flags_of(one, Hit(0))) is wanted, (text, old, new)
+            assert could_match(condition, one) is wanted, (text, old, new)
 
 
 def test_pid_and_tid_of_a_thread() -> None:

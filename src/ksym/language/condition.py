@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """CONDITION as data: which accesses to keep. Built by ``condition_parser``, checked by ``typecheck``.
 
-Arithmetic is C's on ``long``: every number is 64 bits wide in two's complement, results wrap around,
-``>>`` keeps the sign, comparisons are signed, and a shift counts its distance modulo 64 (C leaves
-larger ones undefined; BPF masks them, and so does this). A value of a narrower type is widened before
-by the rules of its type. So ``new == -1`` and ``new == 0xffffffffffffffff`` mean the same, and both
-hold for an ``int`` of -1, but not for an ``unsigned int`` of 4294967295.
+Arithmetic is C's on ``long`` and ``unsigned long``: every number is 64 bits wide, results wrap around,
+and a shift counts its distance modulo 64 (C leaves larger ones undefined; BPF masks them, and so does
+this). A value of a narrower type is widened before by the rules of its type. So ``new == -1`` and
+``new == 0xffffffffffffffff`` mean the same, and both hold for an ``int`` of -1, but not for an
+``unsigned int`` of 4294967295. Which numbers are unsigned their types tell, and those only a condition
+knows that is bound to a variable (`program.bind`).
 
 ``str()`` of a condition is its canonical text: reading it back gives an equal condition.
 """
@@ -44,7 +45,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class Number(_Node):
-    """A literal, 0 to 2**64-1; a minus sign is a Unary around it."""
+    """A literal, 0 to 2**64-1; a minus sign is a Unary around it. In a bound condition, an enum's constant too."""
 
     value: int
     span: Span = field(compare=False)
@@ -165,7 +166,7 @@ def signed(value: int) -> int:
 
 
 def evaluate(condition: Condition, env: Mapping[str, int | str]) -> bool:
-    """Whether an access is kept: the meaning of a condition, which the code in the kernel must share.
+    """Whether an access would be kept, as far as that can be told without types: all numbers are signed.
 
         >>> evaluate(parse_condition('new > old && comm == "ssh*"'), {"new": 2, "old": 1, "comm": "sshd"})
         True
@@ -231,15 +232,24 @@ def same_comm(literal: Text, comm: str) -> bool:
     return have.startswith(wanted) if literal.prefix else have == wanted
 
 
-def arithmetic(op: str, left: int, right: int) -> int:
-    """The result of an operator on two numbers of 64 bits; a comparison's is 0 or 1."""
+def arithmetic(op: str, left: int, right: int, *, unsigned: bool = False) -> int:
+    """The result of an operator on two numbers of 64 bits, wrapped to signed; a comparison's is 0 or 1.
+
+    Args:
+        op: A key of PRECEDENCE that computes or compares numbers.
+        left: As `signed` has it.
+        right: Likewise.
+        unsigned: Whether C would compute on ``unsigned long``.
+    """
+    if unsigned:
+        left, right = left & _MASK, right & _MASK
     match op:
         case "|":
-            return left | right
+            return signed(left | right)
         case "^":
-            return left ^ right
+            return signed(left ^ right)
         case "&":
-            return left & right
+            return signed(left & right)
         case "==":
             return int(left == right)
         case "!=":
@@ -255,7 +265,7 @@ def arithmetic(op: str, left: int, right: int) -> int:
         case "<<":
             return signed(left << (right & 63))
         case ">>":
-            return left >> (right & 63)
+            return signed(left >> (right & 63))
         case "+":
             return signed(left + right)
         case "-":

@@ -104,6 +104,30 @@ def leaves(condition: Condition) -> list[Condition]:
     return found
 
 
+def is_unsigned(node: Condition) -> bool:
+    """Whether C would make a bound number an ``unsigned long``: it tells in comparisons and before ``>>``.
+
+    What is narrower than 64 bits fits a ``long``, whatever it was declared as, and becomes one.
+    """
+    match node:
+        case Number(value=value):
+            return value >> 63 > 0
+        case Part(size=size, bits=bits, signed=signed):
+            return not signed and (bits[1] if bits else 8 * size) == 64
+        case Unary(op="-" | "~", operand=operand):
+            return is_unsigned(operand)
+        case Binary(op="<<" | ">>", left=left):
+            return is_unsigned(left)
+        case Binary(op="+" | "-" | "&" | "|" | "^", left=left, right=right):
+            return is_unsigned(left) or is_unsigned(right)
+    return False
+
+
+def computes_unsigned(op: str, left: Condition, right: Condition) -> bool:
+    """Whether an operator on two numbers is that of ``unsigned long``; a shift is what its left operand is."""
+    return is_unsigned(left) or (op not in ("<<", ">>") and is_unsigned(right))
+
+
 def is_truth(node: Condition) -> bool:
     """Whether a node of a checked condition is a truth value, and not a number, text or access."""
     match node:
@@ -177,7 +201,7 @@ class _Binder:
     def function(self, name: str, span: Span) -> tuple[Range, ...]:
         if name not in self.ranges:
             joined: list[Range] = []
-            for start, end in sorted(self.functions(name)):
+            for start, end in sorted(self.places(name, span)):
                 if joined and start <= joined[-1][1]:
                     joined[-1] = joined[-1][0], max(end, joined[-1][1])
                 else:
@@ -193,6 +217,14 @@ class _Binder:
             why = f"with {name} it has more than {_MOST_RANGES} functions to compare ip with"
             raise self.error(why, "name fewer", span)
         return found
+
+    def places(self, name: str, span: Span) -> tuple[Range, ...]:
+        try:
+            return self.functions(name)
+        except RequestError as error:
+            if self.place and error.place is None:
+                error.place = self.place(span)
+            raise
 
     # Values.
 
@@ -227,16 +259,18 @@ class _Binder:
                 return found.length, False
             why = f"{node} is {found.length} bytes of unknown type, no number"
             raise self.error(why, "give TARGET a type, as in *(u32 *)ADDRESS", node.span)
-        if isinstance(kind, Integer | Enum | Pointer) and 0 < kind.size <= _WIDEST:
+        if _is_number(kind):
             return kind.size, kind.signed if isinstance(kind, Integer | Enum) else False
-        why, todo = f"{node} is {_a(kind.name)}, no number of up to 64 bits", "compare changed instead"
-        if isinstance(kind, Struct):
-            names = member_names(kind)
-            todo = f"compare a member: {_list([f'{node}.{name}' for name in names])}" if names else todo
-        elif isinstance(kind, Array):
-            todo = f"compare an element, as in {node}[0]"
+        why, todo = f"{node} is {_a(kind.name)}, no number", "compare changed instead"
+        inside = _numbers_in(kind, str(node), self.variable.length - found.offset)
+        if isinstance(kind, Struct) and inside:
+            todo = f"compare a member: {_list(inside)}"
+        elif isinstance(kind, Array) and inside:
+            todo = f"compare an element, as in {inside[0]}"
         elif isinstance(kind, Float):
             why = f"{node} is {_a(kind.name)}, conditions know whole numbers only"
+        elif kind.size > _WIDEST and isinstance(kind, Integer | Enum):
+            why = f"{node} has {8 * kind.size} bits ({kind.name}), conditions know numbers of up to 64"
         raise self.error(why, todo, node.span)
 
     def follow(self, node: Field) -> _Place:
@@ -318,9 +352,28 @@ def _as_stored(number: int, kind: Enum) -> int:
     """A constant as a `Part` of its type reads it: descriptions are not at one about signs."""
     width = 8 * (kind.size or _WIDEST)
     number &= (1 << width) - 1
-    if kind.signed and number >> (width - 1):
-        number -= 1 << width
-    return number & ((1 << 64) - 1)
+    return number - (1 << width) if kind.signed and number >> (width - 1) else number
+
+
+def _is_number(kind: Type) -> bool:
+    return isinstance(kind, Integer | Enum | Pointer) and 0 < kind.size <= _WIDEST
+
+
+def _numbers_in(kind: Type, text: str, length: int, levels: int = 8) -> list[str]:
+    # What could be compared in the first ``length`` bytes of a value: of an array its first element alone.
+    # Types that come from damaged descriptions can contain themselves.
+    kind = resolve(kind)
+    if isinstance(kind, Array) and levels:
+        return _numbers_in(kind.element, f"{text}[0]", length, levels - 1)
+    if isinstance(kind, Struct) and levels:
+        members = [(name, find_member(kind, name)) for name in member_names(kind)]
+        return [
+            number
+            for name, member in members
+            if member is not None
+            for number in _numbers_in(member.type, f"{text}.{name}", length - member.offset, levels - 1)
+        ]
+    return [text] if _is_number(kind) and kind.size <= length else []
 
 
 def _list(names: list[str]) -> str:

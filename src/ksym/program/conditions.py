@@ -26,14 +26,19 @@ from ksym.language.condition import (
 )
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R6, R10, STACK_BYTES, U32, Assembler, Helper, Label, Register
 from ksym.linux.libc import MACHINE
-from ksym.program.bind import InRanges, is_truth, leaves
-from ksym.program.integers import IP_AT, WORD, Integers
+from ksym.program.bind import InRanges, computes_unsigned, is_truth, leaves
+from ksym.program.integers import WORD, Integers
 from ksym.program.layout import Frame, Hit, Sees
+from ksym.program.snippets import IP_AT
 
 _COMM_BYTES = 16
 
-_JUMPS = {"==": "==", "!=": "!=", "<": "s<", "<=": "s<=", ">": "s>", ">=": "s>="}
-_INVERSE = {"==": "!=", "!=": "==", "s<": "s>=", "s>=": "s<", "s>": "s<=", "s<=": "s>", "<": ">=", ">=": "<"}
+_SIGNED = {"==": "==", "!=": "!=", "<": "s<", "<=": "s<=", ">": "s>", ">=": "s>="}
+"""How BPF calls a comparison of signed numbers; of unsigned ones it is called as in C."""
+_INVERSE = {
+    "==": "!=", "!=": "==", "s<": "s>=", "s>=": "s<", "s>": "s<=", "s<=": "s>",
+    "<": ">=", ">=": "<", ">": "<=", "<=": ">",
+}  # fmt: skip
 _NEEDS = {"new": Hit.NEW, "old": Hit.OLD, "changed": Hit.NEW | Hit.OLD}
 _CERTAIN = {"R": (Hit.READ, Hit.WROTE), "W": (Hit(0), Hit.READ), "RW": (Hit(0), Hit.READ)}
 """For each access the flags of a record that prove it, and those that disprove it."""
@@ -180,8 +185,9 @@ class _Compiler:
                     self.access(literal.name, equal)
             case Binary(op="==" | "!=" as op, left=left, right=right) if is_truth(left):
                 self.same_truth(node, left, right, ways if op == "==" else ways.inverted())
-            case Binary(op=op, left=left, right=right) if op in _JUMPS:
-                self.decide(R0, _JUMPS[op], self.integers.operands(left, right), ways)
+            case Binary(op=op, left=left, right=right) if op in _SIGNED:
+                jump = op if computes_unsigned(op, left, right) else _SIGNED[op]
+                self.decide(R0, jump, self.integers.operands(left, right), ways)
             case _:
                 self.integers.number(node)
                 self.decide(R0, "!=", 0, ways)

@@ -27,7 +27,7 @@ from ksym.language.condition import (
     same_comm,
     signed,
 )
-from ksym.program.bind import InRanges, Part, is_truth, leaves
+from ksym.program.bind import InRanges, Part, computes_unsigned, is_truth, leaves
 
 _UNKNOWN = "?"
 
@@ -105,6 +105,7 @@ def _same(left: Condition, right: Condition, seen: Seen) -> bool | None:
 
 
 def _number(node: Condition, seen: Seen) -> int | None:
+    # As `signed` has it, also where it is unsigned: only some operators tell them apart.
     match node:
         case Number(value=value):
             return signed(value)
@@ -119,12 +120,14 @@ def _number(node: Condition, seen: Seen) -> int | None:
             return None if inner is None else signed(-inner if op == "-" else ~inner)
         case Binary(op=op, left=left, right=right):
             first, second = _number(left, seen), _number(right, seen)
-            return None if first is None or second is None else arithmetic(op, first, second)
+            if first is None or second is None:
+                return None
+            return arithmetic(op, first, second, unsigned=computes_unsigned(op, left, right))
     raise AssertionError(f"{node!r} is no number")
 
 
 def part_value(part: Part, seen: Seen) -> int:
-    """The number that a part of a known value is."""
+    """The number that a part of a known value is; one of 64 unsigned bits as `signed` has it."""
     data = seen.new if part.name == "new" else seen.old
     assert data is not None
     number = int.from_bytes(data[part.offset : part.offset + part.size], "little")
