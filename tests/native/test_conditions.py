@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -38,7 +40,9 @@ from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.plan import Scope, make_plan
 from support.actors import Memory, Task, Touch, tasks
 from support.bpf import need_programs
-from support.conditions import MEMBER_VALUES, WHOLE_VALUES, conditions, functions_around, structs
+from support.conditions import MEMBER_VALUES, WHOLE_VALUES, conditions, functions_around, holds_in_c, structs
+from support.program import ksym
+from synthetic.compile import build
 
 pytestmark = [
     pytest.mark.native,
@@ -168,7 +172,7 @@ def observe(
     try:
         with ArmedWatch(plan, lambda: scope, Options(ring_bytes=1 << 16), engine) as armed:
             for watch in plan.watches:
-                engine.shared.seed(watch.index, bench.memory.content()[: variable.length], known=os.getpid())
+                engine.shared.seed(watch.index, bench.memory.content()[: variable.length])
             armed.enable()
             for task, touch in steps:
                 task.touch([touch])
@@ -210,6 +214,9 @@ def judge(
     words = []
     for number, condition in enumerate(judging, 1):
         words.append([could_match(condition, access.seen(length)) for access in accesses])
+        known = [access.seen(length) for access in accesses if access.record.flags & Hit.OLD]
+        for one in known:
+            assert could_match(condition, one) is holds_in_c(condition, one), str(condition)
         kept = [number in access.kept for access in accesses]
         if decided_in_kernel(condition, sees(watch)):
             assert kept == words[-1], str(condition)
@@ -237,6 +244,7 @@ VALUES = {
     "color": [0, 1, 5, -1, 5, 5, 7],
     "record": [packed(1, 2, 3, (4, 5)), packed(-1, 5, -3, (2, 2)), packed(4, 127, -16, (0, 0)), 0],
     "field": [5 << 5, 5 << 5 | 1, 63 << 5, 0, 1],
+    "u64": [2**64 - 16, 2**63, 2**63 - 1, 0, 1, 101, 2**64 - 1, 2**63 + 1, 7],
 }
 
 EXPLICIT: dict[tuple[str, str], list[str]] = {
@@ -262,7 +270,10 @@ EXPLICIT: dict[tuple[str, str], list[str]] = {
     ("s16", "-w-"): ["new == -1", "old < 0", "new > 7"],
     ("u16", "-w-"): ["new == 65535", "old > 32767", "new - old < 0"],
     ("s64", "-w-"): ["new == -1", "old < 0", "new < -0x7fffffff"],
-    ("u64", "-w-"): ["new == -1", "old == 0xffffffffffffffff", "new >> 63"],
+    ("u64", "-w-"): [
+        "new == -1", "old == 0xffffffffffffffff", "new >> 63", "new > 100", "new > old", "new >> 63 == 1",
+        "new < 0x8000000000000000", "old >= 0x7fffffffffffffff", "new - 8 > old", "-new > 100", "new <= -16",
+    ],
     ("color", "-w-"): ["new == BLUE", "old != RED", "new == NONE || old == GREEN"],
     ("record", "-w-"): ["new.a < 0", "new.b > old.b", "new.c == -3", "new.d[1] == 2", "old.d[0] != new.d[0]"],
     ("triple", "-w-"): ["new.x == 8", "new.y > new.x", "old.z != new.z", "changed && new.y == 0xffffffff"],
@@ -337,6 +348,105 @@ def _operators(node: Condition) -> set[tuple[int, str]]:
         case Binary(op=op, left=left, right=right):
             return {(2, op)} | _operators(left) | _operators(right)
     return set()
+
+
+def test_a_value_that_never_is_below_zero(bench: Bench) -> None:
+    kind = KINDS["u64"]
+    judging = [bound(bench, kind, "new < 0 || old < 0", ip=0)]
+    assert not any(judge(bench, kind, "-w-", all_steps(bench, "u64"), judging)[0])
+
+
+# Functions as rows name them.
+
+FUNCTIONS = r"""
+#include <unistd.h>
+volatile unsigned long counter;
+void typeless(void); void sizeless(void); void whole(void);
+__asm__(".text\n"
+        "typeless: movq $1, counter(%rip)\n ret\n"
+        ".type sizeless, @function\nsizeless: movq $2, counter(%rip)\n ret\n"
+        ".type whole, @function\nwhole: movq $3, counter(%rip)\n ret\n.size whole, .-whole\n"
+        ".type whole.cold, @function\nwhole.cold: movq $4, counter(%rip)\n ret\n.size whole.cold, .-whole.cold\n");
+void part(void) __asm__("whole.cold");
+int main(void) {
+    typeless(), sizeless(), whole(), part();
+    counter = -16;
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("functions"), "prog", FUNCTIONS, "-O1")
+
+
+@pytest.mark.parametrize("bpf", [[], ["--no-bpf"]], ids=["kernel", "ksym"])
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("typeless", ["typeless"]),
+        ("sizeless", ["sizeless"]),
+        ("whole", ["whole", "whole.cold"]),
+        ("whole.cold", ["whole.cold"]),
+        ("main", ["main"]),
+    ],
+)
+def test_in_function_agrees_with_the_column(
+    name: str, shown: list[str], bpf: list[str], functions: Path
+) -> None:
+    request = f"{functions}:counter:-w- if ip in {name}"
+    done = ksym("trace", "--format", "json", *bpf, request, "--", str(functions))
+    assert done.status == 0, done.err
+    assert [row["function"] for row in done.rows()] == shown
+
+
+def test_a_misspelt_function_of_a_program(functions: Path) -> None:
+    done = ksym("trace", f"{functions}:counter if pid == 1 || ip in typeles", "--", str(functions))
+    assert (done.status, done.out) == (2, "")
+    assert done.err.startswith("ksym: cannot find function typeles: process ")
+    assert done.err.endswith(" has none of that name; did you mean typeless?\n")
+
+
+READING = r"""
+#include <unistd.h>
+volatile unsigned long counter;
+__attribute__((noinline)) void own_name(void) { counter = 1; }
+int main(void) {
+    int ends[2];
+    own_name();
+    counter = 2;
+    if (pipe(ends) || write(ends[1], "12345678", 8) != 8 || read(ends[0], (void *) &counter, 8) != 8)
+        return 1;
+    return 0;
+}
+"""
+
+
+def _reader_in_kernel(folder: Path) -> str:
+    """The function of the kernel that writes what read(2) reads."""
+    program = build(folder, "reading", READING, "-O1")
+    done = ksym(
+        "trace", "--format", "json", "--kernel-accesses", f"{program}:counter:-w-", "--", str(program)
+    )
+    names = {row["function"] for row in done.rows() if int(row["ip"], 16) >> 63}
+    if not names:
+        pytest.skip("the kernel's accesses are not seen here")
+    return str(min(names)).partition(".")[0]
+
+
+def test_functions_of_program_and_kernel_of_one_name(tmp_path: Path) -> None:
+    """A program's own function hides no function of the kernel."""
+    name = _reader_in_kernel(tmp_path)
+    source = READING.replace("own_name", name)
+    program = build(tmp_path, "same", source, "-O1")
+    words = ["trace", "--format", "json", "--kernel-accesses"]
+    done = ksym(*words, f"{program}:counter:-w- if ip in {name}", "--", str(program))
+    assert done.status == 0, done.err
+    found = Counter((row["function"], int(row["ip"], 16) >> 63) for row in done.rows())
+    assert found[name, 0] == 1
+    assert found[name, 1] >= 1
+    assert set(found) == {(name, 0), (name, 1)}
 
 
 # Random ones.

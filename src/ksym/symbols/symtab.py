@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -211,6 +211,30 @@ class SymbolTable:
     def function_at(self, address: int) -> tuple[ElfSymbol, int] | None:
         """The function that holds a link-time address, and the offset into it."""
         return self._search(self._functions, address)
+
+    def extent(self, symbol: ElfSymbol) -> tuple[int, int] | None:
+        """First link-time address of a function of this table and the one behind its last, as `function_at` has it.
+
+        One without a size, from an assembly source, reaches to the next; None: it is no function.
+        """
+        starts, found = self._functions
+        here = found[bisect_left(starts, symbol.value) : bisect_right(starts, symbol.value)]
+        if all(index != symbol.index for _, _, index in here):
+            return None
+        # Where another name of the place has a size, that is its size.
+        size = symbol.size or here[-1][1]
+        if size:
+            return symbol.value, symbol.value + size
+        following = bisect_right(starts, symbol.value)
+        if following < len(starts):
+            return symbol.value, starts[following]
+        ends = [s.addr + s.size for s in self._sections if s.flags & _SHF_EXECINSTR]
+        return symbol.value, max([symbol.value + 1, *ends])
+
+    def function_names(self) -> Iterator[str]:
+        """Names of the functions that are defined here, as rows show them."""
+        for _, _, index in self._functions[1]:
+            yield self.symbol(index).function_name
 
     def holder_at(self, address: int) -> tuple[ElfSymbol, int] | None:
         """The function or variable that holds a link-time address, and the offset into it.
