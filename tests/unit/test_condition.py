@@ -29,7 +29,7 @@ from ksym.language.condition import (
 )
 from ksym.language.condition_parser import parse_expression
 from ksym.language.request import Index, Member
-from ksym.language.tokens import Source
+from ksym.language.tokens import Source, quote
 
 NO = Span(0, 0)  # spans do not take part in comparisons
 
@@ -133,10 +133,17 @@ def shown(text: str, span: Span) -> str:
 
 # What is refused, why and what to do instead, and the characters above the caret.
 
+NO_TEXT = "only comm is compared with a text, {} is compared with numbers and characters"
+
 BAD = [
     ("", "the condition is empty; write one, as in: new > 100", (0, 0)),
     ("comm > 3", 'comm is a text, not a number; write comm == "NAME"', (7, 8)),
-    ('new == "x"', "new is a number, not a text; compare a text in quotes with comm only", (7, 10)),
+    ('new == "x"', f"{NO_TEXT.format('new')}; write new[0] == 'x'", (7, 10)),
+    ('new.name == "it"', f"{NO_TEXT.format('new.name')}; write new.name[0] == 'i' and so on", (12, 16)),
+    ('"x" != old[3]', f"{NO_TEXT.format('old[3]')}; write old[3] == 'x'", (0, 3)),
+    ('new == "\'"', f"{NO_TEXT.format('new')}; write new[0] == '\\''", (7, 10)),
+    ('new == ""', f"{NO_TEXT.format('new')}; write new[0] == 0", (7, 9)),
+    ('new == "é"', f"{NO_TEXT.format('new')}; compare bytes as numbers, as in new[0] == 10", (7, 10)),
     ("access == 4", "an access is one of R, W, RW, X, not a number; write access == R, W, RW or X", (10, 11)),
     (
         "access == R|W",
@@ -150,6 +157,13 @@ BAD = [
     ),
     ('ip == "foo"', "ip is an address, not a text; write ip in foo", (6, 11)),
     ("ip == do_sysctl", "'do_sysctl' is no address; write ip in do_sysctl", (6, 15)),
+    ("ip == main+0x10", "'main' is no address; write ip in main, or ip == 0xADDRESS", (6, 10)),
+    ("ip in main+0x10", "a function takes no offset; write ip == 0xADDRESS for one place", (10, 11)),
+    ("ip in ns::f - 1", "a function takes no offset; write ip == 0xADDRESS for one place", (12, 13)),
+    ("new == 0b101", "binary numbers are not known; write 0x5", (7, 12)),
+    ("new[0B2] == 1", "binary numbers are not known; write 0x...", (4, 7)),
+    ("new == 0b", "binary numbers are not known; write 0x...", (7, 9)),
+    ("new == 0b" + "1" * 65, "binary numbers are not known; write 0x...", (7, 74)),
     ("ip > 3", "ip is compared by == and != only; write ip in FUNCTION", (3, 4)),
     ('pid && "x"', 'a text is neither true nor false; write comm == "NAME"', (7, 10)),
     (
@@ -263,7 +277,7 @@ def refuse(text: str) -> RequestError:
 @pytest.mark.parametrize(("text", "reason", "span"), BAD, ids=[text for text, _, _ in BAD])
 def test_bad(text: str, reason: str, span: tuple[int, int]) -> None:
     error = refuse(text)
-    assert error.line() == f"cannot read condition '{text}': {reason}"
+    assert error.line() == f"cannot read condition {quote(text)}: {reason}"
     assert error.place == Place(text, Span(*span))
 
 

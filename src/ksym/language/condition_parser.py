@@ -190,6 +190,8 @@ class _Parser(Cursor):
                 raise self.refuse(why, "write the function's name", self.token)
             last = self.take()
             name += joint.text + last.text
+        if self.token.is_op("+", "-"):
+            raise self.refuse("a function takes no offset", "write ip == 0xADDRESS for one place", self.token)
         return InFunction(name, Span(left.span.start, last.end))
 
     # Literals.

@@ -14,6 +14,7 @@ from ksym.language.condition import (
     ACCESSES,
     FIELDS,
     NUMBER_FIELDS,
+    VALUE_FIELDS,
     AccessName,
     Binary,
     Condition,
@@ -25,6 +26,7 @@ from ksym.language.condition import (
     Unary,
     whole_span,
 )
+from ksym.language.request import Index
 from ksym.language.tokens import Source, quote
 
 
@@ -159,6 +161,9 @@ class _Checker:
             return self.refuse("ip is an address, not a text", todo, side)
         if kind is Kind.ACCESS:
             return self.refuse("an access is not a text", "write R, W, RW or X without quotes", side)
+        if isinstance(other, Field) and other.name in VALUE_FIELDS:
+            why = f"only comm is compared with a text, {other} is compared with numbers and characters"
+            return self.refuse(why, _as_character(other, side), side)
         name = str(other) if isinstance(other, Field) else "this side"
         todo = "compare a text in quotes with comm only"
         return self.refuse(f"{name} is {kind.value}, not a text", todo, side)
@@ -176,9 +181,12 @@ class _Checker:
             raise self.refuse("only access is compared with R, W, RW or X", _HOW[kind], node)
 
     def ip_comparison(self, node: Binary, side: Condition, other: Condition, kind: Kind) -> None:
-        if isinstance(other, EnumName):
-            why = f"{quote(other.name)} is no address"
-            raise self.refuse(why, f"write ip in {other.name}", other)
+        words = _leaves(other)
+        if not _has_value(words):
+            for leaf in words:
+                if isinstance(leaf, EnumName):
+                    todo = f"write ip in {leaf.name}" + (", or ip == 0xADDRESS" if leaf is not other else "")
+                    raise self.refuse(f"{quote(leaf.name)} is no address", todo, leaf)
         if kind is not Kind.INT:
             why = "ip is compared with itself" if kind is Kind.IP else f"ip is an address, not {kind.value}"
             raise self.refuse(why, _HOW[Kind.IP], other)
@@ -202,7 +210,7 @@ class _Checker:
                 self.names(right)
             case _:
                 leaves = list(_leaves(node))
-                if any(isinstance(leaf, Field) and leaf.name in ("new", "old") for leaf in leaves):
+                if _has_value(leaves):
                     return
                 for leaf in leaves:
                     if isinstance(leaf, EnumName):
@@ -215,6 +223,23 @@ class _Checker:
         todo = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(FIELDS)}"
         why = f"{quote(node.name)} is no field, and enum names are compared only with new or old"
         return self.refuse(why, todo, node)
+
+
+def _as_character(value: Field, text: Text) -> str:
+    """What to write instead of comparing a value, an array of characters maybe, with a text."""
+    element = str(value) if value.path and isinstance(value.path[-1], Index) else f"{value}[0]"
+    first = text.value[:1]
+    if not first:
+        shown = "0"
+    elif first.isascii() and first.isprintable():
+        shown = f"'{first}'" if first not in "'\\" else f"'\\{first}'"
+    else:
+        return f"compare bytes as numbers, as in {element} == 10"
+    return f"write {element} == {shown}" + (" and so on" if len(text.value) > 1 else "")
+
+
+def _has_value(leaves: list[Condition]) -> bool:
+    return any(isinstance(leaf, Field) and leaf.name in VALUE_FIELDS for leaf in leaves)
 
 
 def _leaves(node: Condition) -> list[Condition]:
