@@ -92,14 +92,13 @@ def open_file(path: str) -> BinaryIO:
     except (OSError, ValueError) as failed:
         why = failed.strerror if isinstance(failed, OSError) else "its name has a NUL"
         raise error(path, why or "it fails", "name a recording") from failed
-    file = os.fdopen(fd, "rb", buffering=0)
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
-        file.close()
+        os.close(fd)
         folder = stat.S_ISDIR(mode)
         why = "it is a folder (perf record --threads?)" if folder else "it is no regular file"
         raise error(path, why, "record into one file")
-    return file
+    return os.fdopen(fd, "rb", buffering=0)
 
 
 def read_head(file: BinaryIO, path: str) -> FileHead:

@@ -1,0 +1,423 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Recordings that were cut, damaged or made up: what was whole, or an error in one line; never a wrong row."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ksym.errors import KsymError
+from ksym.language.parser import parse_request
+from ksym.program.layout import Hit
+from ksym.recording.perf_file import ATTR_SIZE, HEADER, Kind, note, record
+from ksym.recording.reader import Recording, open_recording
+from ksym.recording.zstd import Compressor, ZstdMissing
+from ksym.symbols.ctext import parse_type
+from ksym.symbols.variable import Space, Variable
+from ksym.views.bulk import bulk_rows_for, texts
+from ksym.views.rows import FORMATS
+from ksym.watch.plan import make_plan
+from support.recordings import FakeArmed, Recorded
+from synthetic import perf
+
+CODE = {0x401000: ("W", 4, False), 0x401010: ("R", 4, False), 0x401020: ("?", 0, False)}
+PID = 5_000_001
+
+
+def made(path: Path, *, rounds: int = 6, hits: int = 4, stacks: bool = True, **options: Any) -> None:
+    """A recording with a bit of everything."""
+    variable = Variable("./prog:counter", 0x404000, 4, Space.USER, parse_type("int"))
+    watches = make_plan([(parse_request("./prog:counter:rw-"), variable)]).watches
+    armed = FakeArmed(watches, stacks=stacks)
+    recorded = Recorded(path, armed, CODE, **options)
+    time = 100
+    for number in range(rounds):
+        armed.rings[1].put(perf.comm(time, PID, PID + number % 2, f"name{number}"))
+        for each in range(hits):
+            time += 1
+            ip = sorted(CODE)[(number + each) % 3]
+            known = perf.Hit(Hit.OLD | Hit.NEW, time, 0, struct.pack("<i", time), struct.pack("<i", time + 1))
+            cpu = each % 2
+            chain = [ip, 0x402000 + number] if stacks else None
+            armed.rings[cpu].put(
+                perf.sample(
+                    time, cpu=cpu, event=100 + cpu, ip=ip, pid=PID, tid=PID + each % 2, chain=chain, hit=known
+                )
+            )
+        recorded.round()
+    recorded.finish()
+
+
+def rows(recording: Recording) -> list[str]:
+    """All that can be said of a recording; the rows as JSON."""
+    accesses = recording.accesses()
+    for name in FORMATS:
+        made_rows = bulk_rows_for(name, accesses, verbose=True)
+        made_rows.header()
+        text = "".join(text for text, _ in texts(made_rows, accesses))
+        if name != "json":
+            assert text.isascii() or text.encode("utf-8", "backslashreplace")
+        else:
+            shown = text.splitlines()
+    assert len(shown) == len(accesses)
+    return shown
+
+
+def read(path: Path) -> tuple[list[str], str | None] | None:
+    """Rows and why they are not all; None: it is refused, in one line."""
+    try:
+        recording = open_recording(str(path))
+        return rows(recording), recording.cut
+    except KsymError as error:
+        line = error.line()
+    assert "\n" not in line
+    assert line.startswith(f"cannot read {path}: ")
+    return None
+
+
+@functools.cache
+def small() -> tuple[bytes, list[str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        made(path)
+        found = read(path)
+        assert found is not None
+        assert found[1] is None
+        assert len(found[0]) == 24
+        return path.read_bytes(), found[0]
+
+
+def zstd() -> Callable[[], Compressor]:
+    try:
+        Compressor().close()
+    except ZstdMissing:
+        pytest.skip("libzstd is not installed")
+    return Compressor
+
+
+# -- cut -----------------------------------------------------------------------------------------------
+
+
+def test_cut_at_every_byte(tmp_path: Path) -> None:
+    data, whole = small()
+    path, counts = tmp_path / "cut.data", set()
+    for size in range(len(data)):
+        path.write_bytes(data[:size])
+        found = read(path)
+        if found is not None:
+            assert found[0] == whole[: len(found[0])]
+            assert found[1] is not None
+            counts.add(len(found[0]))
+        else:
+            assert not counts, "a longer file tells no less"
+    assert counts == {0, 4, 8, 12, 16, 20, 24}
+
+
+def test_cut_anywhere_in_a_large_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.data"
+    made(path, rounds=60, hits=400, stacks=False)
+    data, found = path.read_bytes(), read(path)
+    assert found is not None
+    whole = found[0]
+    assert len(whole) == 24_000
+    chance = random.Random(3)
+    for _ in range(40):
+        path.write_bytes(data[: chance.randrange(len(data))])
+        found = read(path)
+        if found is not None:
+            assert found[0] == whole[: len(found[0])]
+            assert len(found[0]) % 400 == 0
+
+
+def test_a_compressed_one_cut_anywhere(tmp_path: Path) -> None:
+    path = tmp_path / "x.data"
+    made(path, rounds=60, hits=400, compressor=zstd(), flush_seconds=0)
+    data, found = path.read_bytes(), read(path)
+    assert found is not None
+    assert found[1] is None
+    whole, seen = found[0], set()
+    for size in range(0, len(data), max(1, len(data) // 60)):
+        path.write_bytes(data[:size])
+        found = read(path)
+        if found is not None:
+            assert found[0] == whole[: len(found[0])]
+            seen.add(len(found[0]))
+    assert len(seen) > 10
+
+
+def test_a_killed_recorder_leaves_all_that_was_flushed(tmp_path: Path) -> None:
+    path = tmp_path / "x.data"
+    variable = Variable("./prog:counter", 0x404000, 4, Space.USER, parse_type("int"))
+    armed = FakeArmed(make_plan([(parse_request("./prog:counter:rw-"), variable)]).watches)
+    recorded = Recorded(path, armed, CODE, flush_seconds=0)
+    for number in range(1, 4):
+        armed.rings[0].put(
+            perf.sample(
+                number,
+                event=100,
+                ip=0x401000,
+                pid=PID,
+                tid=PID,
+                hit=perf.Hit(0, number, 0, bytes(4), bytes(4)),
+            )
+        )
+        recorded.round()
+        found = read(path)
+        assert found is not None
+        assert (len(found[0]), found[1]) == (number, "its recorder was killed, or found no room")
+    recorded.recorder.close()
+
+
+# -- damaged -------------------------------------------------------------------------------------------
+
+
+mutations = st.lists(
+    st.one_of(
+        st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),
+        st.tuples(st.just("set"), st.floats(0, 1), st.sampled_from([0, 0xFF, 0xFFFFFFFF, 1 << 31, (1 << 64) - 1])),
+        st.tuples(st.just("cut"), st.floats(0, 1), st.integers(1, 200)),
+        st.tuples(st.just("splice"), st.floats(0, 1), st.floats(0, 1)),
+        st.tuples(st.just("insert"), st.floats(0, 1), st.binary(max_size=40)),
+    ),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+def mutate(data: bytes, steps: list[tuple[Any, ...]]) -> bytes:
+    out = bytearray(data)
+    for what, where, *rest in steps:
+        at = int(where * (len(out) - 1))
+        match what, rest:
+            case "flip", [bit]:
+                out[at] ^= 1 << bit
+            case "set", [value]:
+                at -= at % 8
+                out[at : at + 8] = value.to_bytes(8, "little")
+            case "cut", [count]:
+                del out[at : at + count]
+            case "splice", [other]:
+                source = int(other * (len(out) - 1))
+                out[at : at + 64] = out[source : source + 64]
+            case "insert", [extra]:
+                out[at:at] = extra
+    return bytes(out)
+
+
+@given(mutations)
+@settings(deadline=None, max_examples=400)
+def test_a_damaged_recording_shows_no_wrong_row(steps: list[tuple[Any, ...]]) -> None:
+    data, whole = small()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        path.write_bytes(mutate(data, steps))
+        found = read(path)
+        if found is not None:
+            assert found[0] == whole[: len(found[0])]
+            if len(found[0]) < len(whole):
+                assert found[1] is not None
+
+
+def sealed(data: bytes) -> bytes:
+    """The same file with check sums that are right: whoever made it up could do that."""
+    start = HEADER.unpack_from(data)[5]
+    total, out, at = zlib.crc32(data[HEADER.size : start]), bytearray(data), start
+    while at + 8 <= len(out):
+        kind, _, size = struct.unpack_from("<IHH", out, at)
+        if size < 8 or size % 8 or at + size > len(out):
+            break
+        whole = bytes(out[at : at + size])
+        if kind == Kind.BPF_EVENT and whole[28:34] == b"check\0":
+            digits = str(total).encode()
+            room = struct.unpack_from("<I", whole, 24)[0] - 6
+            if len(digits) > room + -(size - 28 - 6 - room) % 8 and len(digits) > room:
+                digits = digits[:room]
+            out[at + 34 : at + 34 + max(room, len(digits))] = digits.ljust(room, b"\0")
+            struct.pack_into("<I", out, at + 24, 6 + len(digits))
+            total = 0
+        else:
+            total = zlib.crc32(whole, total)
+        at += size
+    return bytes(out)
+
+
+@given(mutations)
+@settings(deadline=None, max_examples=400)
+def test_a_forged_recording_is_read_without_a_traceback(steps: list[tuple[Any, ...]]) -> None:
+    data, _ = small()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        path.write_bytes(sealed(mutate(data, steps)))
+        read(path)
+
+
+notes = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(1 << 70), 1 << 70),
+        st.text(max_size=4),
+        st.sampled_from([1e300, -1.5]),
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def start_note(data: bytes) -> dict[str, Any]:
+    at = data.index(b"start\0")
+    found, _ = json.JSONDecoder().raw_decode(data[at + 6 :].partition(b"\0")[0].decode())
+    assert isinstance(found, dict)
+    return found
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=400)
+def test_notes_that_say_what_they_like(data: st.DataObject) -> None:
+    """Every part of every note replaced by something else."""
+    whole, _ = small()
+    start = start_note(whole)
+    site: dict[str, Any] = {
+        "pid": PID, "ip": 0x401000, "address": 0x400FFD, "named": ["f", 1, 0, "p"], "size": 4, "repeats": False,
+        "instruction": [0x400FFD, "mov", ["W"], 4, False], "decoded": False, "code": [0x400FF0, "90" * 20], "watch": 0,
+    }  # fmt: skip
+    contents: dict[str, Any] = {
+        "start": start, "sites": [site], "names": [[PID, 0x401000, True, "f", 1, 0, "p"]],
+        "pointers": [[1, "x"]], "counts": {"lost": 0}, "events": start["events"], "end": {"notes": []},
+    }  # fmt: skip
+    name = data.draw(st.sampled_from(sorted(contents)))
+    contents[name] = changed(data, contents[name])
+    trailer = struct.pack("<IIQIIQ", 0, 0, 0, 0, 0, 1)
+    sample = perf.sample(
+        5,
+        event=100,
+        ip=0x401000,
+        pid=PID,
+        tid=PID,
+        chain=[0x401000],
+        hit=perf.Hit(3, 5, 0, bytes(4), bytes(4)),
+    )
+    body = b"".join(
+        [
+            note("start", json.dumps(contents.pop("start")).encode(), trailer),
+            sample,
+            *(note(each, json.dumps(content).encode(), trailer) for each, content in contents.items()),
+            record(Kind.FINISHED_ROUND, b""),
+        ]
+    )
+    at = HEADER.unpack_from(whole)[5]
+    total = zlib.crc32(body, zlib.crc32(whole[HEADER.size : at]))
+    body += note("check", str(total).encode(), trailer)
+    fields = list(HEADER.unpack_from(whole))
+    fields[6], fields[9] = len(body), bytes(32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        path.write_bytes(HEADER.pack(*fields) + whole[HEADER.size : at] + body)
+        found = read(path)
+        assert found is None or len(found[0]) <= 1
+
+
+def changed(data: st.DataObject, content: Any) -> Any:
+    """The same but for one part, that is anything."""
+    if isinstance(content, (dict, list)) and content and data.draw(st.integers(0, 5)):
+        keys = list(content) if isinstance(content, dict) else list(range(len(content)))
+        key = data.draw(st.sampled_from(keys))
+        copy: Any = dict(content) if isinstance(content, dict) else list(content)
+        copy[key] = changed(data, copy[key])
+        return copy
+    return data.draw(notes)
+
+
+# -- what is no recording --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"\x7fELF" + bytes(200), "it is no perf.data file"),
+        (b"PERFILE2", "it was cut inside its header"),
+        (b"PERFILE2" + struct.pack("<Q", 16) + bytes(200), "it was written through a pipe"),
+        (b"2ELIFREP" + bytes(200), "the other byte order"),
+        (b"PERFILE2" + bytes(96), "its header is damaged"),
+        (HEADER.pack(b"PERFILE2", 104, 128, 104, 1 << 60, 104, 0, 0, 0, bytes(32)), "its header is damaged"),
+        (HEADER.pack(b"PERFILE2", 104, 128, 104, 128, 232, 0, 0, 0, bytes(32)), "it was cut inside its header"),
+        (
+            HEADER.pack(b"PERFILE2", 104, 128, 104, 128, 232, 0, 0, 0, bytes(32)) + bytes(128),
+            "it has no accesses to memory",
+        ),
+    ],
+)  # fmt: skip
+def test_other_files_are_refused_in_a_line(tmp_path: Path, content: bytes, why: str) -> None:
+    path = tmp_path / "x.data"
+    path.write_bytes(content)
+    with pytest.raises(KsymError) as caught:
+        open_recording(str(path))
+    assert why in caught.value.line()
+
+
+def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, why in (
+        ("fifo", "it is no regular file"),
+        ("", "it is a folder"),
+        ("gone", "No such file or directory"),
+        ("a\0b", "its name has a NUL"),
+    ):
+        with pytest.raises(KsymError) as caught:
+            open_recording(str(tmp_path / path) if path else str(tmp_path))
+        assert why in caught.value.line()
+
+
+def attr(sample_type: int, kind: int = 5) -> bytes:
+    fields = struct.pack("<IIQQQQQIIQQ", kind, ATTR_SIZE, 0, 1, sample_type, 4, 1 << 18, 0, 3, 0x404000, 4)
+    return fields.ljust(ATTR_SIZE, b"\0") + struct.pack("<QQ", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("attrs", "why"),
+    [
+        ([attr(5)], "its samples have no time"),
+        ([attr(7), attr(15)], "its events have different fields"),
+        ([attr(7), attr(7)], "do not tell which"),
+    ],
+)
+def test_events_that_cannot_be_told_are_refused(tmp_path: Path, attrs: list[bytes], why: str) -> None:
+    path = tmp_path / "x.data"
+    size = 128 * len(attrs)
+    path.write_bytes(
+        HEADER.pack(b"PERFILE2", 104, 128, 104, size, 104 + size, 0, 0, 0, bytes(32)) + b"".join(attrs)
+    )
+    with pytest.raises(KsymError) as caught:
+        open_recording(str(path))
+    assert why in caught.value.line()
+
+
+def test_a_compressed_part_that_unpacks_without_end_is_damage(tmp_path: Path) -> None:
+    data, _ = small()
+    make = zstd()
+    at = HEADER.unpack_from(data)[5]
+    packed = make().compress(record(Kind.FINISHED_ROUND, b"") * (1 << 27 >> 3))
+    parts = [packed[first : first + 60_000] for first in range(0, len(packed), 60_000)]
+    body = b"".join(struct.pack("<IHH", Kind.COMPRESSED, 0, 8 + len(part)) + part for part in parts)
+    fields = list(HEADER.unpack_from(data))
+    fields[6], fields[9] = len(body), bytes(32)
+    path = tmp_path / "x.data"
+    path.write_bytes(HEADER.pack(*fields) + data[HEADER.size : at] + body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ksym.recording.stream._MOST_UNPACKED", 1)
+        found = read(path)
+    assert found is not None
+    assert found[1] is not None
+    assert "it unpacks to an impossible size" in found[1]
