@@ -253,18 +253,57 @@ def test_resolve_tells_address_type_and_source() -> None:
     (row,) = (json.loads(each) for each in ksym("resolve", chosen.request, "--json").out.splitlines())
     assert text.status == 0
     assert text.out.startswith(f"{chosen.request}  (kernel)\n  address    {row['address']}  ")
-    assert "registers  needs 1, 4 are free\n" in text.out
+    assert "registers  needs 1, 2 with twins; 4 are free\n" in text.out
     assert row["pieces"] == [{"offset": 0, "length": row["length"]}]
     assert (row["registers"], row["free_registers"], row["space"]) == (1, 4, "kernel")
+    assert row["registers_with_twins"] == 2
     assert {fact["what"] for fact in row["facts"]} >= {"address"}
 
 
 def test_resolve_adds_up_registers() -> None:
     result = ksym("resolve", "task(1).comm", "task(self).comm", "task(1).signal->rlim")
     assert result.status == 0
-    assert "registers  needs 2, 4 are free\n" in result.out
+    assert "registers  needs 2, 4 with twins; 4 are free\n" in result.out
     assert re.search(r"registers  needs \d\d, 4 are free: too many\n", result.out)
     assert re.search(r"registers for all: needs \d+, 4 are free: too many\n$", result.out)
+    both = ksym("resolve", "task(1).comm", sample().request)
+    assert both.out.endswith("registers for all: needs 3, 6 with twins; 4 are free\n")
+
+
+def test_resolve_counts_the_registers_of_reads_and_of_writes() -> None:
+    request = sample().request
+    for access, registers in (("r--", 2), ("-w-", 1)):
+        text = ksym("resolve", f"{request}:{access}")
+        row = json.loads(ksym("resolve", f"{request}:{access}", "--json").out)
+        assert f"registers  needs {registers}, 4 are free\n" in text.out
+        assert (row["registers"], row["registers_with_twins"]) == (registers, registers)
+
+
+def test_resolve_refuses_a_condition_that_does_not_fit() -> None:
+    request = sample().request
+    for options in ((), ("--json",), ("--program",)):
+        result = ksym("resolve", f"{request} if new.b == 1", *options)
+        assert (result.status, result.out) == (2, "")
+        assert "which has no members" in result.err
+
+
+def test_resolve_prints_the_programs_that_trace_would_run() -> None:
+    request = sample().request
+    for words, titles in (
+        ((request,), ["the W register of a twin", "the RW register of a twin"]),
+        ((f"{request}:-w-",), ["its piece's only register"]),
+        (("task(1).comm", request), ["its piece's only register"] * 3),
+    ):
+        result = ksym("resolve", "--program", *words)
+        assert result.status == 0
+        assert re.findall(r"  ksym_hit\w*, (.*? (?:of a twin|register)),", result.out) == titles
+    for_all, in_process = (
+        ksym("resolve", "--program", request, *p).out for p in ((), ("-p", str(os.getpid())))
+    )
+    assert len(in_process.splitlines()) < len(for_all.splitlines())  # without the guard
+    refused = ksym("resolve", "--program", "--json", request)
+    assert (refused.status, refused.out) == (2, "")
+    assert "not allowed with argument" in refused.err
 
 
 def test_doctor_and_selftest_say_that_this_machine_works() -> None:

@@ -587,6 +587,29 @@ def test_set_changes_in_place(text: str) -> None:
     assert [str(request) for request in requests] == [text, "b:rw-", "c:rw-"]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        ("a", "a", "both requests are 'a:rw-'; keep one of them"),
+        ("a", " a :-w-", "it is asked for as 'a:rw-' and as 'a:-w-'; keep one of them"),
+        ("a if new > 3", "a", "it is asked for as 'a:rw- if new > 3' and as 'a:rw-'; keep one of them"),
+        (
+            "a if new > 3",
+            "a if new < 1",
+            "it is asked for as 'a:rw- if new > 3' and as 'a:rw- if new < 1'; "
+            "keep one of them, or join their conditions with ||",
+        ),
+    ],
+)
+def test_a_run_names_a_target_once(first: str, second: str, reason: str) -> None:
+    requests = requests_of(first, "b")
+    with pytest.raises(RequestError) as caught:
+        requests.add_new(parse_request(second))
+    assert caught.value.line() == f"cannot watch a twice: {reason}"
+    requests.add_new(parse_request("c"))
+    assert [str(request) for request in requests] == [str(parse_request(first)), "b:rw-", "c:rw-"]
+
+
 def test_set_clears() -> None:
     requests = requests_of("a", "b:-w-", "c")
     assert requests.clear(parse_request("b:---", seed=True)) == parse_request("b:-w-")

@@ -96,7 +96,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
     return value
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -21,10 +20,10 @@ from ksym.program.wants import Sink, Wants
 from ksym.symbols.functions import Functions
 from ksym.symbols.path import describe
 from ksym.symbols.resolver import Resolver
-from ksym.symbols.variable import Space, Variable
+from ksym.symbols.variable import Variable
 from ksym.views.text import printable
 from ksym.watch.plan import Plan, Watch, make_plan
-from ksym.watch.registers import free_registers
+from ksym.watch.registers import both_fire, free_registers
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +32,9 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "requests", nargs="+", metavar="TARGET", help="as trace takes it; ACCESS may be left out"
     )
     parser.add_argument("-p", "--pid", type=positive, help="the process in which user variables lie")
-    parser.add_argument("--json", action="store_true", help="an object a line")
-    parser.add_argument(
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="an object a line")
+    shape.add_argument(
         "--program", action="store_true",
         help="show the BPF programs that trace would run at each hit, ACCESS and condition included",
     )  # fmt: skip
@@ -44,29 +44,34 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Resolve and print."""
     requests = parse_requests(args.requests)
-    with closing(Resolver(vmlinux=args.vmlinux, pid=args.pid)) as resolver:
+    with closing(Resolver(vmlinux=args.vmlinux, pid=args.pid, can_start=False)) as resolver:
         found = [(request, resolver.resolve(request)) for request in requests]
-        if args.program:
-            print(_programs(found, resolver), end="")
-            return 0
-        plan = make_plan(found)
+        conditions = bind_conditions(found, Functions(resolver.kernel, resolver.pid))
+        plan, twins = (make_plan(found, twin=twin, conditions=conditions) for twin in (False, True))
         free = _free(args.pid)
-        for number, watch in enumerate(plan.watches):
+        if args.program:
+            print(_programs(twins if _takes(twins, free, args.pid) else plan, resolver), end="")
+            return 0
+        for watch, twin in zip(plan.watches, twins.watches, strict=True):
             if args.json:
-                print(json.dumps(_object(watch, free)))
+                print(json.dumps(_object(watch, twin, free)))
             else:
-                print(("\n" if number else "") + _text(watch, free), end="")
+                print(("\n" if watch.index else "") + _text(watch, twin, free), end="")
         if not args.json and len(plan.watches) > 1:
-            print(f"\nregisters for all: {_registers(plan, free)}")
+            print(f"\nregisters for all: {_registers(plan.registers, twins.registers, free)}")
     return 0
 
 
-def _programs(found: Sequence[tuple[Request, Variable]], resolver: Resolver) -> str:
+def _takes(twins: Plan, free: int | None, pid: int | None) -> bool:
+    """Whether trace would take the registers of twins now."""
+    return (free is None or twins.registers <= free) and both_fire(system_wide=pid is None)
+
+
+def _programs(plan: Plan, resolver: Resolver) -> str:
     """Listings of a plan's programs, in the order in which their registers are taken."""
-    conditions = bind_conditions(found, Functions(resolver.kernel, resolver.pid))
-    plan = make_plan(found, twin=True, conditions=conditions)
     wants = wants_for(plan, Wants(Sink.RECORD), resolver.kernel)
-    guarded = tuple(watch.variable.space is Space.KERNEL for watch in plan.watches)
+    # What is watched in a process alone is not guarded.
+    guarded = (resolver.pid is None,) * len(plan.watches)
     parts = []
     for index, piece, role, program in programs(plan, wants._replace(guarded=guarded)):
         watch = plan.watches[index]
@@ -87,13 +92,13 @@ def _free(pid: int | None) -> int | None:
     return None
 
 
-def _registers(plan: Plan | Watch, free: int | None) -> str:
-    needed = plan.registers if isinstance(plan, Plan) else len(plan.pieces)
-    if free is None:
-        return f"needs {needed}"
-    return f"needs {needed}, {free} {'is' if free == 1 else 'are'} free" + (
-        ": too many" if needed > free else ""
-    )
+def _registers(needed: int, with_twins: int, free: int | None) -> str:
+    too_many = free is not None and needed > free
+    twins = with_twins > needed and not too_many
+    text = f"needs {needed}" + (f", {with_twins} with twins" if twins else "")
+    if free is not None:
+        text += f"{';' if twins else ','} {free} {'is' if free == 1 else 'are'} free"
+    return text + (": too many" if too_many else "")
 
 
 def _pieces(watch: Watch) -> list[str]:
@@ -102,7 +107,7 @@ def _pieces(watch: Watch) -> list[str]:
     return [f"{watch.variable.address + piece.offset:#x}/{piece.length}" for piece in watch.pieces]
 
 
-def _text(watch: Watch, free: int | None) -> str:
+def _text(watch: Watch, twin: Watch, free: int | None) -> str:
     variable = watch.variable
     rows = [row for what in ("address", "size", "type", "section") for row in _known(variable, what)]
     if variable.bits:
@@ -113,7 +118,7 @@ def _text(watch: Watch, free: int | None) -> str:
     more = f" ... {len(shown)} in all" if len(shown) > 6 else ""
     each = " of each CPU's copy" if variable.per_cpu else ""
     pieces = " ".join(shown[:6]) + more + each
-    rows.append(("registers", _registers(watch, free), ""))
+    rows.append(("registers", _registers(watch.registers, twin.registers, free), ""))
     width = max(len(value) for _, value, _ in rows)
     lines = [f"{printable(watch.name)}  ({variable.space.value})"]
     lines += [
@@ -143,7 +148,7 @@ def _few(copies: dict[int, int]) -> list[tuple[int, int]]:
     return list(copies.items())[:8]
 
 
-def _object(watch: Watch, free: int | None) -> dict[str, Any]:
+def _object(watch: Watch, twin: Watch, free: int | None) -> dict[str, Any]:
     variable: Variable = watch.variable
     request: Request = watch.request
     return {
@@ -159,7 +164,8 @@ def _object(watch: Watch, free: int | None) -> dict[str, Any]:
         if variable.per_cpu
         else None,
         "pieces": [{"offset": piece.offset, "length": piece.length} for piece in watch.pieces],
-        "registers": len(watch.pieces),
+        "registers": watch.registers,
+        "registers_with_twins": twin.registers,
         "free_registers": free,
         "facts": [{"what": f.what, "value": f.value, "source": f.source} for f in variable.facts],
     }

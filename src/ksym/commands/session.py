@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ksym.commands.parser import add_vmlinux, cpu_list, percent, positive, seconds
 from ksym.commands.planting import TWINS, Planting, plant
-from ksym.errors import KsymError, RequestError, UsageError
+from ksym.errors import KsymError, UsageError
 from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
@@ -115,13 +116,7 @@ def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[R
         request = parse_request(text)
         if condition is not None:
             request = _also(request, condition)
-        replaced = requests.add(request)
-        if replaced is not None:
-            raise RequestError(
-                f"cannot watch {request.target.text} twice",
-                f"it is asked for as {replaced.mode} and as {request.mode}",
-                "keep one of them",
-            )
+        requests.add_new(request)
     return list(requests)
 
 
@@ -147,7 +142,13 @@ class Session:
     command: Command | None
     pid: int | None
     lacking: list[str]
-    """What this machine does not allow, in words."""
+    """What this machine does not allow, in words; nothing once it was told."""
+
+    def tell_lacking(self) -> None:
+        """Say on stderr what this machine does not allow; the summary does not tell it again then."""
+        for line in self.lacking:
+            print(f"ksym: {line}", file=sys.stderr, flush=True)
+        self.lacking = []
 
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""

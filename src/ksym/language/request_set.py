@@ -39,6 +39,24 @@ class RequestSet:
         """Whether the target of ``request`` is watched, in whatever mode."""
         return _key(request.target) in self._requests
 
+    def add_new(self, request: Request) -> None:
+        """Takes a request in whose target must be a new one.
+
+        Raises:
+            RequestError: The target is there already, whatever the mode and condition of either.
+        """
+        present = self._requests.setdefault(_key(request.target), request)
+        if present is request:
+            return
+        what, todo = f"cannot watch {request.target.text} twice", "keep one of them"
+        if (present.mode, present.condition) == (request.mode, request.condition):
+            raise RequestError(what, f"both requests are {quote(str(present))}", todo)
+        if present.condition is not None and request.condition is not None:
+            todo += ", or join their conditions with ||"
+        raise RequestError(
+            what, f"it is asked for as {quote(str(present))} and as {quote(str(request))}", todo
+        )
+
     def add(self, request: Request) -> Request | None:
         """Takes a request in.
 

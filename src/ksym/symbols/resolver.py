@@ -35,14 +35,20 @@ class Resolver:
         vmlinux: A vmlinux or System.map that the user named.
         pid: The process in which user variables lie; None where none was given.
         self_pid: What ``task(self)`` stands for.
+        can_start: Whether COMMAND could be given to start a process.
     """
 
     def __init__(
-        self, *, vmlinux: StrPath | None = None, pid: int | None = None, self_pid: int | None = None
+        self,
+        *,
+        vmlinux: StrPath | None = None,
+        pid: int | None = None,
+        self_pid: int | None = None,
+        can_start: bool = True,
     ) -> None:
         self.kernel = Kernel(vmlinux)
         self.pid = pid
-        self._self_pid = self_pid
+        self._self_pid, self._can_start = self_pid, can_start
         self._names = KernelNames(self.kernel)
         self._process: ProcessNames | None = None
 
@@ -276,7 +282,7 @@ class Resolver:
         if self.pid is None:
             raise KsymError(
                 f"cannot watch {request.target.text}", "a user variable lies in a process and none is given",
-                "add -p PID, or to trace and stat -- COMMAND",
+                "add -p PID or -- COMMAND" if self._can_start else "add -p PID",
             )  # fmt: skip
         if self._process is None:
             from ksym.symbols.process_names import ProcessNames  # ELF and DWARF: for user variables alone
