@@ -103,8 +103,7 @@ def test_name_of_a_live_task(tmp_path: Path) -> None:
     mine = [row for row in rows if row["tid"] == task.pid]
     written = [row for row in mine if row["access"] == "W"]
     assert (written[0]["old"], written[-1]["new"]) == ("before", "behind")
-    # The padding behind the name, or the rest of a longer one: never a mixture of both names, as they are equally long.
-    assert {row["new"] for row in written} <= {"behind", "before"}
+    # Between them the name may be a mixture, as some kernels copy it in parts.
     assert broken(rows) == []
 
 
