@@ -237,11 +237,25 @@ def test_what_a_command_says_goes_to_stderr(folder: Path) -> None:
     assert result.err.splitlines()[:2] == ["said", summary(result.err)]
 
 
-def test_a_burst_of_commands_is_held_back_and_that_is_told(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "status"), [("exit 3", 3), ("kill -KILL $$", 137), ("nosuchcommand", 127)]
+)
+def test_commands_that_fail_are_counted(folder: Path, command: str, status: int) -> None:
+    words = ("./burst:shared:-w- if new <= 4", "-q", "--on-hit", f"exec {command}")
+    result = ksym("trace", *words, "--", "./burst", cwd=folder)
+    failed = f"ksym: --on-hit: the command failed for 4 accesses (last with exit status {status})"
+    assert result.err.splitlines()[-1] == failed
+    succeeded = ksym("trace", *words[:-1], "exec true", "--", "./burst", cwd=folder)
+    assert "--on-hit" not in succeeded.err
+
+
+@pytest.mark.parametrize("quiet", [(), ("-q",)])
+def test_a_burst_of_commands_is_held_back_and_that_is_told(
+    folder: Path, tmp_path: Path, quiet: tuple[str, ...]
+) -> None:
     ran = tmp_path / "ran"
-    result = ksym(
-        "trace", "./burst:shared:-w-", "--on-hit", f"exec echo >> {ran}", "--", "./burst", cwd=folder
-    )
+    words = (*quiet, "--on-hit", f"exec echo >> {ran}")
+    result = ksym("trace", "./burst:shared:-w-", *words, "--", "./burst", cwd=folder)
     assert summary(result.err).startswith("ksym: 200 accesses (200 hits), 0 lost")
     told = re.search(
         r"(?m)^ksym: --on-hit: the command was not run for (\d+) accesses \(at most 10 a second, 4 at once\)$",

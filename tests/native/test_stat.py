@@ -282,12 +282,23 @@ def test_the_hits_of_each_cpu_under_a_condition(folder: Path) -> None:
     ]
 
 
+def test_the_hits_of_threads_that_started_later_are_their_starters(folder: Path) -> None:
+    result = stat(folder, "./prog:shared", "-v", "-q")
+    (request, of_thread), total = result.out.splitlines(), HITS
+    assert request.split() == [f"{total:,}", "./prog:shared:rw-"]
+    assert re.fullmatch(rf" *{total:,}    thread \d+ and what it started", of_thread)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (("--if", "access == RW"), "write access != R, or use ksym trace"),
         (("--if", "access != W && new > 1"), "write access != R, or use ksym trace"),
-        (("--if", "access == R", "--twin", "off"), "it takes a second register for each piece"),
+        (
+            ("--if", "access == R", "--twin", "off"),
+            "it takes a second register for each piece to tell reads from writes, and --twin off keeps it out; "
+            "leave --twin off out, or use ksym trace",
+        ),
         (("--if", "new > 1", "--no-bpf"), "cannot judge the condition 'new > 1'"),
         (("--if", "pid > 1", "--no-bpf"), "--no-bpf keeps them out"),
         (
@@ -399,7 +410,7 @@ def test_hits_for_which_the_table_has_no_room_are_told(
     assert 0 < inside < HITS
     assert f"ksym: {HITS} hits, 0 lost, " in said.err
     assert (
-        f"ksym: {HITS - inside} hits in places or threads for which there was no room are in no row\n"
+        f"ksym: {HITS - inside} hits in no row: the table had no room for more places or threads\n"
         in said.err
     )
 

@@ -97,7 +97,7 @@ SENTENCES = [
     pytest.param(
         "./nosuch:counter",
         "cannot watch ./nosuch:counter: a user variable lies in a process and none is given; "
-        "add -p PID, or to trace and stat -- COMMAND",
+        "add -p PID or -- COMMAND",
         id="no process",
     ),
 ]  # fmt: skip
@@ -116,6 +116,7 @@ USAGE = {
     ("x", "--limit", "0"): "argument --limit: '0' is no whole number from 1 on; see ksym trace --help",
     ("x", "--frmat", "json"): "unrecognized arguments: --frmat json; see ksym trace --help",
     ("x", "-C", "a"): "argument -C/--cpus: 'a' is no list of CPUs like 0-3,8; see ksym trace --help",
+    ("x", "--duration", ""): "argument --duration: '' is no number of seconds above 0; see ksym trace --help",
     ("x", "--"): "there is nothing behind --; name a COMMAND there",
 }
 
@@ -127,6 +128,12 @@ def test_what_cannot_be_watched(verb: str, request_: str, sentence: str | re.Pat
     assert (result.status, result.out) == (125, "")
     text = result.err.removeprefix("ksym: ").removesuffix("\n")
     assert text == sentence if isinstance(sentence, str) else sentence.fullmatch(text)
+
+
+def test_resolve_has_no_command_to_offer() -> None:
+    result = ksym("resolve", "./nosuch:counter")
+    assert (result.status, result.out) == (125, "")
+    assert result.err.endswith("a user variable lies in a process and none is given; add -p PID\n")
 
 
 @pytest.mark.parametrize(("request_", "why"), MALFORMED.items())
@@ -157,11 +164,11 @@ def test_duplicates_are_refused() -> None:
     other = ksym("trace", request, f"{request}:-w-")
     assert (same.status, other.status) == (2, 2)
     assert same.err == (
-        f"ksym: cannot add request '{request}': '{request}' is watched as rw- already; "
-        "leave it out, or ask for another ACCESS\n"
+        f"ksym: cannot watch {request} twice: both requests are '{request}:rw-'; keep one of them\n"
     )
     assert other.err == (
-        f"ksym: cannot watch {request} twice: it is asked for as rw- and as -w-; keep one of them\n"
+        f"ksym: cannot watch {request} twice: it is asked for as '{request}:rw-' and as '{request}:-w-'; "
+        "keep one of them\n"
     )
 
 
@@ -330,7 +337,17 @@ def test_a_process_that_is_gone() -> None:
 # -- where rows go -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [("trace", "--limit", "5", "-q"), ("stat", "-I", "5"), ("resolve",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("trace", "--limit", "5", "-q"),
+        ("trace",),
+        ("stat", "-I", "5"),
+        ("stat", "-I", "5", "-q"),
+        ("resolve",),
+    ],
+    ids=" ".join,
+)
 def test_a_reader_that_has_seen_enough(words: tuple[str, ...]) -> None:
     chosen = sample()
     reading, writing = os.pipe()
@@ -345,6 +362,11 @@ def test_a_reader_that_has_seen_enough(words: tuple[str, ...]) -> None:
     _, error = process.communicate()
     assert process.returncode == 0
     assert not [text for text in error.splitlines() if not text.startswith("ksym: ") or "cannot" in text]
+    if words[0] == "resolve":
+        return
+    assert re.fullmatch(r"ksym: \d+ (access|hit).*, 0 lost, 0 disarmed; .*", summary(error))
+    told = "ksym: the reader of the rows went away: the last ones were not shown\n"
+    assert (told in error) == (words == ("trace",))
 
 
 @pytest.mark.parametrize(
@@ -405,6 +427,23 @@ def test_a_killed_run_holds_no_register() -> None:
         assert max(free()) < 4
         ended(process, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL  # that its register is free again is for the fixture to see
+
+
+def test_command_goes_on_when_ksym_is_killed(program: Path) -> None:
+    script = "./prog; echo $$; read line; echo went on"
+    words = command("trace", "./prog:counter", "-o", "/dev/null", "--", "sh", "-c", script)
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), cwd=program.parent, bufsize=0
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert max(free()) < 4
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        os.kill(pid, 0)
+        process.stdin.write(b"\n")
+        assert process.stdout.read() == b"went on\n"
 
 
 def test_a_signal_while_command_is_on_its_way_to_the_variable() -> None:

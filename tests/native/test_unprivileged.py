@@ -136,7 +136,14 @@ def test_conditions_on_what_perf_tells(run: Runner, condition: str, expected: li
     assert f"ksym: {len(expected)} accesses ({len(expected)} hits), 0 lost, 0 disarmed" in summary(result.err)
     missed = len(ALL) - len(expected)
     rejected = [f"ksym: {missed} hits did not match the condition"] if missed else []
-    assert lines(result) == [*rejected, *run.lacking]
+    assert lines(result) == [*run.lacking, *rejected]
+
+
+def test_what_is_missing_is_said_first_and_once(folder: Path) -> None:
+    said = nobody("trace", "./prog:shared", "-v", "--", "sh", "-c", "./prog >&2", cwd=folder).err.splitlines()
+    assert said.count(LACKING) == 1
+    assert said.index(LACKING) < said.index("ran")
+    assert LACKING not in nobody("trace", "./prog:shared", "-q", "--", "./prog", cwd=folder).err
 
 
 @pytest.mark.parametrize(
@@ -238,7 +245,7 @@ def test_a_running_process_of_ones_own(folder: Path) -> None:
     # It was armed while some round of accesses was going on, or between two.
     assert (ALL * touched)[-len(kinds) :] == kinds
     assert process.returncode == 0
-    assert error.splitlines() == [summary(error), LACKING]
+    assert error.splitlines() == [LACKING, summary(error)]
 
 
 def test_root_is_told_why_where_programs_are_refused(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +42,15 @@ def test_command_does_not_ignore_what_python_does(tmp_path: Path) -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         assert signal.getsignal(number) == signal.SIG_IGN
         assert not ignored_by_command(tmp_path) & 1 << number - 1
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 137)])
+def test_what_others_started_keeps_its_status(script: str, status: int) -> None:
+    """Whoever waits for tracees gets all children."""
+    command = Command(["true"], traced=True)
+    other = subprocess.Popen(["sh", "-c", script])
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    assert command.poll() is None
+    assert command.reaped == {other.pid: status}
+    command.close()
+    other.returncode = command.reaped.pop(other.pid)

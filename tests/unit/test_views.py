@@ -221,3 +221,6 @@ def test_summaries() -> None:
     assert lines[1] == "ksym: 3 hits after the limit not shown"
     assert lines[2].startswith("ksym: 2 hits lost, the ring buffers were full; ")
     assert lines[3] == "ksym: CPU 1 went offline"
+    assert Tally(["a"], (), [0], lost=1).lines()[1:] == [
+        "ksym: 1 hit counted, but the kernel made no record of them; see Counts in docs/limits.md"
+    ]

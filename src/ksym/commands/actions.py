@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ksym.capture.access import Access
+from ksym.views.summary import number
 from ksym.views.text import printable
 
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ class Execute:
     Args:
         command: For the shell.
         row: Makes the JSON line of an access.
+        reaped: Exit statuses, by process id, of children that somebody else has waited for.
     """
 
-    def __init__(self, command: str, row: Callable[[Access], str]) -> None:
-        self._command, self._row = command, row
+    def __init__(self, command: str, row: Callable[[Access], str], reaped: dict[int, int]) -> None:
+        self._command, self._row, self._reaped = command, row, reaped
         self._running: list[subprocess.Popen[bytes]] = []
         self._starts: deque[float] = deque(maxlen=_PER_SECOND)
         self._skipped = 0
+        self._failed, self._last_failure = 0, 0
 
     def take(self, access: Access) -> None:
         """An access that was kept."""
@@ -104,28 +107,53 @@ class Execute:
 
     def turn(self) -> None:
         """Once a round: note which commands have ended."""
-        self._running = [process for process in self._running if process.poll() is None]
+        self._running = [process for process in self._running if not self._ended(process)]
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> bool:
+        # First what others have waited for: asked for such a child, Popen takes it for one that succeeded.
+        status = self._reaped.pop(process.pid, None)
+        if status is not None:
+            process.returncode = status
+        elif process.poll() is None:
+            return False
+        if process.returncode:
+            self._failed += 1
+            code = process.returncode
+            self._last_failure = code if code > 0 else 128 - code  # killed: as shells have it
+        return True
 
     def finish(self) -> list[str]:
         """Wait for the last ones; returns what the summary tells."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        for process in self._running:
-            while process.poll() is None and time.monotonic() < deadline:
+        while self._running:
+            self.turn()
+            if time.monotonic() >= deadline:
+                for process in self._running:
+                    process.kill()
+                    process.wait()
+            elif self._running:
                 time.sleep(0.005)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if not self._skipped:
-            return []
-        rate = f"at most {_PER_SECOND} a second, {_AT_ONCE} at once"
-        return [f"--on-hit: the command was not run for {self._skipped} accesses ({rate})"]
+        told = []
+        if self._failed:
+            times = f"last with exit status {self._last_failure}"
+            told.append(f"--on-hit: the command failed for {number(self._failed, 'access')} ({times})")
+        if self._skipped:
+            rate = f"at most {_PER_SECOND} a second, {_AT_ONCE} at once"
+            told.append(f"--on-hit: the command was not run for {number(self._skipped, 'access')} ({rate})")
+        return told
 
 
 Action = Stopped | Execute
 
 
-def action_for(text: str | None, row: Callable[[Access], str]) -> Action | None:
-    """What ``--on-hit`` asks for."""
+def action_for(text: str | None, row: Callable[[Access], str], reaped: dict[int, int]) -> Action | None:
+    """What ``--on-hit`` asks for.
+
+    Args:
+        text: See on_hit.
+        row: See Execute.
+        reaped: See Execute.
+    """
     if text is None:
         return None
-    return Stopped() if text == STOP else Execute(text[len(EXEC) :].strip(), row)
+    return Stopped() if text == STOP else Execute(text[len(EXEC) :].strip(), row, reaped)

@@ -58,10 +58,9 @@ def run(args: argparse.Namespace) -> int:
         variable = session.plan.watches[0].variable
         table = _Remember(session.plan.watches)
         table.seen = Counter()
-        output.write(table.header())
         live = trace.Trace(session, output, table)
         with closing(live):
-            live.follow()
+            live.follow(table.header())
             tally = live.tally(live.remarks())
         session.status()
     print(f"\nwho touched {sample.request} ({variable.length} bytes at {variable.address:#x}):\n")

@@ -21,7 +21,7 @@ from ksym.program.engine import Engine
 from ksym.program.shared import Cell
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.symbols.variable import Space
-from ksym.views.summary import Tally
+from ksym.views.summary import Tally, number
 
 
 class Live:
@@ -147,7 +147,11 @@ def _doubts(engine: Engine, *, both_fire: bool) -> list[str]:
     misordered = sum(engine.shared.total(watch, Cell.MISORDERED) for watch in watches)
     doubts = []
     if unordered:
-        doubts.append(f"OLD -> NEW may have gaps: {unordered} times another CPU held the value too long")
+        doubts.append(
+            f"OLD -> NEW may have gaps: {number(unordered, 'time')} another CPU held the value too long"
+        )
     if misordered and both_fire:
-        doubts.append(f"TYPE R may be W: {misordered} times a twin's registers fired in the wrong order")
+        doubts.append(
+            f"TYPE R may be W: {number(misordered, 'time')} a twin's registers fired in the wrong order"
+        )
     return doubts

@@ -23,7 +23,7 @@ from ksym.language.request import UserSymbol
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
 from ksym.views.output import Output, ReaderGone
-from ksym.views.summary import Tally
+from ksym.views.summary import Tally, number
 from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.plan import Plan
@@ -68,16 +68,13 @@ def run(args: argparse.Namespace) -> int:
     if args.limit:
         every = min(every, ROUND_SECONDS)
     with open_session(args, _planting(args), every=every) as session, closing(Output(None)) as output:
-        _check_conditions(session.plan)
+        _check_conditions(session.plan, args.twin)
+        if not args.quiet:
+            session.tell_lacking()
         output.ending = session.run.held_up
         stat = Stat(args, session, output)
-        try:
+        with closing(stat):
             stat.follow()
-        except ReaderGone:
-            session.armed.disable()
-            return session.status()
-        finally:
-            stat.close()
         status = session.status()
         notes = [] if args.quiet else session.notes(verbose=args.verbose)
         print("\n".join(stat.tally(notes).lines()), file=sys.stderr)
@@ -109,7 +106,7 @@ def _accesses(condition: Condition) -> set[str]:
     return {leaf.name for leaf in leaves(condition) if isinstance(leaf, AccessName)}
 
 
-def _check_conditions(plan: Plan) -> None:
+def _check_conditions(plan: Plan, twin: str) -> None:
     """Refuse what only ksym could judge: here no hit comes to it.
 
     Raises:
@@ -127,8 +124,11 @@ def _check_conditions(plan: Plan) -> None:
         if _accesses(watch.condition) & {"W", "RW"}:
             why = "in the kernel a write is not told from a read and write by one instruction (W from RW)"
             raise KsymError(what, why, "write access != R, or use ksym trace")
-        why = "it takes a second register for each piece to tell reads from writes, and this run has none"
-        raise KsymError(what, why, "free some (ksym doctor, --twin), or use ksym trace")
+        why, todo = "this run has none", "free some (see ksym doctor)"
+        if twin == "off":
+            why, todo = "--twin off keeps it out", "leave --twin off out"
+        why = f"it takes a second register for each piece to tell reads from writes, and {why}"
+        raise KsymError(what, why, f"{todo}, or use ksym trace")
 
 
 class Stat:
@@ -150,10 +150,10 @@ class Stat:
             self._whose = Whose(args, session)
 
     def follow(self) -> None:
-        """Print until the run is over.
+        """Print until the run is over; it is once nobody reads.
 
         Raises:
-            ReaderGone, KsymError: it cannot be printed; the watch is disarmed.
+            KsymError: it cannot be printed; the watch is disarmed.
         """
         args, session = self._args, self._session
         before = list(self._hits)
@@ -161,8 +161,9 @@ class Stat:
         step = args.interval / 1000 if args.interval else _FOREVER
         due = started + step
         header = "" if args.json or args.quiet else self._header()
-        if args.interval:
-            self._output.write(header)
+        if args.interval and not self._written(header):
+            return
+        reader = True
         for _ in session.run.rounds():
             now = time.monotonic()
             if self._whose:
@@ -170,7 +171,7 @@ class Stat:
             self._hits = [max(pair) for pair in zip(self._hits, kept(session.armed), strict=True)]
             if args.interval and now >= due:
                 due = max(due + step, now)
-                self._output.write(self._interval(now - started, before))
+                reader = reader and self._written(self._interval(now - started, before))
                 before = self._hits
             if args.limit and self._reached():
                 session.run.stop("limit reached")
@@ -178,9 +179,17 @@ class Stat:
             self._whose.follow(last=True)
         self._hits = kept(session.armed)
         if not args.interval:
-            self._output.write(header + self._totals())
-        elif self._hits != before:
-            self._output.write(self._interval(time.monotonic() - started, before))
+            self._written(header + self._totals())
+        elif self._hits != before and reader:
+            self._written(self._interval(time.monotonic() - started, before))
+
+    def _written(self, text: str) -> bool:
+        try:
+            self._output.write(text)
+        except ReaderGone:
+            self._session.run.stop("the reader of the table went away")
+            return False
+        return True
 
     def _reached(self) -> bool:
         engine, limit = self._session.armed.engine, int(self._args.limit)
@@ -252,13 +261,15 @@ class Stat:
         tally.lost = max(0, sum(session.armed.counts()) - total(Cell.SEEN) - tally.suppressed)
         if total(Cell.MISORDERED) and session.armed.options.both_fire:
             notes.append(
-                f"R may be W: {total(Cell.MISORDERED)} times the registers of a twin fired in the wrong order"
+                f"R may be W: {number(total(Cell.MISORDERED), 'time')} the registers of a twin fired in the wrong order"
             )
         dropped = total(Cell.DROPPED)
         if dropped and self._whose:
-            notes.append(f"{dropped} hits in places or threads for which there was no room are in no row")
+            notes.append(
+                f"{number(dropped, 'hit')} in no row: the table had no room for more places or threads"
+            )
         elif dropped:
-            notes.append(f"{dropped} hits of forked processes for which there was no room are not counted")
+            notes.append(f"{number(dropped, 'hit')} not counted: there was no room for more forked processes")
         return tally
 
     def close(self) -> None:

@@ -54,22 +54,19 @@ def run(args: argparse.Namespace) -> int:
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
     with closing(Output(args.output)) as output, open_session(args, planting) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
+        if not args.quiet:
+            session.tell_lacking()
         if args.verbose:
             session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
-        action = action_for(args.on_hit, rows_for("json", session.plan.watches).row)
+        reaped = session.command.reaped if session.command else {}
+        action = action_for(args.on_hit, rows_for("json", session.plan.watches).row, reaped)
         trace = Trace(session, output, rows, limit=args.limit, action=action)
-        try:
-            if not args.quiet or args.format == "csv":
-                output.write(rows.header())
-            trace.follow()
-        except ReaderGone:
-            session.armed.disable()
-            return session.status()
-        finally:
-            trace.close()
+        with closing(trace):
+            trace.follow(rows.header() if not args.quiet or args.format == "csv" else "")
         status = session.status()
-        done = action.finish() if action else []
-        notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *trace.remarks(), *done]
+        notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *trace.remarks()]
+        if action:
+            notes += action.finish()
         print("\n".join(trace.tally(notes).lines()), file=sys.stderr)
         return status
 
@@ -100,16 +97,29 @@ class Trace(Live):
         self._action, self._output, self._rows = action, output, rows
         output.ending = session.run.held_up
 
-    def follow(self) -> None:
-        """Write rows until the run is over.
+    def follow(self, header: str = "") -> None:
+        """Write rows until the run is over; it is once nobody reads them.
 
         Raises:
-            ReaderGone, KsymError: the rows cannot be written; the watch is disarmed.
+            KsymError: the rows cannot be written; the watch is disarmed.
         """
+        if not self._written(header):
+            return
+        reader = True
         for accesses in self.batches():
-            if accesses:
-                self._output.write("".join(map(self._rows.row, accesses)))
+            if accesses and reader:
+                reader = self._written("".join(map(self._rows.row, accesses)))
             if self._action:
                 for access in accesses:
                     self._action.take(access)
                 self._action.turn()
+
+    def _written(self, text: str) -> bool:
+        try:
+            self._output.write(text)
+        except ReaderGone:
+            run = self._session.run
+            run.stop("the reader of the rows went away")
+            run.notes.append("the reader of the rows went away: the last ones were not shown")
+            return False
+        return True

@@ -42,33 +42,34 @@ class Tally:
     def lines(self) -> list[str]:
         """``ksym: 3 accesses (10 hits), 0 lost, 0 disarmed; pid_max 3``, then a line for each note."""
         if self.accesses is None:
-            head, each = _number(sum(self.hits), "hit"), self.hits
+            head, each = number(sum(self.hits), "hit"), self.hits
         else:
-            head = f"{_number(sum(self.accesses), 'access')} ({_number(self.shown, 'hit')})"
+            head = f"{number(sum(self.accesses), 'access')} ({number(self.shown, 'hit')})"
             each = self.accesses
         parts = ", ".join(f"{printable(name)} {count}" for name, count in zip(self.names, each, strict=True))
         lines = [f"ksym: {head}, {self.lost} lost, {self.disarmed} disarmed; {parts}"]
         if self.rejected:
-            lines.append(f"ksym: {_number(self.rejected, 'hit')} did not match the condition")
+            lines.append(f"ksym: {number(self.rejected, 'hit')} did not match the condition")
         if self.hidden:
-            lines.append(f"ksym: {_number(self.hidden, 'hit')} after the limit not shown")
+            lines.append(f"ksym: {number(self.hidden, 'hit')} after the limit not shown")
         no_room = min(self.lost, self.no_room)
         if no_room:
             lines.append(
-                f"ksym: {_number(no_room, 'hit')} lost, the ring buffers were full; "
+                f"ksym: {number(no_room, 'hit')} lost, the ring buffers were full; "
                 "write less (-o FILE, no -g) or watch less (-C CPUS, -p PID)"
             )
         if self.lost > no_room:
             lines.append(
-                f"ksym: {_number(self.lost - no_room, 'hit')} counted, but the kernel wrote no record; "
-                "perf's own code touches what is watched"
+                f"ksym: {number(self.lost - no_room, 'hit')} counted, but the kernel made no record of them; "
+                "see Counts in docs/limits.md"
             )
         if self.suppressed:
-            lines.append(f"ksym: {_number(self.suppressed, 'hit')} of disarmed watches not shown")
+            lines.append(f"ksym: {number(self.suppressed, 'hit')} of disarmed watches not shown")
         lines.extend(f"ksym: {note}" for note in self.notes)
         return lines
 
 
-def _number(count: int, noun: str) -> str:
+def number(count: int, noun: str) -> str:
+    """``1 access``, ``2 accesses``."""
     plural = "es" if noun.endswith("s") else "s"
     return f"{count} {noun}{'' if count == 1 else plural}"

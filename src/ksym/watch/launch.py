@@ -45,6 +45,8 @@ class Command:
         self.argv = list(argv)
         self.status: int | None = None
         """Exit status as shells have it (128 + N for signal N), once it has ended."""
+        self.reaped: dict[int, int] = {}
+        """The same of other children of this process that ``poll`` came across; whoever started one takes it out."""
         self._traced = traced
         self._stopped: int | None = None
         self._find()
@@ -173,10 +175,12 @@ class Command:
                 ptrace.detach(pid, ptrace.signal_to_pass(status))
             elif pid == self.pid:
                 self._ended(status)
+            else:
+                self.reaped[pid] = _as_shells(status)
         return self.status
 
     def _ended(self, status: int) -> None:
-        self.status = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+        self.status = _as_shells(status)
 
     def _wait(self) -> None:
         with contextlib.suppress(ChildProcessError):
@@ -221,3 +225,7 @@ class Command:
         if self._failure >= 0:
             os.close(self._failure)
             self._failure = -1
+
+
+def _as_shells(status: int) -> int:
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
