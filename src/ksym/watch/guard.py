@@ -178,7 +178,7 @@ class Guard:
         now = time.monotonic()
         counts = self._armed.counts_by_cpu()
         hits = {place: count - self._before.get(place, 0) for place, count in counts.items()}
-        told = []
+        told: list[str] = []
         totals: dict[int, int] = {}
         for (_, cpu), count in hits.items():
             totals[cpu] = totals.get(cpu, 0) + count
