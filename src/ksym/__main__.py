@@ -28,6 +28,10 @@ from ksym.errors import KsymError, UsageError
 COMMANDS = {
     "trace": "live table, a row an access",
     "stat": "counts only, at the hardware's own cost",
+    "record": "lossless recording, that perf opens too",
+    "report": "who touches it: reads, writes, tasks, values, stacks",
+    "script": "a recording's rows, in any of trace's formats",
+    "export": "a recording for DuckDB, Spark, Perfetto, flame graphs",
     "resolve": "what ksym knows about a name; plants nothing",
     "doctor": "what this machine can and cannot do, and why",
     "selftest": "plants watches, touches them, checks the exact counts",
