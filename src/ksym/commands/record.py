@@ -175,7 +175,7 @@ class _Recording:
         hits, counts = self._recorder.hits, self._counts()
         sys.stderr.write(
             f"\r\x1b[Kksym: {seconds:.0f} s  {hits:,} hits  {hits / max(seconds, 0.1):,.0f}/s  "
-            f"{counts['lost']:,} lost  {self._recorder.bytes_written / 1e6:,.1f} MB"
+            f"{counts['no_room']:,} lost  {self._recorder.bytes_written / 1e6:,.1f} MB"
         )
         sys.stderr.flush()
 

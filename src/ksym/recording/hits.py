@@ -283,6 +283,9 @@ class Decoder:
             return
         place = self._layout.identifier
         hits.keep_while(hits.size > place)
+        if not len(self._ids):
+            hits.select(slice(0))
+            return
         found = hits.words[hits.at + place]
         row = np.searchsorted(self._ids, found)
         known = row < len(self._ids)

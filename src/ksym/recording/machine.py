@@ -10,7 +10,7 @@ import contextlib
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from ksym.errors import KsymError
 from ksym.linux.files import read_text
@@ -49,24 +49,27 @@ def comm(pid: int, tid: int, name: str, trailer: Trailer) -> bytes:
     return record(Kind.COMM, struct.pack("<II", pid, tid) + _padded(name) + trailer(0, pid, tid))
 
 
-def task_records(pids: list[int] | None, trailer: Trailer, *, mappings: bool) -> Iterator[bytes]:
-    """COMM records of all threads, and MMAP2 records of what their processes may execute.
-
-    Args:
-        pids: Of these processes; None: of all.
-        trailer: What records end with.
-        mappings: Whether mappings are wanted.
-    """
-    for pid in pids if pids is not None else [int(name) for name in os.listdir("/proc") if name.isdigit()]:
-        with contextlib.suppress(OSError, KsymError):
+def threads(pids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+    """The threads of processes that live: (pid, tid, name)."""
+    for pid in pids:
+        with contextlib.suppress(OSError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/comm", "rb") as file:
-                    name = file.read().rstrip(b"\n").decode(errors="surrogateescape")
-                yield comm(pid, int(thread), name, trailer)
-            if mappings:
-                for mapping in read_maps(pid):
-                    if mapping.executable and mapping.path:
-                        yield _mmap2(pid, mapping, trailer)
+                    yield pid, int(thread), file.read().rstrip(b"\n").decode(errors="surrogateescape")
+
+
+def mapping_records(pids: Sequence[int], trailer: Trailer) -> Iterator[bytes]:
+    """MMAP2 records of what processes may execute."""
+    for pid in pids:
+        with contextlib.suppress(OSError, KsymError):
+            for mapping in read_maps(pid):
+                if mapping.executable and mapping.path:
+                    yield _mmap2(pid, mapping, trailer)
+
+
+def all_processes() -> list[int]:
+    """Those that live now."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _mmap2(pid: int, mapping: Mapping, trailer: Trailer) -> bytes:

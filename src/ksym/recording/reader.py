@@ -47,7 +47,7 @@ class Recording:
         start: What was planned.
         counts: What the counters said last: ``hits`` (of each watch), ``recorded``, ``lost``, ``no_room``,
             ``rejected``, ``suppressed``, ``disarmed``; at its end ``notes`` (the summary's) and ``ended_by``.
-            perf tells of ``no_room`` alone.
+            perf tells of lost ones alone.
         cut: Why it is not whole, in a clause; None: it is.
     """
 
@@ -80,6 +80,8 @@ class Recording:
             assert source is not None
             try:
                 self._accesses = decode(source)
+                if source.rejected:
+                    self.counts["rejected"] = self.counts.get("rejected", 0) + source.rejected
             except (*BAD_NOTE, AssertionError) as bad:
                 if isinstance(bad, KsymError):
                     raise
@@ -199,13 +201,16 @@ class _Reading:
             judge_of(watch, condition, traps_after=traps_after) if condition else None
             for watch, condition in zip(start.watches, start.conditions, strict=True)
         ]
-        counts: dict[str, Any] = {"no_room": sideband.lost}
+        counts: dict[str, Any] = {"lost": sideband.lost, "no_room": sideband.lost}
         pointers: dict[int, str] = {}
         try:
             code = self._code(start)
             for note in sideband.notes:
-                if note.name in ("counts", "end"):
+                if note.name == "end":
                     counts = dict(note.content)
+                elif note.name == "counts":
+                    # what the counters saw and no record told of may have been on its way
+                    counts = note.content | {"lost": note.content.get("no_room", 0)}
                 elif note.name == "pointers":
                     pointers.update((int(address), str(name)) for address, name in note.content)
         except (*BAD_NOTE, Damaged) as bad:

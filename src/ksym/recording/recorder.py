@@ -84,6 +84,10 @@ class Recorder:
         self._open_file, self._make_compressor = open_file, compressor
         self._flush_seconds, self._most_bytes = flush_seconds, most_bytes
         self._planned = 0
+        self._names_of: dict[tuple[int, int], str] = {}
+        """Threads' names, by pid and tid, as far as the records have told; for the next file."""
+        self._left: set[tuple[int, int]] = set()
+        """Those that have ended since the file was begun; their last hits may come in the next one."""
         self._known: set[tuple[int, int, int]] = set()
         self._chains: set[tuple[int, int, bytes]] = set()
         self._names: set[tuple[int, int, bool]] = set()
@@ -180,9 +184,17 @@ class Recorder:
         for part in parts:
             writer.append(part)
         options = self._armed.options
-        pids = None if self._armed.any_system_wide or self._pid is None else [self._pid]
-        user_code = options.stacks or pids is not None
-        for part in machine.task_records(pids, trailer, mappings=user_code):
+        everywhere = self._armed.any_system_wide or self._pid is None
+        pids = machine.all_processes() if everywhere or self._pid is None else [self._pid]
+        user_code = options.stacks or not everywhere
+        if self.files == 1:
+            self._names_of = {(pid, tid): name for pid, tid, name in machine.threads(pids)}
+        for (pid, tid), name in self._names_of.items():
+            writer.append(machine.comm(pid, tid, name, trailer))
+        for thread in self._left:
+            self._names_of.pop(thread, None)
+        self._left.clear()
+        for part in machine.mapping_records(pids if user_code else [], trailer):
             writer.append(part)
         writer.flush()
         return writer
@@ -278,11 +290,23 @@ class Recorder:
         elif isinstance(other, MmapRecord):
             self._users.mapped(other)
         elif isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
+            if self._most_bytes:
+                self._rename(other)
             if ended_address_space(other) is not None and self._sites.forget(other.pid):
                 self._known = {place for place in self._known if place[1] != other.pid}
                 self._names = {name for name in self._names if name[0] != other.pid}
                 self._chains = {chain for chain in self._chains if chain[1] != other.pid}
             self._users.changed(other)
+
+    def _rename(self, other: CommRecord | ForkRecord | ExitRecord) -> None:
+        thread = other.pid, other.tid
+        if isinstance(other, CommRecord):
+            self._names_of[thread] = other.comm
+        elif isinstance(other, ForkRecord):
+            self._left.discard(thread)
+            self._names_of[thread] = self._names_of.get((other.parent_pid, other.parent_tid), "?")
+        else:
+            self._left.add(thread)
 
     def _note(self, name: str, content: Any) -> None:
         self._writer.note(name, json.dumps(content).encode())
