@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,7 @@ def test_a_row_is_that_of_script(tab: Tab, tmp_path: Path) -> None:
 
 
 TEXT = Array("char[8]", 8, parse_type("char"), 8)
+EDGES = (1.7e308, -1.7e308, math.inf, math.nan)
 VARIABLES: list[tuple[str | Type, tuple[int, int] | None, list[int | bytes | None], list[str]]] = [
     ("int", None, [-1, 0, 2**31 - 1, -(2**31)], ["-1", "0", "2147483647", "-2147483648"]),
     ("unsigned long", None, [2**64 - 1, 0, 2**53 + 1], ["18446744073709551615", "0", "9007199254740993"]),
@@ -130,6 +133,7 @@ VARIABLES: list[tuple[str | Type, tuple[int, int] | None, list[int | bytes | Non
     ("_Bool", None, [0, 1, 1], ["false", "true", "true"]),
     ("unsigned int", (4, 3), [0x10, 0x70, 0xFF], ["1", "7", "7"]),
     ("double", None, [b"\0\0\0\0\0\0\xf8?", b"\0\0\0\0\0\0\xf0\xbf"], ["1.5", "-1.0"]),
+    ("double", None, [struct.pack("<d", value) for value in EDGES], ["1.7e+308", "-1.7e+308", "inf", "nan"]),
     (TEXT, None, [b"sshd\0\0\0\0", b"<b>hi\0\0\0"], ['"sshd"', '"<b>hi"']),
     ("unsigned int", None, [None, 3, None, 4], ["?", "3", "?", "4"]),
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 
 const FIRST_ROWS = 10,
   MORE_ROWS = 100;
-const LONG = 45; // a cell of so many characters is broken into lines
+const LONG = 32; // a cell of so many characters is broken into lines
 
 // How often each pair of a row and a code occurs.
 class Tally {

@@ -149,11 +149,11 @@ class Timeline {
           const start = (number * kinds + kind) * width;
           for (let bin = 0; bin < width; bin++) sum[bin] += counts[start + bin];
         }
-        for (const each of sum) if (each > most) most = each;
+        // Others together may be many; their bars end at the lane's edge.
+        if (this.lanes[number].code >= 0) for (const each of sum) if (each > most) most = each;
         return sum;
       }),
     );
-    this.most = most;
     const room = lane / 2 - 2 * devicePixelRatio,
       least = 2 * devicePixelRatio,
       step = all / width;
@@ -165,7 +165,7 @@ class Timeline {
           if (!sum) continue;
           const x = left + Math.floor(bin * step),
             wide = Math.ceil(step);
-          const tall = Math.max(least, (room * sum) / most);
+          const tall = Math.min(room, Math.max(least, (room * sum) / most));
           let done = 0;
           for (const kind of group) {
             const part = counts[(number * kinds + kind) * width + bin];
@@ -184,7 +184,6 @@ class Timeline {
     const { ctx } = plot,
       { recording, accesses } = this.view,
       pixel = devicePixelRatio;
-    this.most = 1;
     for (const i of accesses) {
       const x = Math.round(plot.valToPos(recording.time[i], "x", true));
       const middle = plot.bbox.top + lane * (this.laneOf[this.column[i]] + 0.5);

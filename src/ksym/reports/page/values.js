@@ -4,6 +4,10 @@
 const STEPS = 1000; // so many values, and fewer, are drawn as steps
 const POINTS = 150; // so many, and fewer, have a point, too
 const CATEGORIES = 16; // so many different texts, and fewer, have a line each
+const HIGHEST = 1e300; // what is higher is drawn there: distances must be doubles, too
+const STEPS_OF_VALUES = [];
+for (let power = -300; power <= 300; power++)
+  for (const digit of [1, 2, 5]) STEPS_OF_VALUES.push(digit * 10 ** power);
 const SLICES = 20; // rows of the table
 
 function axisNumber(number) {
@@ -50,6 +54,7 @@ class ValueChart {
       height: () => 220,
       scale: { range: (_, low, high) => this.range(low, high) },
       y: {
+        incrs: STEPS_OF_VALUES,
         grid: { stroke: () => colour("faint"), width: 1 },
         splits: (plot, axis, low, high, step) => this.ticks(low, high, step),
         values: (plot, ticks) => ticks.map((tick) => this.label(plot, tick)),
@@ -72,7 +77,8 @@ class ValueChart {
   }
 
   heightOf(i) {
-    return this.named ? this.view.recording.seen(i)[0][i] : this.view.recording.height[i];
+    if (this.named) return this.view.recording.seen(i)[0][i];
+    return Math.max(-HIGHEST, Math.min(this.view.recording.height[i], HIGHEST));
   }
 
   range(low, high) {
