@@ -21,9 +21,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("browser")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Tab]:
-    """One for the whole run: starting it takes a second."""
+    """One for all of them: starting it takes a second."""
     paths = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     for name, path in paths.items():
         if path is None:
