@@ -8,9 +8,17 @@ least one of them ran.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
+
+# Machines are shared and noisy: no test may depend on how long something takes. Guests have no hypothesis.
+with contextlib.suppress(ImportError):
+    from hypothesis import settings
+
+    settings.register_profile("ksym", deadline=None)
+    settings.load_profile("ksym")
 
 KERNEL_SIDE = ("native", "lab")
 SELECTING_OPTIONS = ("keyword", "markexpr", "deselect", "lf", "collectonly", "ignore", "ignore_glob")
