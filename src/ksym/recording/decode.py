@@ -30,7 +30,7 @@ from ksym.recording.grouping import (
     seen_twice,
     sweeps,
 )
-from ksym.recording.hits import Chain, Columns, Ints, Place, distinct, grouped
+from ksym.recording.hits import Chain, Columns, Ints, Place, distinct, grouped, numbered
 from ksym.recording.noted import Era
 from ksym.recording.sideband import Change, ranks
 from ksym.recording.timeline import Eras, Ranked, thread_names
@@ -107,8 +107,10 @@ class _Values:
 class _Origins:
     """What all hits of one event at one place have in common (`capture.pipeline`), by number."""
 
-    def __init__(self, of: Ints, planned: list[PlannedEvent], sites: list[Site | None]) -> None:
-        self.of, self.planned = of, planned
+    def __init__(
+        self, of: NDArray[Any], planned: list[PlannedEvent], sites: list[Site | None], ips: list[int]
+    ) -> None:
+        self.of, self.planned, self.ip = of, planned, ips
         self.known = [site is not None for site in sites]
         self.site = [site or _NOWHERE for site in sites]
         pairs = list(zip(self.site, planned, strict=True))
@@ -132,6 +134,7 @@ class _Origins:
                     self.site.append(other)
                     self.planned.append(self.planned[number])
                     self.sweeps.append(self.sweeps[number])
+                    self.ip.append(self.ip[number])
 
     def table(self) -> tuple[tuple[Site, ...], list[int]]:
         """All sites, and the number among them of each origin's."""
@@ -152,7 +155,7 @@ class _Decoding:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        times = source.columns.take("time")[: source.count]
+        times = source.columns.take("time", source.count)
         self._order: Ints | None = None
         if (times[1:] < times[:-1]).any():
             self._order = np.argsort(times, kind="stable")
@@ -168,7 +171,7 @@ class _Decoding:
         )
 
     def _column(self, name: str) -> NDArray[Any]:
-        column = self._source.columns.take(name)[: self._source.count]
+        column = self._source.columns.take(name, self._source.count)
         return column if self._order is None else column[self._order]
 
     def accesses(self) -> Accesses:
@@ -183,34 +186,44 @@ class _Decoding:
         for number, each in enumerate(origins.planned):
             judge = source.judges[each.watch.index]
             if judge:
-                which = np.flatnonzero(keep & (origins.of == number))
-                names = (comms[at] for at in comm[which].tolist())
-                keep[which] = [
-                    judge(self._record(hit, values), origins.site[number], KINDS[kind[hit]], name)
-                    for hit, name in zip(which.tolist(), names, strict=True)
+                theirs = np.flatnonzero(keep & (origins.of == number))
+                names = (comms[at] for at in comm[theirs].tolist())
+                keep[theirs] = [
+                    judge(
+                        self._record(hit, origins.ip[number], values),
+                        origins.site[number],
+                        KINDS[kind[hit]],
+                        name,
+                    )
+                    for hit, name in zip(theirs.tolist(), names, strict=True)
                 ]
-                source.rejected += int(len(which) - keep[which].sum())
+                source.rejected += int(len(theirs) - keep[theirs].sum())
         origins.acquit(kind)
         sites, site = origins.table()
+        which: Ints | None
         which, swept = self._group(origins, kind, keep)
-        at = np.searchsorted(which, swept.first)
-        hits = np.ones(len(which), np.int32)
+        self._time += source.offset
+        at = swept.first if which is None else np.searchsorted(which, swept.first)
+        hits = np.ones(len(self._time) if which is None else len(which), np.int32)
         hits[at] = swept.number
         kind[swept.first] = swept.kind
-        # The value after an access is that after its last hit.
-        last = which.copy()
-        last[at] = swept.last
-        every = len(which) == len(self._time)
 
         def taken(values: NDArray[Any]) -> NDArray[Any]:
-            return values if every else values[which]
+            return values if which is None else values[which]
+
+        def last(values: NDArray[Any]) -> NDArray[Any]:
+            # The value after an access is that after its last hit.
+            found = taken(values)
+            if len(at):
+                found[at] = values[swept.last]
+            return found
 
         return Accesses(
             source.watches,
             sites,
             comms,
             stacks,
-            time_ns=taken(self._time) + source.offset,
+            time_ns=taken(self._time),
             cpu=taken(self._cpu),
             pid=taken(self._pid),
             tid=taken(self._tid),
@@ -222,17 +235,16 @@ class _Decoding:
             hits=hits,
             uid=taken(uid),
             old=taken(values.old),
-            new=values.new if every else values.new[last],
+            new=last(values.new),
             old_known=taken(self._flags & Hit.OLD != 0),
-            new_known=self._flags[last] & Hit.NEW != 0,
+            new_known=last(self._flags & Hit.NEW != 0),
             stack=taken(stack),
             pointers=source.pointers,
         )
 
-    def _record(self, hit: int, values: _Values) -> SampleRecord:
+    def _record(self, hit: int, ip: int, values: _Values) -> SampleRecord:
         uid = int(values.uid[hit])
         cpu, pid, tid = (int(column[hit]) & 0xFFFFFFFF for column in (self._cpu, self._pid, self._tid))
-        ip = self._source.places[int(self._place[hit])][2]
         return SampleRecord(
             int(self._time[hit]), cpu, 0, ip, pid, tid, (), int(self._flags[hit]), None if uid < 0 else uid,
             values.old[hit].tobytes(), values.new[hit].tobytes(),
@@ -266,6 +278,7 @@ class _Decoding:
             stack = of_stack.astype(np.int32)
         planned: list[PlannedEvent] = [source.planned[0]] * len(first)
         sites: list[Site | None] = [None] * len(first)
+        ips = [0] * len(first)
         stacks: dict[tuple[Named, ...], int] = {}
         stack_number = [-1] * sum(what for _, what, _ in questions)
         for hit, what, number in sorted(questions):
@@ -275,17 +288,19 @@ class _Decoding:
                 stack_number[number] = stacks.setdefault(frames, len(stacks)) if frames else -1
                 continue
             at, pid, ip = source.places[int(self._place[hit])]
+            ips[number] = ip
             planned[number] = source.planned[at]
             execute = planned[number].watch.mode is Mode.EXECUTE
             sites[number] = source.code.site(pid, ip, execute=execute, era=era, hit=hit)
         if stack_number:
             stack = np.array(stack_number, np.int32)[stack]
-        return _Origins(of, planned, sites), stack, tuple(stacks)
+        del self._place
+        return _Origins(of, planned, sites, ips), stack, tuple(stacks)
 
-    def _by_era(self, eras: Eras, number: NDArray[Any], own: Bools) -> tuple[Ints, Ints]:
+    def _by_era(self, eras: Eras, number: NDArray[Any], own: Bools) -> tuple[NDArray[Any], Ints]:
         """Group hits by a number and, where it is of a process's own addresses, by era."""
         if eras.of is None:
-            return grouped(number)
+            return numbered(number)
         return grouped(number, np.where(own[number], eras.of, 0))
 
     def _stack(self, number: int, era: Era, hit: int) -> tuple[Named, ...]:
@@ -331,9 +346,7 @@ class _Decoding:
             origins.column([each.role is role for each in origins.planned], np.bool_)
             for role in (Role.WRITES, Role.READS)
         )
-        ip = origins.column(
-            [self._source.places[int(place)][2] for place in self._firsts(origins)], np.uint64
-        )
+        ip = origins.column(origins.ip, np.uint64)
         kind[writes] = wrote[writes]
         kind[reads] = READ
         keep &= ~seen_twice(self._cpu, writes, reads, ip, self._tid)
@@ -341,24 +354,24 @@ class _Decoding:
         keep &= ~((writes | reads) & reads_only & ((kind == WRITE) | (kind == READ_WRITE)))
         return kind, keep
 
-    def _firsts(self, origins: _Origins) -> NDArray[Any]:
-        """A place of each origin."""
-        places = np.empty(len(origins.planned), np.int64)
-        places[origins.of] = self._place
-        return places
+    def _group(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> tuple[Ints | None, Swept]:
+        """The hits that begin an access (None: all), and the accesses that took several."""
+        swept = Swept([], [], [], [], [])
+        if any(origins.sweeps):
+            swept = self._swept(origins, kind, keep)
+            keep[swept.further] = False
+        return None if keep.all() else np.flatnonzero(keep), swept
 
-    def _group(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> tuple[Ints, Swept]:
-        """The hits that begin an access, and the accesses that took several."""
-        if not any(origins.sweeps):
-            return np.flatnonzero(keep), Swept([], [], [], [], [])
+    def _swept(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> Swept:
         which = np.flatnonzero(keep & origins.column(origins.sweeps, np.bool_))
         of = origins.of[which]
         tid, cpu = self._tid[which].astype(np.int64), self._cpu[which].astype(np.int64)
 
         def column(values: Sequence[Any], dtype: type[np.generic] = np.int64) -> NDArray[Any]:
-            return np.array(values, dtype)[of]
+            found: NDArray[Any] = np.array(values, dtype)[of]
+            return found
 
-        swept = sweeps(
+        return sweeps(
             Sweeping(
                 which,
                 np.where(tid == 0, -1 - cpu, tid),
@@ -372,5 +385,3 @@ class _Decoding:
                 column([each.repeats for each in origins.site], np.bool_),
             )
         )
-        keep[swept.further] = False
-        return np.flatnonzero(keep), swept

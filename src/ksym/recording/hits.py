@@ -30,6 +30,9 @@ _ENDING = (_TID, _TIME, _ID, _STREAM, _CPU, _IDENTIFIER)
 _FORMAT_GROUP, _FORMAT_MEMBERS, _FORMAT_TIMES = 1 << 3, (1 << 2) | (1 << 4), (1, 2)
 _RAW_WORDS = 3
 """Size and flags, time, user; then the two values."""
+_LEAST_ROOM = 1 << 14
+_ROWS = 1 << 20
+"""Hits that are looked at together where all at once would take much memory."""
 _KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE)
 
 
@@ -167,6 +170,22 @@ def grouped(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
     return number, first
 
 
+def numbered(column: NDArray[np.int32]) -> tuple[NDArray[np.int32], Ints]:
+    """The same of a column of small numbers from -1 on, in less memory."""
+    low = int(column.min(initial=0))
+    first = np.full(int(column.max(initial=-1)) + 1 - low, -1, np.int64)
+    for start in range(0, len(column), _ROWS):
+        part = column[start : start + _ROWS] - low
+        found = np.full(len(first), -1, np.int64)
+        found[part[::-1]] = np.arange(start + len(part) - 1, start - 1, -1)
+        first = np.where(first < 0, found, first)
+    there = np.flatnonzero(first >= 0)
+    if len(there) == len(first) and not low:
+        return column, first
+    number = np.cumsum(first >= 0, dtype=np.int32) - 1
+    return number[column - low], first[there]
+
+
 def distinct(column: NDArray[np.generic]) -> tuple[NDArray[np.generic], Ints]:
     """The values of a column, sorted, and the number of each row's among them; quick where few follow each other."""
     if not len(column):
@@ -187,7 +206,9 @@ class Columns:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        self._parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in DTYPES}
+        # Each grows in place: parts put together at the end would take their memory twice.
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._room = 0
         self.count = 0
         self.latest = 0
         """The latest time of all hits."""
@@ -195,24 +216,32 @@ class Columns:
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Take some hits."""
         self.latest = max(self.latest, int(columns["time"].max(initial=0)))
+        end = self.count + len(columns["time"])
+        if end > self._room:
+            self._room = max(end, self._room + self._room // 4, _LEAST_ROOM)
+            for column in self._columns.values():
+                column.resize((self._room, *column.shape[1:]), refcheck=False)
         for name, column in columns.items():
-            self._parts[name].append(column.astype(DTYPES[name], copy=False))
-        self.count += len(columns["time"])
+            if name not in self._columns:
+                self._columns[name] = np.empty((self._room, *column.shape[1:]), DTYPES[name])
+            self._columns[name][self.count : end] = column
+        self.count = end
 
     def has(self, name: str) -> bool:
         """Whether the hits have that column."""
-        return bool(self._parts.get(name))
+        return name in self._columns
 
-    def take(self, name: str) -> NDArray[Any]:
-        """One column, whole; it is not kept."""
-        parts = self._parts.pop(name)
-        if parts:
-            return np.concatenate(parts)
-        return np.empty((0, self.width) if name in ("old", "new") else 0, DTYPES[name])
+    def take(self, name: str, count: int) -> NDArray[Any]:
+        """The first so many of one column; it is not kept."""
+        column = self._columns.pop(name, None)
+        if column is None:
+            return np.empty((0, self.width) if name in ("old", "new") else 0, DTYPES[name])
+        column.resize((count, *column.shape[1:]), refcheck=False)
+        return column
 
 
 DTYPES: dict[str, type[np.generic]] = {
-    "time": np.int64, "cpu": np.int32, "pid": np.int32, "tid": np.int32, "planned": np.int32, "place": np.int32,
+    "time": np.int64, "cpu": np.int32, "pid": np.int32, "tid": np.int32, "place": np.int32,
     "flags": np.uint8, "uid": np.uint32, "old": np.uint8, "new": np.uint8, "chain": np.int32,
 }  # fmt: skip
 """Columns of hits; what their samples do not have is left out, values for instance."""
@@ -342,7 +371,6 @@ class Decoder:
         columns: dict[str, NDArray[Any]] = {
             "pid": pid,
             "tid": tid,
-            "planned": planned,
             "place": self.places.number(planned, pid, words[at + layout.ip]),
             "cpu": words[at + layout.cpu] & np.uint64(0xFFFFFFFF) if layout.cpu >= 0 else np.zeros(len(at)),
             "time": words[raw_at + 1] if self._by_program else words[at + layout.time],

@@ -21,7 +21,7 @@ from ksym.recording import zstd
 from ksym.recording.header import FileHead, error
 from ksym.recording.perf_file import CHECK, Kind, is_note
 
-_PIECE = 4 << 20
+_PIECE = 1 << 20
 _HEADER = struct.Struct("<IHH")
 _KIND_AND_SIZE = 0xFFFF0000FFFFFFFF
 _COMPRESSED = (Kind.COMPRESSED, Kind.COMPRESSED2)

@@ -30,7 +30,11 @@ from ksym.views.text import printable
 ROWS = 1 << 14
 """Rows that are made at a time."""
 _EXECUTE = KINDS.index("X")
+_SECOND = 1_000_000_000
 _FRACTIONS = [f".{number:04d}" for number in range(10_000)]
+_NOTHING = "-"
+Column = str | list[str]
+"""A text of each row, or the one that all of them have."""
 
 
 class BulkRows(Protocol):
@@ -81,20 +85,16 @@ class _Parts:
             int(part.hits[row]), old, new, None if uid < 0 else uid,
         )  # fmt: skip
 
-    def common(
-        self, text: Callable[[Access, int], str], *columns: NDArray[Any]
-    ) -> tuple[list[int], list[str]]:
-        """What rows say that are alike in these columns.
+    def common(self, text: Callable[[Access, int], str], *columns: NDArray[Any]) -> Column:
+        """What rows say that is alike in those that are alike in these columns.
 
         Args:
             text: Says it of one of them: (access, its row).
             columns: What decides it.
-
-        Returns:
-            For each row the number of its text, and the texts.
         """
         number, first = grouped(*columns)
-        return number.tolist(), [text(self.access(row), row) for row in first.tolist()]
+        texts = [text(self.access(row), row) for row in first.tolist()]
+        return texts[0] if len(texts) == 1 else [texts[each] for each in number.tolist()]
 
     def by_watch(self, texts: Callable[[Accesses, int], list[str]]) -> list[str]:
         """Texts of the rows, made for one watch at a time: (its rows, its number)."""
@@ -118,6 +118,8 @@ class _Parts:
 
         def texts(part: Accesses, watch: int) -> list[str]:
             column, known = getattr(part, name), getattr(part, f"{name}_known")
+            if not known.any():
+                return [show(None)] * len(part)
             numbers = _numbers(column, part.watches[watch].variable)
             if numbers is not None:
                 shown = list(map(str, numbers.tolist()))
@@ -144,6 +146,14 @@ def _words(column: NDArray[np.uint8]) -> Iterator[NDArray[np.uint64]]:
     return (words[:, word] for word in range(words.shape[1]))
 
 
+def _joined(rows: int, *columns: Column) -> str:
+    """All texts, row by row, and in each column by column: quicker than a text of each row."""
+    flat = [""] * (rows * len(columns))
+    for at, column in enumerate(columns):
+        flat[at :: len(columns)] = [column] * rows if isinstance(column, str) else column
+    return "".join(flat)
+
+
 class _Table:
     """See views.table."""
 
@@ -157,9 +167,7 @@ class _Table:
 
     def rows(self, part: Accesses) -> str:
         parts = _Parts(part, self._values)
-        seconds, rest = np.divmod(part.time_ns, 1_000_000_000)
-        second, first = grouped(seconds)
-        clock = [clock_text(each) for each in seconds[first].tolist()]
+        seconds, rest = np.divmod(part.time_ns, _SECOND)
         widths = self._widths(parts)
 
         def begin(access: Access, row: int) -> str:
@@ -167,32 +175,23 @@ class _Table:
             symbol = self._table.symbol(access.watch)
             return f" {task:<{widths[row]}} {access.cpu:03d}  {symbol}  {access.access:<5} "
 
-        who, begins = parts.common(begin, part.comm, part.tid, part.cpu, part.watch, part.kind, widths)
-        where, ends = parts.common(
-            lambda access, row: self._table.end(access), part.site, part.hits, part.stack
-        )
-        rows = zip(
-            second.tolist(),
-            (rest // 100_000).tolist(),
-            who,
-            parts.by_watch(self._changes),
-            where,
-            strict=True,
-        )
-        return "".join(
-            [
-                f"{clock[second]}{_FRACTIONS[fraction]}{begins[task]}{values:<19}  {ends[place]}"
-                for second, fraction, task, values, place in rows
-            ]
+        return _joined(
+            len(part),
+            parts.common(lambda access, row: clock_text(access.time_ns // _SECOND), seconds),
+            [_FRACTIONS[each] for each in (rest // 100_000).tolist()],
+            parts.common(begin, part.comm, part.tid, part.cpu, part.watch, part.kind, widths),
+            [text.ljust(19) for text in parts.by_watch(self._changes)],
+            "  ",
+            parts.common(lambda access, row: self._table.end(access), part.site, part.hits, part.stack),
         )
 
     def _widths(self, parts: _Parts) -> Ints:
         """The width of the TASK-PID column in each row: it grows with the longest so far."""
         part = parts.part
-        task, texts = parts.common(
-            lambda access, row: f"{printable(access.comm)}-{access.tid}", part.comm, part.tid
-        )
-        longest = np.array([len(text) for text in texts], np.int64)[task]
+        task, first = grouped(part.comm, part.tid)
+        accesses = map(parts.access, first.tolist())
+        lengths = [len(f"{printable(access.comm)}-{access.tid}") for access in accesses]
+        longest = np.array(lengths, np.int64)[task]
         widths = np.maximum.accumulate(np.maximum(longest, self._task_width))
         self._task_width = int(widths[-1])
         return widths
@@ -201,23 +200,30 @@ class _Table:
         """What OLD -> NEW says in the rows of one watch (`views.table.change`)."""
         variable = part.watches[watch].variable
         old, new = _numbers(part.old, variable), _numbers(part.new, variable)
+        parts = _Parts(part, self._values)
         if old is None or new is None:
-            parts = _Parts(part, self._values)
-            number, texts = parts.common(
+            found = parts.common(
                 lambda access, row: change(access),
                 *_words(part.old), *_words(part.new), part.old_known, part.new_known, part.kind,
             )  # fmt: skip
-            return [texts[each] for each in number]
-        olds, news = map(str, old.tolist()), list(map(str, new.tolist()))
+            return [found] * len(part) if isinstance(found, str) else found
+        shown = (part.old_known | part.new_known) & (part.kind != _EXECUTE)
+        if not shown.any():
+            return [_NOTHING] * len(part)
+        news = list(map(str, new.tolist()))
+        # What was there before is mostly what the access before left.
+        olds = [str(old[0]), *news[:-1]]
+        for row in (np.flatnonzero(old[1:] != new[:-1]) + 1).tolist():
+            olds[row] = str(old[row])
         texts = [f"{before} -> {after}" for before, after in zip(olds, news, strict=True)]
-        known = part.old_known & part.new_known & (part.kind != _EXECUTE)
-        for row in np.flatnonzero(
-            known & (old == new) & ((part.kind == READ) | (part.kind == UNKNOWN))
-        ).tolist():
+        known = part.old_known & part.new_known
+        found_there = known & (old == new) & ((part.kind == READ) | (part.kind == UNKNOWN))
+        for row in np.flatnonzero(found_there).tolist():
             texts[row] = news[row]
-        parts = _Parts(part, self._values)
-        for row in np.flatnonzero(~known).tolist():
+        for row in np.flatnonzero(shown & ~known).tolist():
             texts[row] = change(parts.access(row))
+        for row in np.flatnonzero(~shown).tolist():
+            texts[row] = _NOTHING
         return texts
 
 
@@ -232,24 +238,25 @@ class _Json:
 
     def rows(self, part: Accesses) -> str:
         parts = _Parts(part, self._values)
-        who, begins = parts.common(
-            lambda access, row: self._json.begin(access),
-            part.cpu, part.pid, part.tid, part.comm, part.watch, part.kind, part.address, part.site,
-        )  # fmt: skip
-        where, ends = parts.common(
-            lambda access, row: self._json.end(access), part.watch, part.kind, part.address, part.site, part.hits,
-            part.stack, part.uid,
-        )  # fmt: skip
         old, new = (
             parts.shown(name, lambda value: value.json if value else "null") for name in ("old", "new")
         )
-        rows = zip(part.time_ns.tolist(), who, old, new, where, strict=True)
-        return "".join(
-            [
-                f'{{"time_ns": {time}, {begins[task]}, "old": {before}, "new": {after}, {ends[place]}'
-                for time, task, before, after, place in rows
-            ]
-        )
+        return _joined(
+            len(part),
+            '{"time_ns": ',
+            list(map(str, part.time_ns.tolist())),
+            parts.common(
+                lambda access, row: f', {self._json.begin(access)}, "old": ',
+                part.cpu, part.pid, part.tid, part.comm, part.watch, part.kind, part.address, part.site,
+            ),
+            old,
+            ', "new": ',
+            new,
+            parts.common(
+                lambda access, row: f", {self._json.end(access)}",
+                part.watch, part.kind, part.address, part.site, part.hits, part.stack, part.uid,
+            ),
+        )  # fmt: skip
 
 
 class _Csv:
@@ -263,25 +270,21 @@ class _Csv:
 
     def rows(self, part: Accesses) -> str:
         parts = _Parts(part, self._values)
-        who, begins = parts.common(
-            lambda access, row: line(self._csv.cells(access)[1:OLD]),
-            part.cpu, part.pid, part.tid, part.comm, part.watch, part.kind, part.address,
+        return _joined(
+            len(part),
+            list(map(str, part.time_ns.tolist())),
+            parts.common(
+                lambda access, row: f",{line(self._csv.cells(access)[1:OLD])},",
+                part.cpu, part.pid, part.tid, part.comm, part.watch, part.kind, part.address,
+            ),
+            parts.shown("old", _cell),
+            ",",
+            parts.shown("new", _cell),
+            parts.common(
+                lambda access, row: f",{line(self._csv.cells(access)[OLD + 2 :])}\n",
+                part.site, part.hits, part.stack, part.uid,
+            ),
         )  # fmt: skip
-        where, ends = parts.common(
-            lambda access, row: line(self._csv.cells(access)[OLD + 2 :]),
-            part.site,
-            part.hits,
-            part.stack,
-            part.uid,
-        )
-        old, new = (parts.shown(name, _cell) for name in ("old", "new"))
-        rows = zip(part.time_ns.tolist(), who, old, new, where, strict=True)
-        return "".join(
-            [
-                f"{time},{begins[task]},{before},{after},{ends[place]}\n"
-                for time, task, before, after, place in rows
-            ]
-        )
 
 
 def _cell(value: Value | None) -> str:
@@ -298,8 +301,8 @@ class _Ksym:
         return self._rows.header()
 
     def rows(self, part: Accesses) -> str:
-        number, lines = _Parts(part, self._values).common(
+        lines = _Parts(part, self._values).common(
             lambda access, row: self._rows.row(access),
             part.comm, part.tid, part.cpu, part.watch, part.address, part.kind, part.site,
         )  # fmt: skip
-        return "".join([lines[each] for each in number])
+        return _joined(len(part), lines)
