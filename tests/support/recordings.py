@@ -119,11 +119,13 @@ class Recorded:
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
 
         self._armed = armed
-        self.recorder = Recorder(
-            cast(Any, armed), FakeSites(code or {}), cast(Any, SimpleNamespace(
-                mapped=lambda record: None, changed=lambda record: None, build_ids=dict[str, str])),
-            pid=os.getpid(), open_file=open_file, **options,
+        users: Any = SimpleNamespace(
+            mapped=lambda record: None, changed=lambda record: None, build_ids=dict[str, str],
+            loaded=lambda pid: (),
         )  # fmt: skip
+        self.recorder = Recorder(
+            cast(Any, armed), FakeSites(code or {}), users, pid=os.getpid(), open_file=open_file, **options
+        )
 
     def round(self) -> None:
         """Take what the rings have."""

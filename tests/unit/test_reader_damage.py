@@ -10,7 +10,7 @@ import random
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,13 @@ from ksym.recording.zstd import Compressor, ZstdMissing
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.variable import Space, Variable
 from ksym.views.bulk import bulk_rows_for, texts
-from ksym.views.rows import FORMATS
 from ksym.watch.plan import make_plan
 from support.recordings import FakeArmed, Recorded
 from synthetic import perf
 
 CODE = {0x401000: ("W", 4, False), 0x401010: ("R", 4, False), 0x401020: ("?", 0, False)}
 PID = 5_000_001
+ALL = ("table", "ksym", "csv", "json")
 
 
 def made(path: Path, *, rounds: int = 6, hits: int = 4, stacks: bool = True, **options: Any) -> None:
@@ -60,26 +60,22 @@ def made(path: Path, *, rounds: int = 6, hits: int = 4, stacks: bool = True, **o
     recorded.finish()
 
 
-def rows(recording: Recording) -> list[str]:
-    """All that can be said of a recording; the rows as JSON."""
+def rows(recording: Recording, formats: Sequence[str]) -> list[str]:
+    """All that can be said of a recording; the rows as JSON, which comes last."""
     accesses = recording.accesses()
-    for name in FORMATS:
-        made_rows = bulk_rows_for(name, accesses, verbose=True)
-        made_rows.header()
-        text = "".join(text for text, _ in texts(made_rows, accesses))
-        if name != "json":
-            assert text.isascii() or text.encode("utf-8", "backslashreplace")
-        else:
-            shown = text.splitlines()
+    for name in formats:
+        bulk = bulk_rows_for(name, accesses, verbose=True)
+        text = bulk.header() + "".join(text for text, _ in texts(bulk, accesses))
+    shown = text.splitlines()
     assert len(shown) == len(accesses)
     return shown
 
 
-def read(path: Path) -> tuple[list[str], str | None] | None:
+def read(path: Path, formats: Sequence[str] = ("json",)) -> tuple[list[str], str | None] | None:
     """Rows and why they are not all; None: it is refused, in one line."""
     try:
         recording = open_recording(str(path))
-        return rows(recording), recording.cut
+        return rows(recording, formats), recording.cut
     except KsymError as error:
         line = error.line()
     assert "\n" not in line
@@ -111,8 +107,11 @@ def zstd() -> Callable[[], Compressor]:
 
 
 def test_cut_at_every_byte(tmp_path: Path) -> None:
-    data, whole = small()
     path, counts = tmp_path / "cut.data", set()
+    made(path, rounds=3, stacks=False)
+    data, all_of_it = path.read_bytes(), read(path)
+    assert all_of_it is not None
+    whole = all_of_it[0]
     for size in range(len(data)):
         path.write_bytes(data[:size])
         found = read(path)
@@ -122,7 +121,7 @@ def test_cut_at_every_byte(tmp_path: Path) -> None:
             counts.add(len(found[0]))
         else:
             assert not counts, "a longer file tells no less"
-    assert counts == {0, 4, 8, 12, 16, 20, 24}
+    assert counts == {0, 4, 8, 12}
 
 
 def test_cut_anywhere_in_a_large_one(tmp_path: Path) -> None:
@@ -216,7 +215,7 @@ def mutate(data: bytes, steps: list[tuple[Any, ...]]) -> bytes:
 
 
 @given(mutations)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_a_damaged_recording_shows_no_wrong_row(steps: list[tuple[Any, ...]]) -> None:
     data, whole = small()
     with tempfile.TemporaryDirectory() as folder:
@@ -253,13 +252,13 @@ def sealed(data: bytes) -> bytes:
 
 
 @given(mutations)
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_a_forged_recording_is_read_without_a_traceback(steps: list[tuple[Any, ...]]) -> None:
     data, _ = small()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.data")
         path.write_bytes(sealed(mutate(data, steps)))
-        read(path)
+        read(path, ALL)
 
 
 notes = st.recursive(
@@ -283,7 +282,7 @@ def start_note(data: bytes) -> dict[str, Any]:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 def test_notes_that_say_what_they_like(data: st.DataObject) -> None:
     """Every part of every note replaced by something else."""
     whole, _ = small()
@@ -324,7 +323,7 @@ def test_notes_that_say_what_they_like(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.data")
         path.write_bytes(HEADER.pack(*fields) + whole[HEADER.size : at] + body)
-        found = read(path)
+        found = read(path, ALL)
         assert found is None or len(found[0]) <= 1
 
 

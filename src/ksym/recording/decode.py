@@ -30,8 +30,9 @@ from ksym.recording.grouping import (
     seen_twice,
     sweeps,
 )
-from ksym.recording.hits import Chain, Columns, Ints, Place, distinct, grouped, numbered
+from ksym.recording.hits import Chain, Columns, Place
 from ksym.recording.noted import Era
+from ksym.recording.numbering import Ints, distinct, grouped, numbered
 from ksym.recording.sideband import Change, ranks
 from ksym.recording.timeline import Eras, Ranked, thread_names
 from ksym.watch.plan import PlannedEvent, Role, Watch

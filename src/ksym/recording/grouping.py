@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ksym.capture.coalesce import GAP_NS
 from ksym.recording.accesses import KINDS
-from ksym.recording.hits import Ints
+from ksym.recording.numbering import Ints
 
 UNKNOWN, READ, WRITE, READ_WRITE = (KINDS.index(kind) for kind in ("?", "R", "W", "RW"))
 

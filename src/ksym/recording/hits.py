@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from ksym.capture.sites import KERNEL_HALF
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording.header import FileEvent
+from ksym.recording.numbering import Ints, grouped
 from ksym.recording.stream import Other, Piece
 
-Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 _IP, _TID, _TIME, _ADDR, _READ, _CHAIN, _ID, _CPU = (1 << bit for bit in (0, 1, 2, 3, 4, 5, 6, 7))
@@ -31,8 +31,6 @@ _FORMAT_GROUP, _FORMAT_MEMBERS, _FORMAT_TIMES = 1 << 3, (1 << 2) | (1 << 4), (1,
 _RAW_WORDS = 3
 """Size and flags, time, user; then the two values."""
 _LEAST_ROOM = 1 << 14
-_ROWS = 1 << 20
-"""Hits that are looked at together where all at once would take much memory."""
 _KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE)
 
 
@@ -146,55 +144,6 @@ class Chains:
 
 def _mixers(count: int) -> Words:
     return np.random.default_rng(count).integers(1, 1 << 63, count, np.uint64) | np.uint64(1)
-
-
-def grouped(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
-    """Number rows that are equal in all columns alike.
-
-    Returns:
-        The number of each row, and a row of each number.
-    """
-    group = np.zeros(len(columns[0]), np.int64)
-    size = 1
-    for column in columns:
-        values, number = distinct(column)
-        if len(values) > 1:
-            group = group * len(values) + number
-            size *= len(values)
-            if size > 1 << 40:
-                group = np.unique(group, return_inverse=True)[1]
-                size = int(group.max()) + 1
-    values, number = distinct(group)
-    first = np.empty(len(values), np.int64)
-    first[number[::-1]] = np.arange(len(group) - 1, -1, -1)
-    return number, first
-
-
-def numbered(column: NDArray[np.int32]) -> tuple[NDArray[np.int32], Ints]:
-    """The same of a column of small numbers from -1 on, in less memory."""
-    low = int(column.min(initial=0))
-    first = np.full(int(column.max(initial=-1)) + 1 - low, -1, np.int64)
-    for start in range(0, len(column), _ROWS):
-        part = column[start : start + _ROWS] - low
-        found = np.full(len(first), -1, np.int64)
-        found[part[::-1]] = np.arange(start + len(part) - 1, start - 1, -1)
-        first = np.where(first < 0, found, first)
-    there = np.flatnonzero(first >= 0)
-    if len(there) == len(first) and not low:
-        return column, first
-    number = np.cumsum(first >= 0, dtype=np.int32) - 1
-    return number[column - low], first[there]
-
-
-def distinct(column: NDArray[np.generic]) -> tuple[NDArray[np.generic], Ints]:
-    """The values of a column, sorted, and the number of each row's among them; quick where few follow each other."""
-    if not len(column):
-        return column, np.zeros(0, np.int64)
-    changes = np.flatnonzero(column[1:] != column[:-1])
-    if not len(changes):
-        return column[:1], np.zeros(len(column), np.int64)
-    values = np.unique(np.concatenate((column[:1], column[1:][changes])))
-    return values, np.searchsorted(values, column)
 
 
 class Columns:

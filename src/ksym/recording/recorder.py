@@ -18,7 +18,7 @@ from ksym import __version__
 from ksym.capture.instructions import available
 from ksym.capture.judge import judges
 from ksym.capture.pipeline import USER_CODE, ended_address_space
-from ksym.capture.pointers import pointer_names
+from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -50,7 +50,7 @@ _CODE_BYTES = 4096
 _MOST_CODE_BYTES = 1 << 16
 _IMAGE = 0xFFFFFFFF80000000 if MACHINE == "x86_64" else KERNEL_HALF
 """The kernel's variables and modules lie from here on; in front of it is what has no name, its heap above all."""
-_CHAINS_KEPT, _NAMES_KEPT, _POINTERS_KEPT = 1 << 14, 1 << 17, 1 << 12
+_CHAINS_KEPT, _NAMES_KEPT, _POINTERS_KEPT = 1 << 14, 1 << 17, 1 << 16
 """How much is remembered of what has been noted already; in vain for code that is made anew all the time."""
 
 
@@ -92,7 +92,8 @@ class Recorder:
         self._chains: set[tuple[int, int, bytes]] = set()
         self._names: set[tuple[int, int, bool]] = set()
         self._pointers: set[int] = set()
-        self._pointer_name = pointer_names(Kallsyms.shown)
+        self._pointers_noted: set[int] = set()
+        self._pointer_name = user_pointer_names(lambda: users.loaded(pid or 0), pointer_names(Kallsyms.shown))
         self._value_words = _value_words(armed)
         self._flushed = time.monotonic()
         self.hits = 0
@@ -152,7 +153,7 @@ class Recorder:
     def _rotate(self, counts: dict[str, Any]) -> None:
         self._end(counts | {"continues": True})
         self._writer.close()
-        for each in (self._known, self._chains, self._names, self._pointers):
+        for each in (self._known, self._chains, self._names, self._pointers, self._pointers_noted):
             each.clear()
         self._writer = self._begin()
 
@@ -276,12 +277,18 @@ class Recorder:
             self._note("names", names)
 
     def _name_pointers(self, values: set[int]) -> None:
-        """Note what values point to that may be pointers to the kernel's code or variables."""
-        new = {value for value in values if value >= _IMAGE} - self._pointers
-        new = set(sorted(new)[: _POINTERS_KEPT - len(self._pointers)])
+        """Note what values point to that may be pointers to code or variables."""
+        if len(self._pointers) + len(values) > _POINTERS_KEPT:
+            self._pointers.clear()
+        new = {value for value in values if value >= _IMAGE or value in USER_CODE} - self._pointers
         self._pointers |= new
-        names = [[value, name] for value in sorted(new) if (name := self._pointer_name(value))]
+        names = [
+            [value, name]
+            for value in sorted(new - self._pointers_noted)
+            if (name := self._pointer_name(value))
+        ]
         if names:
+            self._pointers_noted |= new
             self._note("pointers", names)
 
     def _follow(self, other: Record) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, LostRecord, MmapRecord, Record
-from ksym.recording.hits import Ints, Layout
+from ksym.recording.hits import Layout
+from ksym.recording.numbering import Ints
 from ksym.recording.perf_file import CHECK, EVENT_UPDATE_NAME, NOTE, NOTE_HEAD, NOTE_MARK, Kind
 from ksym.recording.stream import Other
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ksym.capture.pipeline import ended_address_space
 from ksym.capture.records import CommRecord, ForkRecord
-from ksym.recording.hits import Ints, distinct
 from ksym.recording.noted import ALWAYS, Era
+from ksym.recording.numbering import Ints, distinct
 from ksym.recording.sideband import Change
 
 Ranked = Sequence[tuple[int, Change]]

@@ -18,7 +18,7 @@ from ksym.capture.access import Access
 from ksym.capture.values import Value, Values, integer_layout
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.recording.grouping import READ, UNKNOWN
-from ksym.recording.hits import Ints, distinct, grouped
+from ksym.recording.numbering import Ints, distinct, grouped
 from ksym.symbols.variable import Variable
 from ksym.views.clock import clock_text
 from ksym.views.delimited import OLD, Csv, cell, line
