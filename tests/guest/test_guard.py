@@ -38,7 +38,8 @@ def test_writes_of_a_busy_variable_form_a_chain() -> None:
     rows = trace("jiffies_64:-w-", *shell(BUSY)).rows()
     assert broken(rows) == []
     assert len(rows) > 1
-    assert all(row["new"] > row["old"] for row in rows)
+    # The first one may have come before ksym had read what was there.
+    assert all(row["new"] > row["old"] for row in rows if row["old"] is not None or row is not rows[0])
     assert all(a["time_ns"] < b["time_ns"] for a, b in pairwise(rows))
 
 
