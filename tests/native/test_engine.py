@@ -350,7 +350,7 @@ def test_other_watches_stay(tmp_path: Path) -> None:
     chosen = sample()
     own = f"task({os.getpid()}).comm[0]"
     comm = Path(f"/proc/{os.getpid()}/comm")
-    name = comm.read_text()
+    name = comm.read_text().removesuffix("\n")
     words = (
         "trace",
         chosen.request,

@@ -156,7 +156,7 @@ def seen(
     """An access that this thread makes now."""
     return Seen(
         old, new, None if old is None or new is None else old != new, os.getpid(), threading.get_native_id(),
-        max(os.sched_getaffinity(0)), os.getuid(), Path("/proc/thread-self/comm").read_text().strip(),
+        max(os.sched_getaffinity(0)), os.getuid(), Path("/proc/thread-self/comm").read_text().removesuffix("\n"),
         access, ip, ip if execute else ip - 1,
     )  # fmt: skip
 
@@ -168,7 +168,7 @@ def flags_of(seen: Seen, access: Hit) -> Hit:
 
 # Random conditions on random structs.
 
-OWN = Path("/proc/thread-self/comm").read_text().strip()
+OWN = Path("/proc/thread-self/comm").read_text().removesuffix("\n")
 CONDITIONS = conditions(MEMBER_VALUES, comms=[OWN, OWN[:3], (OWN + "x")[:15]], ip=IP)
 
 
