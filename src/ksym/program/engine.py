@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 
-from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.linux import bpf
 from ksym.linux.bpf_asm import Assembler, Label, Program
@@ -242,8 +241,3 @@ def _reason(log: str) -> str:
         line for line in lines if not line.startswith(("processed ", "verification time", "stack depth"))
     ]
     return lines[-1].strip() if lines else "it did not say why"
-
-
-def required(refused: EngineRefused, what: str) -> KsymError:
-    """The error of a run that cannot do without a program."""
-    return KsymError(f"cannot {what}", refused.why, "run it as root, see `ksym doctor`")

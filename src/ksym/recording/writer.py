@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from ksym.linux.perf_event import Attr
 from ksym.recording.perf_file import (
@@ -47,12 +47,12 @@ class Event(NamedTuple):
     name: str
 
 
-class Compressor:
-    """What ``-z`` puts between the records and the file: see `recording.zstd`."""
+class Compressor(Protocol):
+    """What ``-z`` puts between the records and the file: `recording.zstd`."""
 
     def compress(self, data: bytes) -> bytes:
         """A piece of the stream, flushed: all of ``data`` can be had from it."""
-        raise NotImplementedError
+        ...
 
 
 class PerfWriter:
@@ -162,9 +162,8 @@ class PerfWriter:
     def _header(self, features: Iterable[Feature] = ()) -> bytes:
         bits = sum(1 << feature for feature in features)
         count = len(self._events) * (ATTR_SIZE + SECTION.size)
-        size = getattr(self, "size", 0)
         return HEADER.pack(
-            MAGIC, HEADER.size, ATTR_SIZE + SECTION.size, HEADER.size, count, self._data_at, size, 0, 0,
+            MAGIC, HEADER.size, ATTR_SIZE + SECTION.size, HEADER.size, count, self._data_at, self.size, 0, 0,
             bits.to_bytes(32, "little"),
         )  # fmt: skip
 
