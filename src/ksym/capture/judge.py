@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ksym.capture.records import SampleRecord
 from ksym.capture.sites import Site
-from ksym.language.condition import Condition
 from ksym.language.request import Mode
 from ksym.linux.libc import MACHINE
-from ksym.program.engine import sees
 from ksym.program.layout import Hit
-from ksym.watch.arm import ArmedWatch
 from ksym.watch.plan import Watch
+
+if TYPE_CHECKING:
+    from ksym.language.condition import Condition
+    from ksym.watch.arm import ArmedWatch
 
 Judge = Callable[[SampleRecord, Site, str, str], bool]
 """Whether to keep a hit: (record, where it came from, access, comm)."""
@@ -29,6 +31,7 @@ def _judge_for(watch: Watch, *, in_kernel: bool) -> Judge | None:
         return None
     if in_kernel:
         from ksym.program.conditions import decided_in_kernel
+        from ksym.program.engine import sees
 
         if decided_in_kernel(watch.condition, sees(watch)):
             return None

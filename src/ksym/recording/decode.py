@@ -173,7 +173,7 @@ class _Decoding:
 
     def _column(self, name: str) -> NDArray[Any]:
         column = self._source.columns.take(name, self._source.count)
-        return column if self._order is None else column[self._order]
+        return column if self._order is None else column.take(self._order, axis=0)
 
     def accesses(self) -> Accesses:
         """Through all stages."""

@@ -7,15 +7,17 @@ line or, at the end of a file that was cut, missing.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import struct
 import zlib
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
 from ksym.errors import KsymError
 from ksym.recording.perf_file import HEADER, MAGIC, SECTION, Feature
+
+Bytes = io.RawIOBase | io.BufferedIOBase
 
 _ATTR = struct.Struct("<IIQQQQQIIQQ")
 """struct perf_event_attr up to bp_len."""
@@ -80,7 +82,7 @@ def error(path: str, why: str, todo: str = _TODO) -> KsymError:
     return KsymError(f"cannot read {path}", why, todo)
 
 
-def open_file(path: str) -> BinaryIO:
+def open_file(path: str) -> io.FileIO:
     """Open a recording.
 
     Raises:
@@ -98,10 +100,10 @@ def open_file(path: str) -> BinaryIO:
         folder = stat.S_ISDIR(mode)
         why = "it is a folder (perf record --threads?)" if folder else "it is no regular file"
         raise error(path, why, "record into one file")
-    return os.fdopen(fd, "rb", buffering=0)
+    return io.FileIO(fd, "rb")
 
 
-def read_head(file: BinaryIO, path: str) -> FileHead:
+def read_head(file: Bytes, path: str) -> FileHead:
     """Read what stands before and behind the data.
 
     Raises:
@@ -138,7 +140,7 @@ def read_head(file: BinaryIO, path: str) -> FileHead:
     )  # fmt: skip
 
 
-def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+def _at(file: Bytes, offset: int, size: int) -> bytes:
     """Bytes of the file; fewer at its end."""
     try:
         return os.pread(file.fileno(), size, offset)
@@ -146,7 +148,7 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
         return b""
 
 
-def _events(file: BinaryIO, path: str, at: int, size: int, entry: int, file_size: int) -> list[FileEvent]:
+def _events(file: Bytes, path: str, at: int, size: int, entry: int, file_size: int) -> list[FileEvent]:
     table = _at(file, at, size)
     if len(table) < size:
         raise error(path, "it was cut inside its header")
@@ -169,7 +171,7 @@ def _event(data: bytes) -> FileEvent:
     return FileEvent(kind, config, sample_type, read_format, flags, bp_type, address, length, ())
 
 
-def _features(file: BinaryIO, at: int, bits: int, size: int, events: list[FileEvent]) -> tuple[Machine, bool]:
+def _features(file: Bytes, at: int, bits: int, size: int, events: list[FileEvent]) -> tuple[Machine, bool]:
     """What the features tell, and whether all of them are there; one that is damaged tells nothing."""
     numbers = [number for number in range(256) if bits >> number & 1]
     table = _at(file, at, SECTION.size * len(numbers))

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from ksym.capture.sites import KERNEL_HALF
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording.header import FileEvent
-from ksym.recording.numbering import Ints, grouped
+from ksym.recording.numbering import Ints, distinct, grouped
 from ksym.recording.stream import Other, Piece
 
 Words = NDArray[np.uint64]
+Offset = int | Ints
 
 _IP, _TID, _TIME, _ADDR, _READ, _CHAIN, _ID, _CPU = (1 << bit for bit in (0, 1, 2, 3, 4, 5, 6, 7))
 _PERIOD, _STREAM, _RAW, _IDENTIFIER = 1 << 8, 1 << 9, 1 << 10, 1 << 16
@@ -30,7 +31,6 @@ _ENDING = (_TID, _TIME, _ID, _STREAM, _CPU, _IDENTIFIER)
 _FORMAT_GROUP, _FORMAT_MEMBERS, _FORMAT_TIMES = 1 << 3, (1 << 2) | (1 << 4), (1, 2)
 _RAW_WORDS = 3
 """Size and flags, time, user; then the two values."""
-_LEAST_ROOM = 1 << 14
 _KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE)
 
 
@@ -63,15 +63,15 @@ class Layout:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def read_words(self, words: Words, at: Ints) -> Ints:
-        """Words that the counters take which PERF_SAMPLE_READ puts into a sample, from ``at`` on."""
+    def read_words(self, hits: _Hits) -> Offset:
+        """Words that the counters take which PERF_SAMPLE_READ puts into a sample."""
         if not self.read:
-            return np.zeros(len(at), np.int64)
+            return 0
         each = 1 + (self.read_format & _FORMAT_MEMBERS).bit_count()
         times = sum(bool(self.read_format & bit) for bit in _FORMAT_TIMES)
         if not self.read_format & _FORMAT_GROUP:
-            return np.full(len(at), each + times, np.int64)
-        return 1 + times + each * np.minimum(words[at], 1 << 20).astype(np.int64)
+            return each + times
+        return 1 + times + each * np.minimum(hits.word(self.fixed), 1 << 20).astype(np.int64)
 
 
 Place = tuple[int, int, int]
@@ -118,7 +118,7 @@ class Chains:
             execute: Whether the hit was an execution.
         """
         numbers = np.full(len(at), -1, np.int32)
-        for length in np.unique(count).tolist():
+        for length in distinct(count)[0].tolist():
             if not length:
                 continue
             which = np.flatnonzero(count == length)
@@ -155,9 +155,8 @@ class Columns:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        # Each grows in place: parts put together at the end would take their memory twice.
-        self._columns: dict[str, NDArray[Any]] = {}
-        self._room = 0
+        # Parts, put together column by column: what grew in place would be zeroed or copied each time.
+        self._parts: dict[str, list[NDArray[Any]]] = {}
         self.count = 0
         self.latest = 0
         """The latest time of all hits."""
@@ -165,28 +164,20 @@ class Columns:
     def add(self, columns: dict[str, NDArray[Any]]) -> None:
         """Take some hits."""
         self.latest = max(self.latest, int(columns["time"].max(initial=0)))
-        end = self.count + len(columns["time"])
-        if end > self._room:
-            self._room = max(end, self._room + self._room // 4, _LEAST_ROOM)
-            for column in self._columns.values():
-                column.resize((self._room, *column.shape[1:]), refcheck=False)
+        self.count += len(columns["time"])
         for name, column in columns.items():
-            if name not in self._columns:
-                self._columns[name] = np.empty((self._room, *column.shape[1:]), DTYPES[name])
-            self._columns[name][self.count : end] = column
-        self.count = end
+            self._parts.setdefault(name, []).append(column.astype(DTYPES[name]))
 
     def has(self, name: str) -> bool:
         """Whether the hits have that column."""
-        return name in self._columns
+        return name in self._parts
 
     def take(self, name: str, count: int) -> NDArray[Any]:
         """The first so many of one column; it is not kept."""
-        column = self._columns.pop(name, None)
-        if column is None:
+        parts = self._parts.pop(name, [])
+        if not parts:
             return np.empty((0, self.width) if name in ("old", "new") else 0, DTYPES[name])
-        column.resize((count, *column.shape[1:]), refcheck=False)
-        return column
+        return np.concatenate(parts)[:count]
 
 
 DTYPES: dict[str, type[np.generic]] = {
@@ -264,7 +255,7 @@ class Decoder:
         if not len(self._ids):
             hits.select(slice(0))
             return
-        found = hits.words[hits.at + place]
+        found = hits.word(place)
         row = np.searchsorted(self._ids, found)
         known = row < len(self._ids)
         known &= self._ids[np.where(known, row, 0)] == found
@@ -274,79 +265,71 @@ class Decoder:
 
     def _decode(self, hits: _Hits) -> None:
         layout = self._layout
-        words = hits.words
-        chain_at = np.full(len(hits.at), layout.fixed)
         hits.keep_while(hits.size >= layout.fixed + layout.read + layout.chain)
-        chain_at = hits.at + layout.fixed
-        chain_at += layout.read_words(words, chain_at)
-        hits.keep_while(chain_at + layout.chain <= hits.at + hits.size)
-        chain_at = chain_at[: len(hits.at)]
-        length = np.zeros(len(hits.at), np.int64)
-        raw_at = chain_at
-        if layout.chain:
-            room = hits.at + hits.size - chain_at - 1
-            found = words[chain_at]
-            hits.keep_while(found <= room.astype(np.uint64))
-            chain_at, length = chain_at[: len(hits.at)] + 1, found[: len(hits.at)].astype(np.int64)
-            raw_at = chain_at + length
-        flags = np.zeros(len(hits.at), np.int64)
+        hits.chain = layout.fixed + layout.read_words(hits)
+        hits.keep_while(hits.chain + layout.chain <= hits.size)
+        if layout.chain and len(hits.at):
+            length = hits.word(hits.chain)
+            hits.length = length.astype(np.int64)
+            hits.keep_while(length <= (hits.size - hits.chain - 1).astype(np.uint64))
+            hits.chain += 1
+        hits.raw = _alike(hits.chain + hits.length)
         if self._by_program:
-            hits.keep_while(raw_at + _RAW_WORDS <= hits.at + hits.size)
-            raw_at = raw_at[: len(hits.at)]
-            head = words[raw_at]
-            flags = (head >> np.uint64(32)).astype(np.int64)
-        planned = self._numbers[hits.row, flags >> PIECE_SHIFT]
+            hits.keep_while(hits.raw + _RAW_WORDS <= hits.size)
+            head = hits.word(hits.raw)
+            hits.flags = (head >> np.uint64(32)).astype(np.int64)
+        hits.planned = self._numbers[hits.row, hits.flags >> PIECE_SHIFT]
         if self._by_program:
-            padded = self._padded[planned]
+            padded = self._padded[hits.planned]
             fits = (head & np.uint64(0xFFFFFFFF)).astype(np.int64) == 20 + 2 * padded
-            fits &= raw_at + _RAW_WORDS + padded // 4 <= hits.at + hits.size
-            hits.keep_while(fits | (planned < 0))
-            planned = planned[: len(hits.at)]
-        if (planned < 0).any():
-            known = np.flatnonzero(planned >= 0)
-            hits.select(known)
-            planned, flags, raw_at, chain_at, length = (
-                each[known] for each in (planned, flags, raw_at, chain_at, length)
-            )
-        count = len(hits.at)
-        self._add(hits, planned, flags[:count], raw_at[:count], chain_at[:count], length[:count])
+            fits &= hits.raw + _RAW_WORDS + padded // 4 <= hits.size
+            hits.keep_while(fits | (hits.planned < 0))
+        if (hits.planned < 0).any():
+            hits.select(np.flatnonzero(hits.planned >= 0))
+        if len(hits.at):
+            self._add(hits)
 
-    def _add(
-        self, hits: _Hits, planned: Ints, flags: Ints, raw_at: Ints, chain_at: Ints, length: Ints
-    ) -> None:
-        layout, words, at = self._layout, hits.words, hits.at
-        task = words[at + layout.tid]
-        pid, tid = (task & np.uint64(0xFFFFFFFF)).astype(np.int64), (task >> np.uint64(32)).astype(np.int64)
+    def _add(self, hits: _Hits) -> None:
+        layout = self._layout
+        pid, tid = hits.halves(layout.tid)
         columns: dict[str, NDArray[Any]] = {
             "pid": pid,
             "tid": tid,
-            "place": self.places.number(planned, pid, words[at + layout.ip]),
-            "cpu": words[at + layout.cpu] & np.uint64(0xFFFFFFFF) if layout.cpu >= 0 else np.zeros(len(at)),
-            "time": words[raw_at + 1] if self._by_program else words[at + layout.time],
+            "place": self.places.number(hits.planned, pid.astype(np.int64), hits.word(layout.ip)),
+            "cpu": hits.halves(layout.cpu)[0] if layout.cpu >= 0 else np.zeros(len(hits.at), np.uint32),
+            "time": hits.word(hits.raw + 1 if self._by_program else layout.time),
         }
         if layout.chain:
-            execute = self._execute[planned]
-            columns["chain"] = self.chains.number(words, chain_at, length, pid, execute)
+            at, count = hits.at + hits.chain, np.broadcast_to(hits.length, len(hits.at))
+            execute = self._execute[hits.planned]
+            columns["chain"] = self.chains.number(hits.words, at, count, pid.astype(np.int64), execute)
         if self._by_program:
-            columns["flags"] = flags & _KNOWN_FLAGS
-            columns["uid"] = words[raw_at + 2] & np.uint64(0xFFFFFFFF)
-            columns["old"], columns["new"] = self._values(words, raw_at + _RAW_WORDS, self._padded[planned])
+            columns["flags"] = hits.flags & _KNOWN_FLAGS
+            columns["uid"] = hits.halves(hits.raw + 2)[0]
+            columns["old"], columns["new"] = self._values(hits, self._padded[hits.planned])
         self.columns.add(columns)
 
-    def _values(self, words: Words, at: Ints, padded: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        width = self.columns.width
-        old, new = (np.zeros((len(at), width // 8), np.uint64) for _ in range(2))
-        for size in np.unique(padded).tolist():
+    def _values(self, hits: _Hits, padded: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        words = self.columns.width // 8
+        at = hits.raw + _RAW_WORDS
+        if hits.table is not None and isinstance(at, int) and (padded == self.columns.width).all():
+            old, new = (
+                np.ascontiguousarray(hits.table[:, start : start + words]) for start in (at, at + words)
+            )
+            return old.view(np.uint8), new.view(np.uint8)
+        old, new = (np.zeros((len(hits.at), words), np.uint64) for _ in range(2))
+        for size in distinct(padded)[0].tolist():
             which = np.flatnonzero(padded == size)
-            count = size // 8
-            for word in range(count):
-                old[which, word] = words[at[which] + word]
-                new[which, word] = words[at[which] + count + word]
+            for word in range(size // 8):
+                old[which, word] = hits.word(at + word)[which]
+                new[which, word] = hits.word(at + size // 8 + word)[which]
         return old.view(np.uint8), new.view(np.uint8)
 
 
 class _Hits:
     """Samples of a piece that are being looked at.
+
+    Offsets are in words from a sample's header: one number where it is the same for all of them.
 
     Args:
         words: The piece.
@@ -356,11 +339,31 @@ class _Hits:
     def __init__(self, words: Words, at: Ints) -> None:
         self.words, self.at = words, at
         self.size = (words[at] >> np.uint64(51)).astype(np.int64)
+        self.table = _table(words, at, self.size)
         self.which = np.arange(len(at))
         """Their numbers among all samples of the piece."""
-        self.row = self.which
+        self.row = self.flags = self.planned = self.which
+        self.chain: Offset = 0
+        """Where the addresses of the call chains are."""
+        self.length: Offset = 0
+        """How many addresses they have."""
+        self.raw: Offset = 0
+        """Where what a program wrote is."""
         self.bad = -1
         """The first sample that cannot be one."""
+
+    def word(self, offset: Offset) -> Words:
+        """A word of each."""
+        if self.table is not None and isinstance(offset, int):
+            found: Words = self.table[:, offset]
+            return found
+        found = self.words[self.at + offset]
+        return found  # noqa: RET504 - mypy knows no type of it otherwise
+
+    def halves(self, offset: Offset) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """The lower and the upper half of a word of each."""
+        word = np.ascontiguousarray(self.word(offset)).view("<u4")
+        return word[::2], word[1::2]
 
     def keep_while(self, good: NDArray[np.bool_]) -> None:
         """Leave out the first one that is not good, and all behind it."""
@@ -371,5 +374,27 @@ class _Hits:
 
     def select(self, which: Ints | slice) -> None:
         """Leave these alone."""
-        self.at, self.size, self.which = self.at[which], self.size[which], self.which[which]
-        self.row = self.row[which]
+        for name, column in vars(self).items():
+            if isinstance(column, np.ndarray) and name != "words":
+                setattr(self, name, column[which])
+
+
+def _table(words: Words, at: Ints, size: Ints) -> Words | None:
+    """Samples as rows, where all have one size; columns of these are taken faster than words by their places."""
+    if not len(at) or (size != size[0]).any():
+        return None
+    step = int(size[0])
+    ends = [*(np.flatnonzero(np.diff(at) != step) + 1).tolist(), len(at)]
+    runs, first = [], 0
+    for end in ends:
+        start = int(at[first])
+        runs.append(words[start : start + (end - first) * step].reshape(-1, step))
+        first = end
+    return np.concatenate(runs) if len(runs) > 1 else runs[0]
+
+
+def _alike(offset: Offset) -> Offset:
+    """One number in place of many that are all the same."""
+    if isinstance(offset, int) or not len(offset) or (offset != offset[0]).any():
+        return offset
+    return int(offset[0])

@@ -10,13 +10,31 @@ Ints = NDArray[np.int64]
 _ROWS = 1 << 20
 """Rows that are looked at together where all at once would take much memory."""
 
+_FEW_RUNS = 8
+"""Rows a run of equal ones has on average, from which on it pays to number the runs."""
+
 
 def grouped(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
     """Number rows that are equal in all columns alike.
 
     Returns:
-        The number of each row, and a row of each number.
+        The number of each row, and the first row of each number.
     """
+    count = len(columns[0])
+    changes = np.zeros(max(0, count - 1), np.bool_)
+    for column in columns:
+        changes |= column[1:] != column[:-1]
+    ends = np.flatnonzero(changes)
+    if not len(ends):
+        return np.zeros(count, np.int64), np.arange(min(1, count))
+    if len(ends) > count // _FEW_RUNS:
+        return _grouped(*columns)
+    starts = np.concatenate(([0], ends + 1))
+    number, first = _grouped(*(column[starts] for column in columns))
+    return np.repeat(number, np.diff(starts, append=count)), starts[first]
+
+
+def _grouped(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
     group = np.zeros(len(columns[0]), np.int64)
     size = 1
     for column in columns:

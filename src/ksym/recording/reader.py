@@ -16,9 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ksym.capture.judge import judge_of
 from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.program.layout import padded
@@ -32,6 +31,10 @@ from ksym.recording.sideband import Damaged, Sideband
 from ksym.recording.start import BAD_NOTE, BREAKPOINT, Start, perf_start, start_from
 from ksym.recording.stream import Other, Piece, Stream
 from ksym.watch.plan import Watch
+
+if TYPE_CHECKING:
+    from ksym.capture.judge import Judge
+    from ksym.language.condition import Condition
 
 Progress = Callable[[int, int], None]
 _NO_END = 1 << 62
@@ -198,7 +201,7 @@ class _Reading:
             start.offset = self._head.modified_ns - min(max(columns.latest, *times, 0), _NO_END)
         traps_after = start.arch == "x86_64"
         judges = [
-            judge_of(watch, condition, traps_after=traps_after) if condition else None
+            _judge(watch, condition, traps_after=traps_after)
             for watch, condition in zip(start.watches, start.conditions, strict=True)
         ]
         counts: dict[str, Any] = {"lost": sideband.lost, "no_room": sideband.lost}
@@ -242,6 +245,14 @@ class _Reading:
         if not self._head.whole or (self._sideband.by_ksym and not ended):
             return "its recorder was killed, or found no room"
         return None
+
+
+def _judge(watch: Watch, condition: Condition | None, *, traps_after: bool) -> Judge | None:
+    if condition is None:
+        return None
+    from ksym.capture.judge import judge_of  # few recordings have a condition that is judged here
+
+    return judge_of(watch, condition, traps_after=traps_after)
 
 
 def _plan(decoder: Decoder, start: Start) -> None:

@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksym.capture.sites import KERNEL_HALF
 from ksym.errors import KsymError
-from ksym.language.condition import Condition
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
-from ksym.recording.conditions import condition_from
 from ksym.recording.header import FileHead, error
 from ksym.recording.hits import Layout
 from ksym.recording.knowledge import watch_from
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import Piece, PlannedEvent, Role, Watch
+
+if TYPE_CHECKING:
+    from ksym.language.condition import Condition
 
 BREAKPOINT = 5
 """Type of an event that watches memory."""
@@ -88,12 +89,20 @@ def start_from(data: Any) -> Start:
     start = Start(
         watches, [], {}, offset, int(clock["realtime_ns"]), bool(data["values"]), bool(data["stacks"]),
         str(data["version"]), str(data["arch"]),
-        tuple(condition_from(each) if each else None for each in data["conditions"]), bool(data["both_fire"]),
+        tuple(map(_condition, data["conditions"])), bool(data["both_fire"]),
     )  # fmt: skip
     if len(start.conditions) != len(watches):
         raise ValueError("conditions")
     start.add(data["events"])
     return start
+
+
+def _condition(data: Any) -> Condition | None:
+    if not data:
+        return None
+    from ksym.recording.conditions import condition_from  # few recordings have one
+
+    return condition_from(data)
 
 
 def _checked(watch: Watch) -> Watch:

@@ -12,16 +12,18 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ksym.recording import zstd
-from ksym.recording.header import FileHead, error
+from ksym.recording.header import Bytes, FileHead, error
 from ksym.recording.perf_file import CHECK, Kind, is_note
 
 _PIECE = 1 << 20
+_MOST_LEFT = 1 << 16
+"""Bytes of a record that is not whole yet: sizes are of 16 bits."""
 _HEADER = struct.Struct("<IHH")
 _KIND_AND_SIZE = 0xFFFF0000FFFFFFFF
 _COMPRESSED = (Kind.COMPRESSED, Kind.COMPRESSED2)
@@ -53,7 +55,7 @@ class Piece:
     """Some records, in the order of the file.
 
     Args:
-        words: The bytes, as 64-bit words.
+        words: The bytes, as 64-bit words; they last until the next piece is asked for.
         samples: Where in them samples start.
         others: What is no sample, with the number of samples in front of it counted from the start of the stream.
         first: Samples in front of the piece.
@@ -77,7 +79,7 @@ class Stream:
         progress: Told how much of the file has been read: (bytes, of so many).
     """
 
-    file: BinaryIO
+    file: Bytes
     head: FileHead
     progress: Callable[[int, int], None] = lambda done, total: None
     damage: str | None = None
@@ -106,28 +108,31 @@ class Stream:
     def _pieces(self) -> Iterator[Piece]:
         start, end = self.head.data_at, self.head.data_end
         self._sum = self.head.check_sum
-        at, left = start, b""
+        # One buffer for all pieces: what is new to the process costs more to get than to fill.
+        buffer = bytearray(_PIECE + _MOST_LEFT)
+        at, left = start, 0
         while at < end and self.damage is None:
             self.file.seek(at)
-            data = self.file.read(min(_PIECE, end - at))
-            if not data:
+            got = self.file.readinto(memoryview(buffer)[left : left + min(_PIECE, end - at)])
+            if not got:
                 break
-            at += len(data)
+            at += got
             self.progress(at - start, end - start)
-            data = left + data
-            self.at = at - len(data)
-            yield from self._outer(data)
-            left = data[self.at - (at - len(data)) :]
+            self.at = at - got - left
+            yield from self._outer(memoryview(buffer)[: left + got])
+            taken = self.at - (at - got - left)
+            buffer[: left + got - taken] = buffer[taken : left + got]
+            left += got - taken
         if self.damage is None and (left or self._inner):
             self.damage = "its last record is not whole"
 
-    def _outer(self, data: bytes) -> Iterator[Piece]:
+    def _outer(self, data: memoryview) -> Iterator[Piece]:
         """Pieces of some of the file's own bytes."""
         start, at = self.at, 0
         while self.damage is None and len(data) - at >= _HEADER.size:
             kind, _, size = _HEADER.unpack_from(data, at)
             if kind not in _COMPRESSED:
-                piece, taken = self._plain(data[at:] if at else data)
+                piece, taken = self._plain(data[at:])
                 at += taken
                 self.at = start + at
                 if piece is None:
@@ -141,7 +146,7 @@ class Stream:
             if size < skip:
                 self.damage = _BAD_SIZE
                 return
-            body = data[at + skip : at + size]
+            body = bytes(data[at + skip : at + size])
             if kind == Kind.COMPRESSED2:
                 body = body[: struct.unpack_from("<Q", data, at + 8)[0]]
             for piece in self._unpacked_pieces(body):
@@ -175,7 +180,7 @@ class Stream:
         yield from self._inner_pieces()
 
     def _inner_pieces(self) -> Iterator[Piece]:
-        piece, taken = self._plain(self._inner)
+        piece, taken = self._plain(memoryview(self._inner))
         self._inner = self._inner[taken:]
         if piece is not None:
             yield piece
@@ -184,11 +189,11 @@ class Stream:
             if kind in _COMPRESSED:
                 self.damage = "its compressed part is compressed again"
 
-    def _plain(self, data: bytes) -> tuple[Piece | None, int]:
+    def _plain(self, data: memoryview) -> tuple[Piece | None, int]:
         """The records at the start of ``data``, up to one that is compressed or not whole, and their bytes."""
         usable = len(data) // 8 * 8
         words: NDArray[np.uint64] = np.frombuffer(data, "<u8", usable // 8)
-        view = memoryview(data)[:usable].cast("Q")
+        view = data[:usable].cast("Q")
         runs: list[NDArray[np.int64]] = []
         singles: list[int] = []
         others: list[Other] = []
@@ -206,7 +211,7 @@ class Stream:
             if at + step > end:
                 break
             if kind != Kind.SAMPLE:
-                other = Other(count, kind, head >> 32 & 0xFFFF, data[at * 8 : (at + step) * 8])
+                other = Other(count, kind, head >> 32 & 0xFFFF, bytes(data[at * 8 : (at + step) * 8]))
                 if kind == Kind.BPF_EVENT and is_note(other.data, CHECK):
                     if not self._right(data[summed * 8 : at * 8], other.data):
                         self.damage = "a check sum is wrong"
@@ -237,7 +242,7 @@ class Stream:
         first, self.count = self.count, count
         return Piece(words, samples, others, first, 0), at * 8
 
-    def _right(self, data: bytes, note: bytes) -> bool:
+    def _right(self, data: memoryview, note: bytes) -> bool:
         """Whether a note holds the check sum of all up to there."""
         so_far, self._sum = zlib.crc32(data, self._sum), 0
         digits = note.partition(CHECK.encode() + b"\0")[2].partition(b"\0")[0]
