@@ -7,6 +7,7 @@ their spread.
 
 - ``workload``: the program that is watched, and the kernel variable.
 - ``runner``: starting one run and taking its measure; rounds.
-- ``figures``: what is measured; ``values``: of these, what a hit costs with its values.
+- ``figures``: what is measured. Of these, ``values``: what a hit costs with its values; ``record``: what recordings
+  cost; ``offline``: what reading them takes.
 - ``report``: ratios, verdicts, the table and the JSON.
 """

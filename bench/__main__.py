@@ -16,7 +16,7 @@ from typing import Any
 from bench.figures import FIGURES
 from bench.report import Row, table, write_json
 from bench.runner import PACKAGES, ROOT, BenchError, version
-from bench.workload import Bench, build_loop, find_kernel_variable, online_cpus
+from bench.workload import Bench, build_loop, build_loops, find_kernel_variable, online_cpus
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,15 +54,16 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(names: Sequence[str], *, quick: bool) -> tuple[list[Row], bool]:
     rows: list[Row] = []
     failed = False
-    with tempfile.TemporaryDirectory(prefix="ksym-bench-") as folder:
-        bench = Bench(Path(folder), build_loop(Path(folder)), find_kernel_variable(), quick)
+    with tempfile.TemporaryDirectory(prefix="ksym-bench-") as temporary:
+        folder = Path(temporary)
+        bench = Bench(folder, build_loop(folder), build_loops(folder), find_kernel_variable(), quick)
         for name in names:
             started = time.monotonic()
             try:
                 rows += FIGURES[name](bench)
             except BenchError as error:
                 failed = True
-                rows.append(Row(name, "", note=f"FAILED: {error}"))
+                rows.append(Row(name, "", remark=f"FAILED: {error}"))
             print(f"bench: {name} took {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return rows, failed
 

@@ -6,11 +6,15 @@ A run whose counts are not exact is an error, not a figure.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+from bench.offline import offline
+from bench.record import record
 from bench.report import Row
-from bench.runner import BenchError, Done, exactly, in_turns, ksym, missing, run, summary
+from bench.runner import BenchError, Done, exactly, in_turns, ksym, missing, perf_record, run, summary
 from bench.values import values
 from bench.workload import Bench, loop_times
 
@@ -127,9 +131,7 @@ def cost(bench: Bench) -> list[Row]:
         ours = ksym(
             "trace", "--no-bpf", "-o", str(bench.folder / "rows"), *option, bench.loop.request, "--", *command
         )
-        # -N and -B: no build ids; they are looked for after the run and are not in the figure.
-        peer = ["perf", "record", "-q", "-N", "-B", *option, "-c", "1", "-e", bench.loop.perf_event]
-        peer += ["-o", "/dev/null", "--", *command]
+        peer = [*perf_record(bench.loop.perf_event, Path(os.devnull), *option), *command]
         rows.append(
             _against(
                 f"cost a hit, {what}", "ns", " ".join(["perf record", *option]), "perf",
@@ -149,6 +151,8 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "loss": loss,
     "cost": cost,
     "values": values,
+    "record": record,
+    "offline": offline,
 }
 
 

@@ -34,8 +34,10 @@ class Row:
         peer: Its values, pair by pair with ``ours``; empty where it is missing.
         asked_ratio: The highest ratio ours/peer asked for.
         asked_most: The highest value of ours asked for.
-        note: Why something is not there (a missing peer, a failure).
-        remark: What a reader of the figure should know.
+        note: Why the peer is not there.
+        remark: What a reader of the figure should know; with no value at all, why there is none.
+        cpu: Seconds of CPU time of ksym's runs, where the figure is a time of whole runs.
+        peer_cpu: Of the peer's.
     """
 
     what: str
@@ -47,6 +49,8 @@ class Row:
     asked_most: float | None = None
     note: str = ""
     remark: str = ""
+    cpu: Sequence[float] = ()
+    peer_cpu: Sequence[float] = ()
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -69,6 +73,16 @@ def ratios(row: Row) -> list[float]:
     if not row.peer:
         return []
     return [ours / peer for ours, peer in zip(row.ours, row.peer, strict=True)]
+
+
+def ratio_text(ours: Sequence[float], peer: Sequence[float]) -> str:
+    """The median of the ratios, pair by pair."""
+    return f"{spread(ratios(Row('', '', ours, '', peer))).median:.3f}"
+
+
+def by_cpu_time(ours: Sequence[float], peer: Sequence[float]) -> str:
+    """A remark: the ratio by CPU time, which other work on the machine hardly changes."""
+    return f"by CPU time {ratio_text(ours, peer)}"
 
 
 def verdict(row: Row) -> str:
@@ -101,7 +115,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     peer, ratio = row.note or row.peer_name or "-", "-"
     if row.peer:
         between = spread(ratios(row))
-        ratio = f"{between.median:.3f} ({between.least:.3f}-{between.most:.3f})"
+        ratio = f"{between.median:.3f}"
+        if len(row.peer) > 1:
+            ratio += f" ({between.least:.3f}-{between.most:.3f})"
         peer = f"{row.peer_name} {_figure(row.peer, row.unit)}"
     asked = []
     if row.asked_ratio is not None:

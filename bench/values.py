@@ -9,13 +9,12 @@ table's remarks tell what it cannot.
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bench.report import Row
-from bench.runner import BenchError, exactly, ksym, missing, rounds, run, summary
+from bench.report import Row, by_cpu_time, ratio_text
+from bench.runner import BenchError, exactly, ksym, missing, perf_record, perf_samples, rounds, run, summary
 from bench.workload import Bench, LoopTimes, loop_times
 
 _NEVER = "new == -1"
@@ -132,8 +131,8 @@ def _peers(bench: Bench, accesses: int) -> dict[str, Callable[[], Hit]]:
     """By name; the tool is the first word. gdb makes fewer accesses, as each takes it so long."""
     return {
         "perf stat": partial(_perf_stat, bench, accesses),
-        "perf record": partial(_perf_record, bench, accesses),
-        "perf record -g": partial(_perf_record, bench, accesses, "-g"),
+        "perf record": partial(perf_hit, bench, accesses),
+        "perf record -g": partial(perf_hit, bench, accesses, "-g"),
         "bpftrace": partial(_bpftrace, bench, accesses),
         "gdb": partial(_gdb, bench, accesses // 10),
     }
@@ -167,15 +166,12 @@ def _perf_stat(bench: Bench, accesses: int) -> Hit:
     return Hit.of(loop_times(done.stdout))
 
 
-def _perf_record(bench: Bench, accesses: int, *options: str) -> Hit:
+def perf_hit(bench: Bench, accesses: int, *options: str) -> Hit:
+    """A run of ``perf record``."""
     file = bench.folder / "perf.data"
-    # -N and -B: no build ids; they are looked for after the run and are not in the figure.
-    argv = ["perf", "record", "-q", "-N", "-B", *options, "-c", "1", "-e", bench.loop.perf_event]
-    done = run([*argv, "-o", str(file), "--", *bench.loop.command(accesses)])
-    told = run(["perf", "report", "--stats", "-i", str(file)])
-    samples = re.search(r"SAMPLE events: +(\d+)", told.stdout)
+    done = run([*perf_record(bench.loop.perf_event, file, *options), *bench.loop.command(accesses)])
     # perf 6.1 was seen to have one sample too many, in one run of some hundreds.
-    return Hit.of(loop_times(done.stdout), max(0, accesses - (int(samples[1]) if samples else 0)))
+    return Hit.of(loop_times(done.stdout), max(0, accesses - perf_samples(file)))
 
 
 def _bpftrace(bench: Bench, accesses: int) -> Hit:
@@ -195,41 +191,41 @@ def _gdb(bench: Bench, accesses: int) -> Hit:
     return Hit.of(loop_times(done.stdout), accesses - 1 - done.stdout.count("\nNew value = "))
 
 
-def row_of(each: Against, hits: Mapping[str, Sequence[Hit]], gone: str) -> Row:
+def row_of(each: Against, hits: Mapping[str, Sequence[Hit]], gone: str, figure: str = "values") -> Row:
     """A comparison's line of the table.
 
     Args:
         each: What is compared.
         hits: What each run gave, round by round; without a peer that is missing.
         gone: Why it is.
+        figure: What the line starts with.
     """
     ours, peer = hits[each.ours], hits.get(each.peer, ())
     remarks = [each.remark] if each.remark else []
     if peer and each.peer != "gdb":  # which works in a process of its own
-        remarks.append(
-            f"by CPU time {_median_ratio([hit.cpu_ns for hit in ours], [hit.cpu_ns for hit in peer])}"
-        )
+        remarks.append(by_cpu_time([hit.cpu_ns for hit in ours], [hit.cpu_ns for hit in peer]))
     if peer and each.ratio < 1 and _FLOOR in hits:
-        least = _median_ratio([hit.ns for hit in hits[_FLOOR]], [hit.ns for hit in peer])
+        least = ratio_text([hit.ns for hit in hits[_FLOOR]], [hit.ns for hit in peer])
         remarks.append(f"{_FLOOR} has {least}")
     lost = sum(hit.lost for hit in peer)
     if lost:
         remarks.append(f"{each.peer} lost {lost}")
     return Row(
-        f"values: {each.ours}", "ns", [hit.ns for hit in ours], each.peer, [hit.ns for hit in peer],
+        f"{figure}: {each.ours}", "ns", [hit.ns for hit in ours], each.peer, [hit.ns for hit in peer],
         asked_ratio=each.ratio, note=gone, remark="; ".join(remarks),
     )  # fmt: skip
 
 
-def _median_ratio(values: Sequence[float], others: Sequence[float]) -> str:
-    return f"{statistics.median(a / b for a, b in zip(values, others, strict=True)):.3f}"
-
-
-def lost_row(ours: Sequence[Sequence[Hit]], hits: Mapping[str, Sequence[Hit]], accesses: int) -> Row:
+def lost_row(
+    ours: Sequence[Sequence[Hit]],
+    hits: Mapping[str, Sequence[Hit]],
+    accesses: int,
+    figure: str = "values",
+) -> Row:
     """What ``ours`` lost: the sum of all runs of a round, for each round."""
     lost = [sum(hit.lost for hit in hits_of_round) for hits_of_round in zip(*ours, strict=True)]
     others = {
         name: sum(hit.lost for hit in hits[name]) for name in ("perf record", "bpftrace") if name in hits
     }
     remark = "; ".join(f"{name} lost {count:,} of {accesses * len(lost):,}" for name, count in others.items())
-    return Row(f"values: lost of {len(ours)} x {accesses:,}", "", lost, asked_most=0, remark=remark)
+    return Row(f"{figure}: lost of {len(ours)} x {accesses:,}", "", lost, asked_most=0, remark=remark)

@@ -40,6 +40,68 @@ int main(int argc, char **argv)
 }
 """
 
+# The same on several CPUs at once, until each has made so many or the time is over.
+# In some virtual machines a hit is told as SIGTRAP, too (see runner.retried): over millions it would end the run.
+LOOPS_SOURCE = r"""
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+volatile long counter;
+static volatile long traps;
+static long most;
+static long long until;
+
+static long long now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void trapped(int signal)
+{
+    __atomic_fetch_add(&traps, 1, __ATOMIC_RELAXED);
+}
+
+static void *loop(void *cpu)
+{
+    long made;
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET((long)cpu, &cpus);
+    sched_setaffinity(0, sizeof cpus, &cpus);
+    for (made = 0; made < most && (made % 64 || now() < until); made++)
+        counter = made;
+    return (void *)made;
+}
+
+/* loops ACCESSES SECONDS CPU... */
+int main(int argc, char **argv)
+{
+    pthread_t threads[argc];
+    void *each;
+    long made = 0;
+    long long start = now();
+    signal(SIGTRAP, trapped);
+    most = atol(argv[1]);
+    until = start + atol(argv[2]) * 1000000000LL;
+    for (int i = 3; i < argc; i++)
+        if (pthread_create(&threads[i], NULL, loop, (void *)atol(argv[i])))
+            return 1;
+    for (int i = 3; i < argc; i++) {
+        pthread_join(threads[i], &each);
+        made += (long)each;
+    }
+    printf("loops %lld %ld %ld\n", now() - start, made, traps);
+    return 0;
+}
+"""
+
 # Parameters that every kernel has built in, and a sysctl for kernels with full kallsyms.
 KERNEL_VARIABLES = ("workqueue:panic_on_stall", "rcupdate:rcu_cpu_stall_timeout", "pid_max")
 
@@ -92,6 +154,44 @@ class Loop:
 
 
 @dataclass(frozen=True)
+class LoopsTimes:
+    """What the loops on several CPUs printed.
+
+    Args:
+        seconds: From the first access to the last.
+        accesses: Of all.
+        traps: Signals that no hit should make.
+    """
+
+    seconds: float
+    accesses: int
+    traps: int
+
+
+class Loops(Loop):
+    """A thread on each of two CPUs, all writing the same ``counter``."""
+
+    CPUS = 2
+    _EVER = 1_000_000
+
+    def command(self, accesses: int) -> list[str]:
+        """A command line that writes the variable so often, from all threads together."""
+        return self._command(accesses // len(self.cpus), self._EVER)
+
+    def command_for(self, seconds: int) -> list[str]:
+        """A command line that writes the variable for so long."""
+        return self._command(1 << 62, seconds)
+
+    @property
+    def cpus(self) -> list[int]:
+        """Where the threads run: one alone where there is no other CPU."""
+        return sorted(os.sched_getaffinity(0))[: self.CPUS]
+
+    def _command(self, each: int, seconds: int) -> list[str]:
+        return [str(self.path), str(each), str(seconds), *map(str, self.cpus)]
+
+
+@dataclass(frozen=True)
 class KernelVariable:
     """A variable that hardly anyone touches: what arming costs without hits."""
 
@@ -117,12 +217,14 @@ class Bench:
     Args:
         folder: For files; removed at the end.
         loop: The program that is watched.
+        loops: The one on two CPUs.
         variable: The kernel variable that is watched.
         quick: Fewer and shorter runs: enough to see that all works, not to compare versions.
     """
 
     folder: Path
     loop: Loop
+    loops: Loops
     variable: KernelVariable
     quick: bool = False
 
@@ -133,10 +235,25 @@ def build_loop(folder: Path) -> Loop:
     Raises:
         BenchError: there is no compiler, or it fails.
     """
-    source, path = folder / "loop.c", folder / "loop"
-    source.write_text(LOOP_SOURCE)
+    return Loop(*_build(folder / "loop", LOOP_SOURCE))
+
+
+def build_loops(folder: Path) -> Loops:
+    """Compile the one on several CPUs.
+
+    Raises:
+        BenchError: there is no compiler, or it fails.
+    """
+    return Loops(*_build(folder / "loops", LOOPS_SOURCE, "-pthread"))
+
+
+def _build(path: Path, text: str, *options: str) -> tuple[Path, int]:
+    """Compile a program, and find its variable."""
+    source = path.with_suffix(".c")
+    source.write_text(text)
+    compiler = ["gcc", "-O1", "-no-pie", "-g", *options, "-o", str(path), str(source)]
     try:
-        subprocess.run(["gcc", "-O1", "-no-pie", "-g", "-o", path, source], check=True, capture_output=True)
+        subprocess.run(compiler, check=True, capture_output=True)
         symbols = subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout
     except OSError as error:
         raise BenchError(f"cannot build the program to watch: {error.filename}: {error.strerror}") from error
@@ -145,7 +262,7 @@ def build_loop(folder: Path) -> Loop:
     for line in symbols.splitlines():
         words = line.split()
         if words[-1] == "counter":
-            return Loop(path, int(words[0], 16))
+            return path, int(words[0], 16)
     raise BenchError("cannot build the program to watch: nm does not show its variable")
 
 
@@ -177,6 +294,19 @@ def loop_times(stdout: str) -> LoopTimes:
             return LoopTimes(
                 int(words[1]), int(words[2]), int(words[3]) / 1e9, float(words[4]), float(words[5])
             )
+    raise BenchError(f"the watched program did not run: {stdout[-200:]!r}")
+
+
+def loops_times(stdout: str) -> LoopsTimes:
+    """The same of the loops on several CPUs.
+
+    Raises:
+        BenchError: the line is not there.
+    """
+    for line in stdout.splitlines():
+        words = line.split()
+        if len(words) == 4 and words[0] == "loops":
+            return LoopsTimes(int(words[1]) / 1e9, int(words[2]), int(words[3]))
     raise BenchError(f"the watched program did not run: {stdout[-200:]!r}")
 
 

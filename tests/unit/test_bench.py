@@ -12,11 +12,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from bench import offline
 from bench.figures import FIGURES
-from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, ratios, spread, table, verdict
-from bench.runner import BenchError, RunFailed, exactly, in_turns, rounds, run, summary
+from bench.record import LongRun, long_rows
+from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, by_cpu_time, ratios, spread, table, verdict
+from bench.runner import BenchError, Done, RunFailed, exactly, in_turns, perf_record, rounds, run, summary
 from bench.values import Against, Hit, lost_row, row_of
-from bench.workload import LoopTimes, loop_times
+from bench.workload import Loops, LoopsTimes, LoopTimes, build_loops, loop_times, loops_times
 
 
 def test_ratios_are_taken_pair_by_pair() -> None:
@@ -50,7 +52,7 @@ def test_spread() -> None:
         (Row("peer missing, most met", "ms", [10], "peer", asked_ratio=1.0, asked_most=20), OK),
         (Row("nothing lost", "", [0], asked_most=0), OK),
         (Row("nothing asked", "ns", [1], "peer", [2]), NOT_ASKED),
-        (Row("failed", "", note="FAILED: why", asked_most=1), NOT_ASKED),
+        (Row("failed", "", remark="FAILED: why", asked_most=1), NOT_ASKED),
     ],
     ids=lambda value: value.what if isinstance(value, Row) else "",
 )
@@ -79,6 +81,17 @@ def test_table_names_what_is_missing_and_aligns() -> None:
         for line, word in zip(lines, ("KSYM", "11 ns", "90.25", "123,456", "10 ns"), strict=True)
     ]
     assert len(set(starts)) == 1
+
+
+def test_a_failure_does_not_widen_the_table() -> None:
+    lines = table([Row("x", "s", [1.5]), Row("offline", "", remark=f"FAILED: {'why ' * 30}")]).split("\n")
+    assert len(lines[0]) == len("WHAT     KSYM   PEER  RATIO (LEAST-MOST)  ASKED  VERDICT  REMARK")
+    assert "FAILED: why" in lines[2]
+
+
+def test_one_run_has_no_spread() -> None:
+    line = table([Row("x", "MB", [30.0], "peer", [20.0])]).split("\n")[1]
+    assert "peer 20 MB  1.500  " in line
 
 
 def test_json_has_every_value_and_the_verdict() -> None:
@@ -154,6 +167,16 @@ def test_a_failed_run_is_an_error_that_tells_why() -> None:
     assert run(["sh", "-c", "exit 3"], check=False).status == 3
 
 
+def test_output_into_a_file_is_not_read(tmp_path: Path) -> None:
+    done = run(["sh", "-c", "echo rows; echo said >&2"], output=tmp_path / "out")
+    assert (done.stdout, done.stderr, (tmp_path / "out").read_text()) == ("", "said\n", "rows\n")
+
+
+def test_a_childs_cpu_time_is_not_the_recorders_own() -> None:
+    done = run(["sh", "-c", f'"{sys.executable}" -S -c "sum(range(5_000_000))"; exit 0'])
+    assert done.own_cpu_seconds < done.cpu_seconds
+
+
 def test_a_tools_own_count_is_held_against_what_was_done() -> None:
     exactly(20, r"^ksym: (\d+) hits", "ksym: 20 hits, 0 lost\n")
     for text in ("ksym: 19 hits, 0 lost\n", "ksym: nothing\n"):
@@ -164,6 +187,7 @@ def test_a_tools_own_count_is_held_against_what_was_done() -> None:
 def test_summary() -> None:
     assert summary("note\nksym: 1 access (1 hit), 2 lost, 0 disarmed; x 1\n") == (1, 2)
     assert summary("ksym: 5 accesses (12 hits), 0 lost, 0 disarmed; x 5\n") == (12, 0)
+    assert summary("ksym: 7 hits, 1 lost, 0 disarmed; x 8\n") == (7, 1)
     with pytest.raises(BenchError, match="no summary"):
         summary("ksym: cannot trace x: why\n")
 
@@ -196,6 +220,87 @@ def test_loss_is_summed_over_the_runs_of_a_round() -> None:
     assert verdict(row) == BEHIND
 
 
+def test_cpu_time_is_a_remark() -> None:
+    assert by_cpu_time([3, 4, 5], [2, 2, 2]) == "by CPU time 2.000"
+
+
+def test_perf_records_every_access_into_the_file() -> None:
+    argv = perf_record("mem:0x10/8:wu", Path("x"), "-g")
+    assert " ".join(argv) == "perf record -q -N -B -g -c 1 -e mem:0x10/8:wu -o x --"
+
+
+def test_loops_on_several_cpus(tmp_path: Path) -> None:
+    loops = build_loops(tmp_path)
+    each = 1000 // len(loops.cpus)
+    times = loops_times(run(loops.command(1000)).stdout)
+    assert (times.accesses, times.traps) == (each * len(loops.cpus), 0)
+    assert loops_times("x\nloops 2500000000 10 1\n") == LoopsTimes(2.5, 10, 1)
+    with pytest.raises(BenchError):
+        loops_times("loop 1 2 3 4 5\n")
+
+
+def test_loops_run_for_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Loops, "cpus", [3, 5])
+    loops = Loops(Path("loops"), 0x10)
+    assert loops.command_for(60) == ["loops", str(1 << 62), "60", "3", "5"]
+    assert loops.command(10)[:2] == ["loops", "5"]
+
+
+LONG = LongRun(LoopsTimes(60.0, 8_000_000, 0), 0, 3.0, 50_000, 704_000_000)
+
+
+def test_a_long_run_has_a_line_for_all_that_was_asked() -> None:
+    peer = LongRun(LoopsTimes(60.0, 8_000_000, 2), 5, 0.6, 20_000, 256_000_000)
+    lost, cpu, memory, file = long_rows("record 60 s", LONG, peer, "")
+    assert (lost.ours, lost.asked_most, verdict(lost)) == ([0], 0, OK)
+    assert lost.remark == "perf record lost 5 of 8,000,000; this machine told 2 hits as signals as well"
+    assert (cpu.ours, cpu.peer, cpu.asked_most, verdict(cpu)) == ([5.0], [1.0], 10, OK)
+    assert (memory.ours, memory.asked_most, verdict(memory)) == ([51.2], 100, OK)
+    assert (file.ours, file.peer, verdict(file)) == ([88.0], [32.0], NOT_ASKED)
+
+
+def test_a_long_run_without_the_peer() -> None:
+    rows = long_rows("record 60 s", LONG, None, "perf is missing (Debian: linux-perf)")
+    assert not any(row.peer for row in rows)
+    assert rows[0].remark == ""
+    assert "perf is missing" in table(rows)
+
+
+def done_in(seconds: float, cpu: float, rss_kib: int) -> Done:
+    return Done(0, "", "", 0, int(seconds * 1e9), cpu, cpu, rss_kib)
+
+
+READ = offline.Against("script", "perf script", 1.0)
+READ_BY = {
+    "script": [done_in(2, 1.5, 2000), done_in(3, 1.5, 4000)],
+    "perf script": [done_in(1, 1, 1000), done_in(4, 1, 1000)],
+}
+
+
+def test_reading_is_compared_by_time_and_by_memory() -> None:
+    time = offline.time_row(READ, READ_BY, 1_000_000, "")
+    assert (time.what, time.unit, verdict(time)) == ("script: 1,000,000 accesses", "ms", BEHIND)
+    assert (ratios(time), time.remark) == ([2.0, 0.75], "by CPU time 1.500")
+    assert (time.cpu, time.peer_cpu) == ([1.5, 1.5], [1, 1])
+    memory = offline.memory_row(READ, READ_BY, 4096, "")
+    assert (memory.ours, memory.peer, verdict(memory)) == ([500, 1000], [250, 250], OK)
+    large = offline.large_row(READ, READ_BY, 10_000_000, "")
+    assert (large.unit, large.remark) == ("GB", "took 2.0 s, perf script 1.0 s")
+
+
+def test_reading_without_the_peer() -> None:
+    ours = {"script": READ_BY["script"]}
+    gone = "perf is missing (Debian: linux-perf)"
+    for row in (make(READ, ours, 1_000_000, gone) for make in (offline.time_row, offline.memory_row)):
+        assert (row.peer, row.note) == ([], gone)
+    assert offline.large_row(READ, ours, 1, gone).remark == "took 2.0 s"
+
+
+def test_a_reader_that_does_not_show_all_gives_no_figure() -> None:
+    with pytest.raises(BenchError, match="perf script -i: 5 accesses expected, but it has 4"):
+        offline._all(["perf", "script", "-i", "file"], 5, 4)
+
+
 def test_every_figure_says_what_it_is() -> None:
-    assert list(FIGURES) == ["count", "armed", "loss", "cost", "values"]
+    assert list(FIGURES) == ["count", "armed", "loss", "cost", "values", "record", "offline"]
     assert all(figure.__doc__ for figure in FIGURES.values())
