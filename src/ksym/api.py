@@ -21,7 +21,7 @@ from ksym.commands.session import Session, open_session
 from ksym.errors import KsymError, UsageError
 from ksym.program.wants import Sink, Wants
 from ksym.watch.arm import Options
-from ksym.watch.run import Signals
+from ksym.watch.run import Undisturbed
 
 if TYPE_CHECKING:
     from ksym.capture.decoders import Plain
@@ -94,22 +94,6 @@ class _Asked:
     kernel_accesses: bool
     duration: float | None
     vmlinux: str | None
-
-
-class _Undisturbed(Signals):
-    """Signals stay the caller's; what they would wake up is looked at every moment."""
-
-    def __enter__(self) -> _Undisturbed:
-        return self
-
-    def wait(self) -> bool:
-        """See Signals."""
-        time.sleep(0.001)
-        return True
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._wake)
-        os.close(self._write)
 
 
 class Accesses:
@@ -224,7 +208,7 @@ def trace(
     )  # fmt: skip
     options = Options(stacks=stacks, kernel_accesses=kernel_accesses)
     planting = Planting(options, Wants(Sink.RECORD), twin, bpf, guard)
-    with open_session(asked, planting, signals=_Undisturbed()) as session:
+    with open_session(asked, planting, signals=Undisturbed()) as session:
         accesses = Accesses(session, limit)
         try:
             session.run.arm()

@@ -69,15 +69,16 @@ class Live:
     def batches(self) -> Generator[list[Access]]:
         """What each round finds, until the run is over; mostly there is something in it."""
         for _ in self._session.run.rounds():
-            yield self._next()
+            yield self.next()
         yield self.rest()
 
     def now(self) -> list[Access]:
         """What was caught up to now, without waiting for a round; the run goes on."""
         # What a ring holds is certain to be in order once all have been read again.
-        return self._next() + self._next()
+        return self.next() + self.next()
 
-    def _next(self) -> list[Access]:
+    def next(self) -> list[Access]:
+        """What is certain to be in order by now; the rest comes a round later."""
         until = self._merge.horizon
         return self._count(self._pipeline.take(self._merge.ready(), until=until))
 

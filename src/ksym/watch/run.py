@@ -78,8 +78,26 @@ class Signals:
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        self._close()
+
+    def _close(self) -> None:
         os.close(self._wake)
         os.close(self._write)
+
+
+class Undisturbed(Signals):
+    """Signals stay the caller's; what they would wake up is looked at every moment."""
+
+    def __enter__(self) -> Undisturbed:
+        return self
+
+    def wait(self) -> bool:
+        """See Signals."""
+        time.sleep(0.001)
+        return True
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
 
 
 class Run:
@@ -136,7 +154,7 @@ class Run:
 
     def held_up(self) -> bool:
         """To be called now and then by who waits for a reader: the guard must not wait; tells whether to give up."""
-        self._look()
+        self.look()
         return self.signalled()
 
     def stop(self, why: str) -> None:
@@ -171,7 +189,7 @@ class Run:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
                 self._pidfd = -1
-        self._look(over=True)
+        self.look(over=True)
 
     def _loop(self, cpu_events: CpuEvents | None) -> Iterator[None]:
         poll = select.poll()
@@ -199,10 +217,10 @@ class Run:
                     rings.discard(fd)
             self._signals.clear()
             if time.monotonic() >= look:
-                self._look()
+                self.look()
                 look = time.monotonic() + LOOK_SECONDS
             if cpu_events and cpu_events.fileno() in woken:
-                self._follow_cpus(cpu_events.take())
+                self.follow_cpus(cpu_events.take())
                 rings = self._register_rings(poll, rings)
             now = time.monotonic()
             if now >= due or woken & rings:
@@ -246,7 +264,7 @@ class Run:
             if events:
                 events.close()
 
-    def _follow_cpus(self, changes: list[tuple[str, int]]) -> None:
+    def follow_cpus(self, changes: list[tuple[str, int]]) -> None:
         """Cover CPUs that come; an offline CPU's events are dead even if it is back by now."""
         for action, cpu in changes:
             if cpu in self._cpus and action == "offline":
@@ -256,7 +274,12 @@ class Run:
             elif action == "online" and cpu not in self._cpus and self._wanted(cpu):
                 self._cover(cpu)
 
-    def _look(self, *, over: bool = False) -> None:
+    def look(self, *, over: bool = False) -> None:
+        """To be called every LOOK_SECONDS: whether a watch costs too much, or its variable has gone.
+
+        Args:
+            over: It is the last time.
+        """
         told = self._guard.look(over=over) if self._guard else []
         for index, message in self._presence.look():
             self._armed.disable(index)
