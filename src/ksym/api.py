@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ksym.capture.access import Access as Caught
-from ksym.commands.live import Live
-from ksym.commands.planting import TWINS, Planting
-from ksym.commands.session import Session, open_session
 from ksym.errors import KsymError, UsageError
 from ksym.program.wants import Sink, Wants
+from ksym.runs.live import Live
+from ksym.runs.planting import TWINS, Planting
+from ksym.runs.session import Asked, Session, open_session
 from ksym.watch.arm import Options
 from ksym.watch.run import Undisturbed
 
@@ -80,20 +80,6 @@ def _access(caught: Caught, clock_offset: int) -> Access:
         tuple(map(str, caught.stack)) if caught.stack else None, named.owner,
         instruction.address if instruction else None, caught.uid,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """See session.Asked."""
-
-    requests: Sequence[str]
-    condition: str | None
-    pid: int | None
-    cpus: tuple[int, ...] | None
-    command: Sequence[str]
-    kernel_accesses: bool
-    duration: float | None
-    vmlinux: str | None
 
 
 class Accesses:
@@ -202,7 +188,7 @@ def trace(
         raise UsageError("cannot watch", f"twin is {twin!r}", f"it is one of {', '.join(TWINS)}")
     if isinstance(command, str):
         raise UsageError("cannot run the command", "it is a string", 'give a list: ["sh", "-c", "..."]')
-    asked = _Asked(
+    asked = Asked(
         requests, condition, pid, None if cpus is None else tuple(cpus), tuple(command), kernel_accesses, duration,
         vmlinux,
     )  # fmt: skip

@@ -16,11 +16,11 @@ import pytest
 from guest.running import broken, tallied, trace
 from ksym.capture.merge import Merge
 from ksym.capture.records import SampleRecord
-from ksym.commands.planting import Planting, plant
 from ksym.language.parser import parse_request
 from ksym.linux.cpus import online_cpus
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
+from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.watch.arm import Options
 from ksym.watch.plan import Scope

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from ksym.capture.merge import Merge
 from ksym.capture.records import SampleRecord
-from ksym.commands.engines import wants_for
 from ksym.language import Condition, parse_condition, parse_request
 from ksym.language.condition import FIELDS, PRECEDENCE, AccessName, Binary, Field, InFunction, Text, Unary
 from ksym.linux import bpf
@@ -33,6 +32,7 @@ from ksym.program.engine import Engine, sees
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.program.verdict import Seen, could_match
 from ksym.program.wants import Sink, Wants
+from ksym.runs.engines import wants_for
 from ksym.symbols import types
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.variable import Space, Variable

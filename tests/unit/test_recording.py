@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ksym.capture.sites import Named, Site
-from ksym.commands.engines import bind_conditions
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
@@ -28,6 +27,7 @@ from ksym.recording.noted import NotedCode
 from ksym.recording.reader import Recording, open_recording
 from ksym.recording.sideband import Note
 from ksym.recording.zstd import Compressor, ZstdMissing
+from ksym.runs.engines import bind_conditions
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.types import Array
 from ksym.symbols.variable import Space, Variable

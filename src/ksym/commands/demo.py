@@ -14,11 +14,12 @@ from contextlib import closing
 from ksym.capture.access import Access
 from ksym.commands import trace
 from ksym.commands.parser import parse
-from ksym.commands.planting import Planting
+from ksym.commands.run_options import asked
 from ksym.commands.samples import PARAMETERS, SYSCTLS, find_sample
-from ksym.commands.session import open_session
 from ksym.errors import KsymError
 from ksym.program.wants import Sink, Wants
+from ksym.runs.planting import Planting
+from ksym.runs.session import open_session
 from ksym.views.output import Output
 from ksym.views.table import Table
 from ksym.views.text import printable
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.flush()
     options = parse("trace", trace, [sample.request, "--", "sh", "-c", script])
     with (
-        open_session(options, Planting(Options(), Wants(Sink.RECORD))) as session,
+        open_session(asked(options), Planting(Options(), Wants(Sink.RECORD))) as session,
         closing(Output(None)) as output,
     ):
         variable = session.plan.watches[0].variable

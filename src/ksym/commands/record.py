@@ -17,12 +17,13 @@ from typing import Any
 from ksym.capture.sites import Sites
 from ksym.capture.users import Users
 from ksym.commands.parser import positive
-from ksym.commands.planting import Planting
-from ksym.commands.session import Session, add_run_options, open_session
+from ksym.commands.run_options import add_run_options, asked
 from ksym.errors import KsymError
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
 from ksym.recording.recorder import FLUSH_SECONDS, Recorder
+from ksym.runs.planting import Planting
+from ksym.runs.session import Session, open_session
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.views.summary import Tally
 from ksym.watch.arm import Options
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     wants = Wants(Sink.RECORD, limit=args.limit or 0)
     planting = Planting(options, wants, args.twin, not args.no_bpf, args.guard, args.verbose)
     files = _Files(args.output, force=args.force)
-    with open_session(args, planting) as session:
+    with open_session(asked(args), planting) as session:
         users = Users(session.pid)
         kernel = session.resolver.kernel
         sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, users)

@@ -11,12 +11,12 @@ import json
 from contextlib import closing
 from typing import Any
 
-from ksym.commands.engines import bind_conditions, wants_for
 from ksym.commands.parser import add_vmlinux, positive
-from ksym.commands.session import parse_requests
 from ksym.language.request import Request
 from ksym.program.engine import programs
 from ksym.program.wants import Sink, Wants
+from ksym.runs.engines import bind_conditions, wants_for
+from ksym.runs.session import parse_requests
 from ksym.symbols.functions import Functions
 from ksym.symbols.path import describe
 from ksym.symbols.resolver import Resolver

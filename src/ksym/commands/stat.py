@@ -16,12 +16,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ksym.commands.parser import positive
-from ksym.commands.planting import Planting
-from ksym.commands.session import Session, add_run_options, open_session, parse_requests
+from ksym.commands.run_options import add_run_options, asked
 from ksym.errors import KsymError
 from ksym.language.request import UserSymbol
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
+from ksym.runs.planting import Planting
+from ksym.runs.session import Session, open_session, parse_requests
 from ksym.views.output import Output, ReaderGone
 from ksym.views.summary import Tally, number
 from ksym.views.text import printable
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     every = args.interval / 1000 if args.interval else _FOREVER
     if args.limit:
         every = min(every, ROUND_SECONDS)
-    with open_session(args, _planting(args), every=every) as session, closing(Output(None)) as output:
+    with open_session(asked(args), _planting(args), every=every) as session, closing(Output(None)) as output:
         _check_conditions(session.plan, args.twin)
         if not args.quiet:
             session.tell_lacking()

@@ -13,11 +13,12 @@ import sys
 from contextlib import closing
 
 from ksym.commands.actions import STOP, Action, Stopped, action_for, on_hit
-from ksym.commands.live import Live
 from ksym.commands.parser import positive
-from ksym.commands.planting import Planting
-from ksym.commands.session import Session, add_run_options, open_session
+from ksym.commands.run_options import add_run_options, asked
 from ksym.program.wants import Sink, Wants
+from ksym.runs.live import Live
+from ksym.runs.planting import Planting
+from ksym.runs.session import Session, open_session
 from ksym.views.output import Output, ReaderGone
 from ksym.views.rows import FORMATS, Rows, rows_for
 from ksym.watch.arm import Options
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         options, wants, twin=args.twin, bpf=not args.no_bpf, guard=args.guard, verbose=args.verbose
     )
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
-    with closing(Output(args.output)) as output, open_session(args, planting) as session:
+    with closing(Output(args.output)) as output, open_session(asked(args), planting) as session:
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
         if not args.quiet:
             session.tell_lacking()

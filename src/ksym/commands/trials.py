@@ -16,13 +16,13 @@ from ksym.capture.pipeline import Pipeline
 from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
-from ksym.commands.engines import prepare
 from ksym.commands.findings import LIMITED, programs_refused
-from ksym.commands.planting import Planting, plant
 from ksym.errors import KsymError, NoRegisters
 from ksym.language.request import Request
 from ksym.linux.cpus import online_cpus
 from ksym.program.wants import Sink, Wants
+from ksym.runs.engines import prepare
+from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import Options

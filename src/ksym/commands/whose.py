@@ -10,8 +10,8 @@ from ksym.capture.counted import Counted, Images, Who
 from ksym.capture.merge import Merge
 from ksym.capture.sites import Sites
 from ksym.capture.users import Users
-from ksym.commands.session import Session
 from ksym.linux.cpus import possible_cpus
+from ksym.runs.session import Session
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.views.counts import CountsTable, json_lines
 

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""From requests to an armed run: what trace, stat and demo have in common."""
+"""From requests to an armed run."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from ksym.commands.parser import add_vmlinux, cpu_list, percent, positive, seconds
-from ksym.commands.planting import TWINS, Planting, plant
 from ksym.errors import KsymError, UsageError
 from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
 from ksym.linux.cpus import online_cpus
 from ksym.linux.files import read_text
+from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
 from ksym.watch.arm import ArmedWatch
@@ -31,74 +29,29 @@ if TYPE_CHECKING:
     from ksym.language.condition import Condition
 
 
-class Asked(Protocol):
-    """What a run is to watch, as the command line's options or the Python API's arguments have it."""
+@dataclass(frozen=True)
+class Asked:
+    """What a run is to watch.
 
-    @property
-    def requests(self) -> Sequence[str]:
-        """The requests."""
+    Args:
+        requests: The requests.
+        condition: For each of them, besides its own.
+        pid: A process whose threads alone are watched.
+        cpus: The CPUs to watch on; None: all that are online.
+        command: COMMAND; empty where there is none.
+        kernel_accesses: Whether a user variable's accesses made by the kernel count.
+        duration: Seconds after which the run ends.
+        vmlinux: Where further names and types come from.
+    """
 
-    @property
-    def condition(self) -> str | None:
-        """For each of them, besides its own."""
-
-    @property
-    def pid(self) -> int | None:
-        """A process whose threads alone are watched."""
-
-    @property
-    def cpus(self) -> tuple[int, ...] | None:
-        """The CPUs to watch on; None: all that are online."""
-
-    @property
-    def command(self) -> Sequence[str]:
-        """COMMAND; empty where there is none."""
-
-    @property
-    def kernel_accesses(self) -> bool:
-        """Whether a user variable's accesses made by the kernel count."""
-
-    @property
-    def duration(self) -> float | None:
-        """Seconds after which the run ends."""
-
-    @property
-    def vmlinux(self) -> str | None:
-        """Where further names and types come from."""
-
-
-def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
-    """The options that trace and stat share; ``verbose`` is what -v does."""
-    parser.add_argument("requests", nargs="+", metavar="REQUEST", help="TARGET[:ACCESS], e.g. pid_max:rw-")
-    parser.add_argument("-p", "--pid", type=positive, help="this process: all its threads, and those to come")
-    parser.add_argument("-C", "--cpus", type=cpu_list, metavar="CPUS", help="these CPUs only, e.g. 0-3,8")
-    parser.add_argument(
-        "--if",
-        dest="condition",
-        metavar="CONDITION",
-        help="keep accesses for which this holds, e.g. 'new > 100 && comm == \"sshd\"'; for every request",
-    )
-    parser.add_argument(
-        "--kernel-accesses", action="store_true",
-        help="count a user variable's accesses made by the kernel, too (read(2) into it)",
-    )  # fmt: skip
-    parser.add_argument("--duration", type=seconds, metavar="SECONDS", help="end after so long")
-    parser.add_argument(
-        "--twin", choices=TWINS, default="auto",
-        help="a second register for each piece of rw- tells reads from writes (default: where they are free)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--no-bpf", action="store_true", help="plain perf events only: no values, no conditions on them"
-    )
-    parser.add_argument(
-        "--guard", type=percent, metavar="PERCENT|off",
-        help="disarm a watch whose hits take more of a CPU's time (default: 25, for kernel variables without -p)",
-    )  # fmt: skip
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help="no header, and no remarks but the summary"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help=verbose)
-    add_vmlinux(parser)
+    requests: Sequence[str]
+    condition: str | None = None
+    pid: int | None = None
+    cpus: tuple[int, ...] | None = None
+    command: Sequence[str] = ()
+    kernel_accesses: bool = False
+    duration: float | None = None
+    vmlinux: str | None = None
 
 
 def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[Request]:
@@ -163,7 +116,7 @@ class Session:
 
 @contextmanager
 def open_session(
-    args: Asked | argparse.Namespace,
+    asked: Asked,
     planting: Planting,
     *,
     every: float = ROUND_SECONDS,
@@ -172,7 +125,7 @@ def open_session(
     """Resolve, plan, start COMMAND (waiting), and plant; everything is given back at the end.
 
     Args:
-        args: The command line, or what is in its place.
+        asked: What to watch.
         planting: How to plant.
         every: See Run.
         signals: What signals do; left out: those that ask for an end end the run in order.
@@ -180,30 +133,30 @@ def open_session(
     Raises:
         KsymError: it cannot be done; nothing is left planted and COMMAND has not run.
     """
-    requests = parse_requests(args.requests, args.condition)
+    requests = parse_requests(asked.requests, asked.condition)
     with ExitStack() as stack:
         signals = stack.enter_context(signals or Signals())
-        command, pid = _start(args, requests, signals, stack)
-        resolver = Resolver(vmlinux=args.vmlinux, pid=pid, self_pid=command.pid if command else None)
+        command, pid = _start(asked, requests, signals, stack)
+        resolver = Resolver(vmlinux=asked.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
         found = [(request, resolver.resolve(request)) for request in requests]
-        conditions = _conditions(found, resolver, kernel_accesses=args.kernel_accesses)
-        planted = plant(found, conditions, _scope(args, pid), planting, stack, resolver.kernel)
+        conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
+        planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
         armed = planted.armed
         if armed.engine:
-            from ksym.commands.engines import prepare
+            from ksym.runs.engines import prepare
 
             prepare(armed, resolver, pid)
         run = Run(
-            armed, signals, command=command, pid=args.pid, duration=args.duration, every=every,
-            fixed_cpus=args.cpus is not None, guard=planted.guard,
+            armed, signals, command=command, pid=asked.pid, duration=asked.duration, every=every,
+            fixed_cpus=asked.cpus is not None, guard=planted.guard,
             presence=Presence(presence_checks(armed.plan, pid)),
         )  # fmt: skip
         if armed.unstable_threads:
             run.notes.append(
                 f"process {pid} started threads all the while it was being armed: some may not be watched"
             )
-        if command and pid not in (None, command.pid, args.pid):
+        if command and pid not in (None, command.pid, asked.pid):
             run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
         yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking)
 
@@ -213,38 +166,38 @@ def _conditions(
 ) -> list[Condition | None]:
     if all(request.condition is None for request, _ in found):
         return []
-    from ksym.commands.engines import bind_conditions
+    from ksym.runs.engines import bind_conditions
     from ksym.symbols.functions import Functions
 
     return bind_conditions(found, Functions(resolver.kernel, resolver.pid, kernel_accesses=kernel_accesses))
 
 
 def _start(
-    args: Asked | argparse.Namespace, requests: list[Request], signals: Signals, stack: ExitStack
+    asked: Asked, requests: list[Request], signals: Signals, stack: ExitStack
 ) -> tuple[Command | None, int | None]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
-    if args.pid is not None and not os.path.exists(f"/proc/{args.pid}"):
-        raise KsymError(f"cannot watch process {args.pid}", "there is no such process", "see ps -e")
-    if not args.command:
-        return None, args.pid
+    if asked.pid is not None and not os.path.exists(f"/proc/{asked.pid}"):
+        raise KsymError(f"cannot watch process {asked.pid}", "there is no such process", "see ps -e")
+    if not asked.command:
+        return None, asked.pid
     objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
-    if objects and args.pid is not None:
+    if objects and asked.pid is not None:
         raise UsageError(
             "cannot read the command line", "-p and -- COMMAND both say where", "give one of them"
         )
-    command = Command(args.command, traced=bool(objects))
+    command = Command(asked.command, traced=bool(objects))
     stack.callback(command.close)
     if not objects:
-        return command, args.pid
+        return command, asked.pid
     found = command.run_until(lambda pid: _all_mapped(pid, objects), signals.wait)
     if found is None and signals.received is not None:
         raise KsymError(
             f"cannot watch {', '.join(objects)}",
-            f"{signals.received.name} came before {args.command[0]} had it in memory",
+            f"{signals.received.name} came before {asked.command[0]} had it in memory",
         )
     if found is None:
         raise KsymError(
-            f"cannot watch {', '.join(objects)}", f"{args.command[0]} ended without having it in memory",
+            f"cannot watch {', '.join(objects)}", f"{asked.command[0]} ended without having it in memory",
             "name the program that has the variable, as COMMAND runs it",
         )  # fmt: skip
     return command, found
@@ -275,15 +228,15 @@ class _ScopeNow:
         return Scope(self._cpus, threads, self._only_threads)
 
 
-def _scope(args: Asked | argparse.Namespace, pid: int | None) -> _ScopeNow:
+def _scope(asked: Asked, pid: int | None) -> _ScopeNow:
     online = online_cpus()
     cpus = tuple(online)
-    if args.cpus is not None:
-        missing = sorted(set(args.cpus) - set(online))
+    if asked.cpus is not None:
+        missing = sorted(set(asked.cpus) - set(online))
         if missing:
             raise KsymError(
                 f"cannot watch on CPU {', '.join(map(str, missing))}", "it is offline or does not exist",
                 f"online are {read_text('/sys/devices/system/cpu/online').strip()}",
             )  # fmt: skip
-        cpus = args.cpus
-    return _ScopeNow(cpus, pid, args.pid is not None)
+        cpus = asked.cpus
+    return _ScopeNow(cpus, pid, asked.pid is not None)

@@ -116,7 +116,7 @@ def _engine(
 ) -> tuple[Engine | None, list[str]]:
     if planting.wants is None:
         return None, []
-    from ksym.commands.engines import engine_for
+    from ksym.runs.engines import engine_for
 
     return engine_for(plan, planting, guarded, kernel)
 

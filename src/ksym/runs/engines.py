@@ -29,8 +29,8 @@ from ksym.watch.arm import ArmedWatch
 from ksym.watch.plan import Plan, Watch
 
 if TYPE_CHECKING:
-    from ksym.commands.planting import Planting
     from ksym.language.condition import Condition
+    from ksym.runs.planting import Planting
 
 _LOG_LINES = 12
 """Of the verifier's log, from its end."""

@@ -15,10 +15,10 @@ from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
 from ksym.capture.values import Values
-from ksym.commands.session import Session
 from ksym.linux.libc import MACHINE
 from ksym.program.engine import Engine
 from ksym.program.shared import Cell
+from ksym.runs.session import Session
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.symbols.variable import Space
 from ksym.views.summary import Tally, number

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The trace buffer: a bounded queue for each CPU, of which the oldest entries make room for new ones, as in ftrace."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ksym.capture.access import Access
+
+DEFAULT_KB = 1408
+"""What tracefs has, for each CPU."""
+MOST_KB = 1 << 20
+_ENTRY_BYTES, _FRAME_BYTES = 64, 8
+
+
+class Marker(NamedTuple):
+    """A line that somebody wrote.
+
+    Args:
+        time_ns: CLOCK_MONOTONIC nanoseconds.
+        cpu: Where the writer ran.
+        tid: The writer.
+        comm: Its name.
+        text: The line, without newline.
+    """
+
+    time_ns: int
+    cpu: int
+    tid: int
+    comm: str
+    text: str
+
+
+Entry = Access | Marker
+
+
+def size(entry: Entry) -> int:
+    """Bytes that an entry counts for: what its record takes in a ring of the kernel's."""
+    if isinstance(entry, Marker):
+        return _ENTRY_BYTES + len(os.fsencode(entry.text))
+    return _ENTRY_BYTES + _FRAME_BYTES * len(entry.stack)
+
+
+class _Queue:
+    """Of one CPU."""
+
+    def __init__(self) -> None:
+        self.entries: deque[Entry] = deque()
+        self.used = 0
+        self.overrun = 0
+        """Entries that were dropped since the buffer was emptied."""
+        self.missed = 0
+        """Of them, those that no consumer has been told of."""
+
+    def shrink(self, limit: int) -> None:
+        while self.used > limit:
+            self.used -= size(self.entries.popleft())
+            self.overrun += 1
+            self.missed += 1
+
+
+class Buffer:
+    """What an instance has caught and nobody has consumed.
+
+    Args:
+        kilobytes: For each CPU.
+    """
+
+    def __init__(self, kilobytes: int = DEFAULT_KB) -> None:
+        self._kilobytes = kilobytes
+        self._queues: dict[int, _Queue] = {}
+
+    @property
+    def kilobytes(self) -> int:
+        """Its size, for each CPU; what is set keeps the newest entries."""
+        return self._kilobytes
+
+    @kilobytes.setter
+    def kilobytes(self, kilobytes: int) -> None:
+        self._kilobytes = kilobytes
+        for queue in self._queues.values():
+            queue.shrink(kilobytes << 10)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Take entries, those of each CPU in order of time."""
+        limit = self._kilobytes << 10
+        for entry in entries:
+            queue = self._queues.get(entry.cpu)
+            if queue is None:
+                queue = self._queues[entry.cpu] = _Queue()
+            queue.entries.append(entry)
+            queue.used += size(entry)
+            if queue.used > limit:
+                queue.shrink(limit)
+
+    def entries(self, cpu: int | None = None) -> list[Entry]:
+        """All entries in order of time, or those of one CPU."""
+        return list(heapq.merge(*(queue.entries for queue in self._of(cpu)), key=_time))
+
+    def count(self, cpu: int | None = None) -> int:
+        """Entries that are there."""
+        return sum(len(queue.entries) for queue in self._of(cpu))
+
+    def written(self, cpu: int | None = None) -> int:
+        """Those, and the ones that were dropped."""
+        return self.count(cpu) + sum(queue.overrun for queue in self._of(cpu))
+
+    def take(self, until: int) -> tuple[list[tuple[int, int]], Entry] | None:
+        """Consume the oldest entry.
+
+        Args:
+            until: Only one that is older; what is younger may still come behind others.
+
+        Returns:
+            The numbers of entries that were dropped unseen, as (CPU, how many), and the entry.
+        """
+        oldest = min(
+            (queue for queue in self._queues.values() if queue.entries),
+            key=lambda queue: queue.entries[0].time_ns,
+            default=None,
+        )
+        if oldest is None or oldest.entries[0].time_ns >= until:
+            return None
+        entry = oldest.entries.popleft()
+        oldest.used -= size(entry)
+        missed = [(cpu, queue.missed) for cpu, queue in sorted(self._queues.items()) if queue.missed]
+        for queue in self._queues.values():
+            queue.missed = 0
+        return missed, entry
+
+    def clear(self, cpu: int | None = None) -> None:
+        """Empty it, or one CPU's part; its counts begin anew."""
+        for number in [cpu] if cpu is not None else list(self._queues):
+            self._queues.pop(number, None)
+
+    def _of(self, cpu: int | None) -> Iterable[_Queue]:
+        if cpu is None:
+            return self._queues.values()
+        return [self._queues[cpu]] if cpu in self._queues else []
+
+
+def _time(entry: Entry) -> int:
+    return entry.time_ns

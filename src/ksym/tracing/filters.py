@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``ksym_trace_filter``: which requests are planted, and what becomes of them when somebody writes.
+
+A write is done as a whole or not at all. New requests are planted beside those that they replace; where registers are
+short, these are given up first, and planted again if that did not help either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ksym.errors import KsymError, NoRegisters
+from ksym.language.parser import parse_request
+from ksym.language.request import Mode, Request
+from ksym.language.request_set import RequestSet
+from ksym.tracing.planted import How, Planted
+
+Plant = Callable[[Request, How], Planted]
+Told = Callable[[Request, str], None]
+
+
+class Filters:
+    """The requests of an instance.
+
+    Args:
+        how: How they are planted.
+        told: Told of what is found to be wrong with one that is planted.
+        leaving: Told of what is about to be given up: what it caught can still be taken.
+        plant: What plants one.
+    """
+
+    def __init__(
+        self, how: How, told: Told, leaving: Callable[[Planted], None], plant: Plant = Planted
+    ) -> None:
+        self._how, self._told, self._leaving, self._plant = how, told, leaving, plant
+        self._requests = RequestSet()
+        self._planted: dict[Request, Planted] = {}
+        self._on = True
+
+    @property
+    def planted(self) -> list[Planted]:
+        """What is planted, in the order in which it came."""
+        return [self._planted[request] for request in self._requests]
+
+    def text(self) -> str:
+        """The requests, newest first, a line each."""
+        return "".join(f"{request}\n" for request in reversed(list(self._requests)))
+
+    def write(self, text: str) -> None:
+        """Do what the lines ask for, all of it or nothing.
+
+        Raises:
+            KsymError: one of them cannot be done.
+        """
+        wanted = RequestSet()
+        for request in self._requests:
+            wanted.add(request)
+        lines = text.split("\n")
+        if len(lines) > 1:
+            # An empty line among others says nothing; alone it is the empty write, which clears all.
+            lines = [line for line in lines if line.strip()] or [""]
+        for line in lines:
+            request = parse_request(line, seed=True)
+            if request.clears_all:
+                wanted.clear_all()
+            elif request.mode is Mode.CLEAR:
+                wanted.clear(request)
+            else:
+                wanted.add(request)
+        self._change(wanted, self._how)
+
+    def clear(self) -> None:
+        """Give everything back."""
+        self._change(RequestSet(), self._how)
+
+    def replant(self, how: How) -> None:
+        """Plant all anew, in another way.
+
+        Raises:
+            KsymError: it cannot be done; all stays as it was.
+        """
+        self._change(self._requests, how)
+
+    def switch(self, on: bool) -> None:
+        """Whether accesses are seen; the registers stay taken."""
+        if on != self._on:
+            self._on = on
+            for each in self.planted:
+                each.enable() if on else each.disable()
+
+    def _change(self, wanted: RequestSet, how: How) -> None:
+        stays = {request for request in wanted if how == self._how and request in self._planted}
+        news = [request for request in wanted if request not in stays]
+        olds = [request for request in self._requests if request not in stays]
+        try:
+            fresh = self._plant_all(news, how)
+            hits = self._give_up(olds)
+        except NoRegisters:
+            if not olds:
+                raise
+            hits = self._give_up(olds)
+            try:
+                fresh = self._plant_all(news, how)
+            except BaseException:
+                self._restore(olds, hits)
+                raise
+        for planted in fresh:
+            self._take_up(planted, hits.get(planted.request.target.text, 0))
+        self._requests, self._how = wanted, how
+
+    def _give_up(self, requests: Sequence[Request]) -> dict[str, int]:
+        """Give registers back; returns the hits up to then, by target."""
+        hits = {}
+        for request in requests:
+            planted = self._planted.pop(request)
+            planted.disable()
+            self._leaving(planted)
+            hits[request.target.text] = planted.hits
+            planted.close()
+        return hits
+
+    def _take_up(self, planted: Planted, hits: int) -> None:
+        request = planted.request
+        self._planted[request] = planted
+        planted.follow(hits, lambda note: self._told(request, note))
+        if self._on:
+            planted.enable()
+
+    def _plant_all(self, requests: Sequence[Request], how: How) -> list[Planted]:
+        done: list[Planted] = []
+        try:
+            for request in requests:
+                done.append(self._plant(request, how))
+        except BaseException:
+            for planted in done:
+                planted.close()
+            raise
+        return done
+
+    def _restore(self, requests: Sequence[Request], hits: dict[str, int]) -> None:
+        """Plant anew what was given up in vain."""
+        for request in requests:
+            try:
+                planted = self._plant(request, self._how)
+            except KsymError as error:
+                # Somebody else took the registers in between.
+                self._requests.clear(request)
+                self._told(request, f"it had to give way and could not be planted again: {error.why}")
+            else:
+                self._take_up(planted, hits[request.target.text])
