@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.report import Row, by_cpu_time
 from bench.runner import BenchError, Done, exactly, ksym, missing, retried, rounds, run, summary
-from bench.workload import Bench
+from bench.workload import Bench, loops_times
 
 _FEW, _MANY, _LARGE = 100_000, 1_000_000, 10_000_000
 
@@ -72,23 +72,26 @@ def _large(bench: Bench, file: Path, gone: str) -> list[Row]:
 
 def _recorded(bench: Bench, file: Path, accesses: int, *, perf: bool) -> dict[str, Callable[[], Done]]:
     """Make a recording, in place of the one before; its readers by their names."""
-    retried(partial(_make, bench, accesses, file))
+    held = retried(partial(_make, bench, accesses, file))
     readers: dict[str, Callable[[], Done]] = {
-        "report": partial(_report, bench, file, accesses),
-        "script": partial(_script, bench, file, accesses),
-        "export --to parquet": partial(_export, bench, file, accesses),
+        "report": partial(_report, bench, file, held),
+        "script": partial(_script, bench, file, held),
+        "export --to parquet": partial(_export, bench, file, held),
     }
     if perf:
-        readers["perf report --stdio"] = partial(_perf_report, bench, file, accesses)
-        readers["perf script"] = partial(_perf_script, bench, file, accesses)
+        readers["perf report --stdio"] = partial(_perf_report, bench, file, held)
+        readers["perf script"] = partial(_perf_script, bench, file, held)
     return readers
 
 
-def _make(bench: Bench, accesses: int, file: Path) -> None:
+def _make(bench: Bench, accesses: int, file: Path) -> int:
+    """Record; give back how many accesses the recording has, which may be a few less (`LoopsTimes.hits`)."""
     command = bench.loops.command(accesses)
     done = run(ksym("record", "-q", "-f", "-o", str(file), bench.loops.request, "--", *command))
-    if summary(done.stderr) != (accesses, 0):
-        raise BenchError(f"no recording of {accesses} accesses: {done.stderr.strip()[-300:]}")
+    expected = loops_times(done.stdout).hits
+    if summary(done.stderr) != (expected, 0):
+        raise BenchError(f"ksym record: {expected} hits expected, but it said: {done.stderr.strip()[-300:]}")
+    return expected
 
 
 def _report(bench: Bench, file: Path, accesses: int) -> Done:

@@ -40,7 +40,7 @@ class LongRun:
 
     Args:
         loops: What the program did.
-        lost: Accesses that are not in the file.
+        lost: Hits that are not in the file.
         cpu_seconds: Of the recorder alone, from its start to its end.
         rss_kib: Its largest resident set.
         size: Of the file, in bytes.
@@ -85,7 +85,7 @@ def _hit(bench: Bench, accesses: int, *options: str) -> Hit:
     return Hit.of(loop_times(done.stdout), lost)
 
 
-def _lost(stderr: str, file: Path, accesses: int) -> int:
+def _lost(stderr: str, file: Path, expected: int) -> int:
     """What ``ksym record`` lost, as it said.
 
     Raises:
@@ -93,9 +93,9 @@ def _lost(stderr: str, file: Path, accesses: int) -> int:
     """
     hits, lost = summary(stderr)
     held = hits if missing("perf") else perf_samples(file)
-    if hits + lost != accesses or held != hits:
+    if hits + lost != expected or held != hits:
         raise BenchError(
-            f"ksym record: {accesses} accesses, but {hits} hits, {lost} lost, {held} in the recording"
+            f"ksym record: {expected} hits expected, but {hits} hits, {lost} lost, {held} in the recording"
         )
     return lost
 
@@ -113,7 +113,7 @@ def _long_ours(bench: Bench, seconds: int) -> LongRun:
     command = bench.loops.command_for(seconds)
     done = run(ksym("record", "-q", "-f", "-o", str(file), bench.loops.request, "--", *command))
     loops = loops_times(done.stdout)
-    lost = _lost(done.stderr, file, loops.accesses)
+    lost = _lost(done.stderr, file, loops.hits)
     size = file.stat().st_size
     file.unlink()
     return LongRun(loops, lost, done.own_cpu_seconds, done.rss_kib, size)
@@ -123,7 +123,7 @@ def _long_peer(bench: Bench, seconds: int) -> LongRun:
     file = bench.folder / "perf.data"
     done = run([*perf_record(bench.loops.perf_event, file), *bench.loops.command_for(seconds)])
     loops = loops_times(done.stdout)
-    lost = max(0, loops.accesses - perf_samples(file))
+    lost = max(0, loops.hits - perf_samples(file))
     size = file.stat().st_size
     file.unlink()
     return LongRun(loops, lost, done.own_cpu_seconds, done.rss_kib, size)
@@ -138,10 +138,10 @@ def long_rows(name: str, ours: LongRun, peer: LongRun | None, gone: str) -> list
         peer: perf's; None if it is missing.
         gone: Why it is.
     """
-    remarks = [f"perf record lost {peer.lost:,} of {peer.loops.accesses:,}"] if peer else []
+    remarks = [f"perf record lost {peer.lost:,} of {peer.loops.hits:,}"] if peer else []
     traps = ours.loops.traps + (peer.loops.traps if peer else 0)
     if traps:
-        remarks.append(f"this machine told {traps:,} hits as signals as well")
+        remarks.append(f"{traps:,} hits reached the program as signals, and no tool")
 
     def row(what: str, unit: str, value: Callable[[LongRun], float], most: float | None) -> Row:
         return Row(
@@ -149,10 +149,9 @@ def long_rows(name: str, ours: LongRun, peer: LongRun | None, gone: str) -> list
             asked_most=most, note=gone,
         )  # fmt: skip
 
-    accesses = ours.loops.accesses
     return [
-        Row(f"{name}: lost of {accesses:,}", "", [ours.lost], asked_most=0, remark="; ".join(remarks)),
+        Row(f"{name}: lost of {ours.loops.hits:,}", "", [ours.lost], asked_most=0, remark="; ".join(remarks)),
         row("the recorder's CPU", "% of a core", lambda run: run.cpu_percent, 10),
         row("largest resident set", "MB", lambda run: run.rss_kib * 1024 / _MEGA, 100),
-        row("file, a hit", "B", lambda run: run.size / run.loops.accesses, None),
+        row("file, a hit", "B", lambda run: run.size / run.loops.hits, None),
     ]
