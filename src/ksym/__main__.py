@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "who touches it: reads, writes, tasks, values, stacks",
     "script": "a recording's rows, in any of trace's formats",
     "export": "a recording for DuckDB, Spark, Perfetto, flame graphs",
+    "mount": "the tracing directory: echo pid_max:rw- > ksym_trace_filter",
     "resolve": "what ksym knows about a name; plants nothing",
     "doctor": "what this machine can and cannot do, and why",
     "selftest": "plants watches, touches them, checks the exact counts",

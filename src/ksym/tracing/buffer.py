@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import heapq
-import os
 from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 from ksym.capture.access import Access
@@ -14,7 +14,8 @@ from ksym.capture.access import Access
 DEFAULT_KB = 1408
 """What tracefs has, for each CPU."""
 MOST_KB = 1 << 20
-_ENTRY_BYTES, _FRAME_BYTES = 64, 8
+ENTRY_BYTES = 64
+"""What an entry counts for: about as much as its record takes in a ring of the kernel's."""
 
 
 class Marker(NamedTuple):
@@ -36,31 +37,26 @@ class Marker(NamedTuple):
 
 
 Entry = Access | Marker
-
-
-def size(entry: Entry) -> int:
-    """Bytes that an entry counts for: what its record takes in a ring of the kernel's."""
-    if isinstance(entry, Marker):
-        return _ENTRY_BYTES + len(os.fsencode(entry.text))
-    return _ENTRY_BYTES + _FRAME_BYTES * len(entry.stack)
+TIME = attrgetter("time_ns")
 
 
 class _Queue:
     """Of one CPU."""
 
-    def __init__(self) -> None:
-        self.entries: deque[Entry] = deque()
-        self.used = 0
+    def __init__(self, most: int) -> None:
+        self.entries: deque[Entry] = deque(maxlen=most)
         self.overrun = 0
         """Entries that were dropped since the buffer was emptied."""
         self.missed = 0
         """Of them, those that no consumer has been told of."""
 
-    def shrink(self, limit: int) -> None:
-        while self.used > limit:
-            self.used -= size(self.entries.popleft())
-            self.overrun += 1
-            self.missed += 1
+    def add(self, entries: Iterable[Entry], count: int) -> None:
+        """Take so many entries, in order of time."""
+        before = len(self.entries)
+        self.entries.extend(entries)
+        dropped = before + count - len(self.entries)
+        self.overrun += dropped
+        self.missed += dropped
 
 
 class Buffer:
@@ -83,23 +79,30 @@ class Buffer:
     def kilobytes(self, kilobytes: int) -> None:
         self._kilobytes = kilobytes
         for queue in self._queues.values():
-            queue.shrink(kilobytes << 10)
+            entries = queue.entries
+            queue.entries = deque(maxlen=self._most)
+            queue.add(entries, len(entries))
+
+    @property
+    def _most(self) -> int:
+        return (self._kilobytes << 10) // ENTRY_BYTES
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take entries, those of each CPU in order of time."""
-        limit = self._kilobytes << 10
+        found: dict[int, list[Entry]] = {}
         for entry in entries:
-            queue = self._queues.get(entry.cpu)
-            if queue is None:
-                queue = self._queues[entry.cpu] = _Queue()
-            queue.entries.append(entry)
-            queue.used += size(entry)
-            if queue.used > limit:
-                queue.shrink(limit)
+            if entry.cpu in found:
+                found[entry.cpu].append(entry)
+            else:
+                found[entry.cpu] = [entry]
+        for cpu, some in found.items():
+            if cpu not in self._queues:
+                self._queues[cpu] = _Queue(self._most)
+            self._queues[cpu].add(some, len(some))
 
     def entries(self, cpu: int | None = None) -> list[Entry]:
         """All entries in order of time, or those of one CPU."""
-        return list(heapq.merge(*(queue.entries for queue in self._of(cpu)), key=_time))
+        return list(heapq.merge(*(queue.entries for queue in self._of(cpu)), key=TIME))
 
     def count(self, cpu: int | None = None) -> int:
         """Entries that are there."""
@@ -109,11 +112,8 @@ class Buffer:
         """Those, and the ones that were dropped."""
         return self.count(cpu) + sum(queue.overrun for queue in self._of(cpu))
 
-    def take(self, until: int) -> tuple[list[tuple[int, int]], Entry] | None:
+    def take(self) -> tuple[list[tuple[int, int]], Entry] | None:
         """Consume the oldest entry.
-
-        Args:
-            until: Only one that is older; what is younger may still come behind others.
 
         Returns:
             The numbers of entries that were dropped unseen, as (CPU, how many), and the entry.
@@ -123,10 +123,9 @@ class Buffer:
             key=lambda queue: queue.entries[0].time_ns,
             default=None,
         )
-        if oldest is None or oldest.entries[0].time_ns >= until:
+        if oldest is None:
             return None
         entry = oldest.entries.popleft()
-        oldest.used -= size(entry)
         missed = [(cpu, queue.missed) for cpu, queue in sorted(self._queues.items()) if queue.missed]
         for queue in self._queues.values():
             queue.missed = 0
@@ -141,7 +140,3 @@ class Buffer:
         if cpu is None:
             return self._queues.values()
         return [self._queues[cpu]] if cpu in self._queues else []
-
-
-def _time(entry: Entry) -> int:
-    return entry.time_ns
