@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.program.layout import Hit
-from ksym.recording.perf_file import ATTR_SIZE, HEADER, Kind, note, record
+from ksym.recording.perf_file import ATTR_SIZE, CONSTANT, HEADER, MAKER, NOTE_MARK, Kind, note, record
 from ksym.recording.reader import Recording, open_recording
 from ksym.recording.zstd import Compressor, ZstdMissing
 from ksym.symbols.ctext import parse_type
@@ -228,10 +228,62 @@ def test_a_damaged_recording_shows_no_wrong_row(steps: list[tuple[Any, ...]]) ->
                 assert found[1] is not None
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_no_flipped_bit_makes_other_rows(tmp_path: Path, compressed: bool) -> None:
+    """A bit of each byte of the first 4 KB, and of places behind them."""
+    path = tmp_path / "x.data"
+    made(path, compressor=zstd() if compressed else None)
+    data, found = path.read_bytes(), read(path)
+    assert found is not None
+    whole, chance = found[0], random.Random(5)
+    assert len(whole) == 24
+    for at in [*range(min(len(data), 4096)), *(chance.randrange(len(data)) for _ in range(400))]:
+        flipped = bytearray(data)
+        flipped[at] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        found = read(path)
+        assert found is None or found[0] == whole[: len(found[0])], at
+        assert found is None or found[1] is not None or len(found[0]) == len(whole), at
+
+
+@pytest.mark.parametrize(
+    ("found", "instead"),
+    [
+        (b"start\0", b"stark\0"),
+        (NOTE_MARK, b"ksyn\0\0\0\1"),
+        (b"start\0", b"\0tart\0"),
+        (b"version", b"versioo"),
+    ],
+)
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_recording_whose_start_is_damaged_is_never_taken_for_one_of_perf(
+    tmp_path: Path, found: bytes, instead: bytes, marked: bool
+) -> None:
+    data, _ = small()
+    data = data[: HEADER.size] + data[HEADER.size :].replace(MAKER, MAKER if marked else bytes(len(MAKER)))
+    at = data.index(found, HEADER.size + len(MAKER))
+    path = tmp_path / "x.data"
+    path.write_bytes(data[:at] + instead + data[at + len(found) :])
+    with pytest.raises(KsymError, match=r"it is damaged near byte|its watches is damaged"):
+        open_recording(str(path))
+
+
+def test_what_was_not_sealed_does_not_count(tmp_path: Path) -> None:
+    """A file that looks whole but for the last seal, which is hidden among what nobody knows."""
+    data, whole = small()
+    at = data.rindex(b"check\0")
+    path = tmp_path / "x.data"
+    path.write_bytes(data[:at] + b"chess" + data[at + 5 :])
+    found = read(path)
+    assert found is not None
+    assert found[0] == whole
+    assert found[1] == "its last part is not sealed"
+
+
 def sealed(data: bytes) -> bytes:
     """The same file with check sums that are right: whoever made it up could do that."""
     start = HEADER.unpack_from(data)[5]
-    total, out, at = zlib.crc32(data[HEADER.size : start]), bytearray(data), start
+    total, out, at = zlib.crc32(data[CONSTANT] + data[HEADER.size : start]), bytearray(data), start
     while at + 8 <= len(out):
         kind, _, size = struct.unpack_from("<IHH", out, at)
         if size < 8 or size % 8 or at + size > len(out):
@@ -316,7 +368,7 @@ def test_notes_that_say_what_they_like(data: st.DataObject) -> None:
         ]
     )
     at = HEADER.unpack_from(whole)[5]
-    total = zlib.crc32(body, zlib.crc32(whole[HEADER.size : at]))
+    total = zlib.crc32(body, zlib.crc32(whole[CONSTANT] + whole[HEADER.size : at]))
     body += note("check", str(total).encode(), trailer)
     fields = list(HEADER.unpack_from(whole))
     fields[6], fields[9] = len(body), bytes(32)
@@ -403,7 +455,9 @@ def test_events_that_cannot_be_told_are_refused(tmp_path: Path, attrs: list[byte
     assert why in caught.value.line()
 
 
-def test_a_compressed_part_that_unpacks_without_end_is_damage(tmp_path: Path) -> None:
+def test_a_compressed_part_that_unpacks_without_end_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, _ = small()
     make = zstd()
     at = HEADER.unpack_from(data)[5]
@@ -414,9 +468,7 @@ def test_a_compressed_part_that_unpacks_without_end_is_damage(tmp_path: Path) ->
     fields[6], fields[9] = len(body), bytes(32)
     path = tmp_path / "x.data"
     path.write_bytes(HEADER.pack(*fields) + data[HEADER.size : at] + body)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ksym.recording.stream._MOST_UNPACKED", 1)
-        found = read(path)
-    assert found is not None
-    assert found[1] is not None
-    assert "it unpacks to an impossible size" in found[1]
+    monkeypatch.setattr("ksym.recording.stream._MOST_UNPACKED", 1)
+    with pytest.raises(KsymError) as caught:
+        open_recording(str(path))
+    assert "it unpacks to an impossible size" in caught.value.line()

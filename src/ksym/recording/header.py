@@ -15,7 +15,7 @@ import zlib
 from dataclasses import dataclass, field
 
 from ksym.errors import KsymError
-from ksym.recording.perf_file import HEADER, MAGIC, SECTION, Feature
+from ksym.recording.perf_file import CONSTANT, HEADER, MAGIC, MAKER, NOTE_MARK, SECTION, Feature
 
 Bytes = io.RawIOBase | io.BufferedIOBase
 
@@ -73,8 +73,10 @@ class FileHead:
     """The file is shorter than its header says."""
     machine: Machine
     modified_ns: int
+    by_ksym: bool
+    """ksym wrote it: what it has not sealed does not count."""
     check_sum: int
-    """CRC-32 of the events and their identifiers."""
+    """With which the first seal of ksym's begins: CRC-32 of what stands before the data and does not change."""
 
 
 def error(path: str, why: str, todo: str = _TODO) -> KsymError:
@@ -133,10 +135,11 @@ def read_head(file: Bytes, path: str) -> FileHead:
     machine, whole = Machine(), False
     if features and counted <= size:
         machine, whole = _features(file, counted, features, size, events)
+    behind = _at(file, HEADER.size, min(data_at - HEADER.size, 2 * _MOST_ID_BYTES))
     return FileHead(
         path, events, data_at, min(counted, size), whole and bool(data_size), counted > size, machine,
-        os.fstat(file.fileno()).st_mtime_ns,
-        zlib.crc32(_at(file, HEADER.size, min(data_at - HEADER.size, 2 * _MOST_ID_BYTES))),
+        os.fstat(file.fileno()).st_mtime_ns, NOTE_MARK in _at(file, HEADER.size, len(MAKER)),
+        zlib.crc32(start[CONSTANT] + behind),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ Sources: tools/perf/Documentation/perf.data-file-format.txt, tools/perf/util/hea
 tools/lib/perf/include/perf/event.h of Linux; include/uapi/linux/perf_event.h.
 
     header        magic, sizes, where attrs and data are, 256 bits for the features that follow the data
+    MAKER         in ksym's alone
     attrs         perf_event_attr and where its identifiers are, for each event
     identifiers   u64 each
     data          records
@@ -71,9 +72,13 @@ NOTE = 0x6B73
 NOTE_HEAD = struct.Struct("<HHI8s")
 """struct perf_record_bpf_event behind the record's header: type NOTE, flags (1: more of it follows), number, a mark."""
 CHECK = "check"
-"""Name of the note that holds the CRC-32 of all records since the one before it, the events and identifiers of the
-header in front of the first."""
+"""Name of the note that holds the CRC-32 of all records since the one before it; in front of the first one, that of
+what is CONSTANT in the header and of all that stands between it and the data."""
 NOTE_MARK = b"ksym\0\0\0\1"
+MAKER = 8 * NOTE_MARK
+"""Stands behind the header of what ksym records, so often that no damage of a few bytes hides who wrote the file."""
+CONSTANT = slice(8, 48)
+"""What of the header stays as it is while the file grows: sizes, where the attrs are, and where the data begin."""
 _NOTE_MOST = 60_000
 
 

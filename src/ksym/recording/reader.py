@@ -7,8 +7,8 @@ array([1763887526379401212, 1763887526379423017])
 
 A file that was cut, by a killed recorder, a full disk or a lost end, gives what was whole before that; the same holds
 for one that is damaged. ksym seals what it records with check sums, several times a second, and what is not sealed
-does not count. perf has no such thing: of its files, what lies in front of the damage counts up to the recorder's last
-round, as a name that belongs to a hit may come in the ring of another CPU.
+does not count, nor is such a file ever taken for perf's. perf has no such thing: of its files, what lies in front of
+the damage counts up to the recorder's last round, as a name that belongs to a hit may come in the ring of another CPU.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Reading:
         self._layout = Layout(events[0])
         if any(Layout(event) != self._layout for event in events):
             raise error(head.path, "its events have different fields", "record them one by one")
-        self._sideband = Sideband()
+        self._sideband = Sideband(by_ksym=head.by_ksym or head.machine.version.startswith("ksym"))
         self._damage: str | None = None
         self._learned = 0
         """Number of the last note on further identifiers."""
@@ -174,7 +174,11 @@ class _Reading:
             self._damage, self._limit = str(damage), other.before
 
     def _start(self) -> tuple[Start, Decoder]:
-        start = self._noted_start() or perf_start(self._head, self._layout)
+        start = self._noted_start()
+        if start is None:
+            if self._sideband.by_ksym:
+                raise self._unreadable()
+            start = perf_start(self._head, self._layout)
         sizes = [padded(watch.variable.length) for watch in start.watches]
         decoder = Decoder(self._layout, max(8, *sizes), by_program=start.values)
         _plan(decoder, start)
@@ -186,16 +190,22 @@ class _Reading:
                 try:
                     return start_from(note.content)
                 except BAD_NOTE as bad:
-                    raise error(self._head.path, "what it says of its watches is damaged") from bad
+                    raise self._unreadable() from bad
         return None
+
+    def _unreadable(self) -> KsymError:
+        """What is said where it is not certain what was watched."""
+        return error(self._head.path, self._cut() or "what it says of its watches is damaged")
 
     def _finish(self, start: Start, decoder: Decoder) -> Recording:
         sideband, columns = self._sideband, decoder.columns
         count = min(columns.count, self._limit)
-        cut = self._cut()
-        if cut and (sideband.rounds or sideband.by_ksym):
+        if sideband.by_ksym or (self._cut() and sideband.rounds):
             count = min(count, sideband.round_hits)
             sideband.drop_unfinished()
+        if sideband.by_ksym and all(note.name != "start" for note in sideband.notes):
+            raise self._unreadable()
+        cut = self._cut()
         if not start.version and not start.offset:
             times = [change.record.time for change in sideband.changes]
             start.offset = self._head.modified_ns - min(max(columns.latest, *times, 0), _NO_END)
@@ -242,6 +252,8 @@ class _Reading:
         if damage:
             return f"it is damaged near byte {at}: {damage}"
         ended = any(note.name == "end" for note in self._sideband.notes)
+        if self._sideband.by_ksym and self._head.whole and not ended:
+            return "its last part is not sealed"
         if not self._head.whole or (self._sideband.by_ksym and not ended):
             return "its recorder was killed, or found no room"
         return None

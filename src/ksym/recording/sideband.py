@@ -115,11 +115,11 @@ class Sideband:
         kind, more, number, mark = NOTE_HEAD.unpack_from(other.data, at)
         if kind != NOTE:
             return
+        self.by_ksym = True
         (size,) = struct.unpack_from("<I", other.data, at + NOTE_HEAD.size)
         part = other.data[at + NOTE_HEAD.size + 4 :][:size]
         if mark != NOTE_MARK or more > 1 or len(part) < size:
             raise Damaged("a note of ksym's is damaged")
-        self.by_ksym = True
         if number == 0:
             head, _, part = part.partition(b"\0")
             self._open = head.decode(errors="replace"), []

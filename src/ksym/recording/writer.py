@@ -18,9 +18,11 @@ from ksym.linux.perf_event import Attr
 from ksym.recording.perf_file import (
     ATTR_SIZE,
     CHECK,
+    CONSTANT,
     EVENT_UPDATE_NAME,
     HEADER,
     MAGIC,
+    MAKER,
     SECTION,
     Feature,
     Kind,
@@ -71,7 +73,7 @@ class PerfWriter:
         self._fd, self._events, self._compressor = fd, events, compressor
         self._sideband = events[-1].ids[0]
         sections, identifiers = b"", b""
-        first = HEADER.size + len(events) * (ATTR_SIZE + SECTION.size)
+        first = HEADER.size + len(MAKER) + len(events) * (ATTR_SIZE + SECTION.size)
         for event in events:
             sections += event.attr.pack() + SECTION.pack(first + len(identifiers), 8 * len(event.ids))
             identifiers += struct.pack(f"<{len(event.ids)}Q", *event.ids)
@@ -81,8 +83,9 @@ class PerfWriter:
         self._waiting: list[bytes] = []
         self.waiting = 0
         """Bytes that are not flushed yet."""
-        self._sum, self._summed = zlib.crc32(sections + identifiers), 0
-        _write(fd, self._header() + sections + identifiers, 0)
+        header, behind = self._header(), MAKER + sections + identifiers
+        self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind), 0
+        _write(fd, header + behind, 0)
         for event in events:
             name = event.name.encode(errors="replace") + b"\0"
             body = struct.pack("<QQ", EVENT_UPDATE_NAME, event.ids[0]) + name
@@ -163,7 +166,8 @@ class PerfWriter:
         bits = sum(1 << feature for feature in features)
         count = len(self._events) * (ATTR_SIZE + SECTION.size)
         return HEADER.pack(
-            MAGIC, HEADER.size, ATTR_SIZE + SECTION.size, HEADER.size, count, self._data_at, self.size, 0, 0,
+            MAGIC, HEADER.size, ATTR_SIZE + SECTION.size, HEADER.size + len(MAKER), count, self._data_at, self.size,
+            0, 0,
             bits.to_bytes(32, "little"),
         )  # fmt: skip
 
