@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""``make bench``: measure, print one table, write build/bench.json."""
+"""``make bench``: measure, print one table, write build/bench.json and build/bench.svg."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import FIGURES
+from bench.picture import picture
 from bench.report import Row, table, write_json
 from bench.runner import PACKAGES, ROOT, BenchError, version
 from bench.workload import Bench, build_loop, build_loops, find_kernel_variable, online_cpus
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine["load after"] = _load()
     print(table(rows))
     write_json(args.json, rows, machine)
-    print(f"all values: {os.path.relpath(args.json)}")
+    drawn = args.json.with_suffix(".svg")
+    drawn.write_text(picture(rows, f"Linux {machine['kernel']}, {machine['cpus']} CPUs, {machine['perf']}"))
+    print(f"all values: {os.path.relpath(args.json)}, as a picture: {os.path.relpath(drawn)}")
     return 1 if failed else 0
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -14,6 +15,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from bench import offline
 from bench.figures import FIGURES
+from bench.picture import picture
 from bench.record import LongRun, long_rows
 from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, by_cpu_time, ratios, spread, table, verdict
 from bench.runner import BenchError, Done, RunFailed, exactly, in_turns, perf_record, rounds, run, summary
@@ -307,3 +309,26 @@ def test_a_reader_that_does_not_show_all_gives_no_figure() -> None:
 def test_every_figure_says_what_it_is() -> None:
     assert list(FIGURES) == ["count", "armed", "loss", "cost", "values", "record", "offline"]
     assert all(figure.__doc__ for figure in FIGURES.values())
+
+
+def test_the_picture_has_a_mark_for_each_figure_with_a_peer() -> None:
+    rows = [
+        Row("fast <&>", "ns", [50, 60], "perf", [100, 100], asked_ratio=1.1),
+        Row("slow", "ns", [300, 300], "perf", [100, 100], asked_ratio=1.1),
+        Row("not asked", "ns", [100], "gdb", [2000]),
+        Row("alone", "MB", [5], asked_most=10),
+        Row("none lost", "", [0], "perf", [7]),
+    ]
+    root = ElementTree.fromstring(picture(rows, "one & the same machine"))
+    space = "{http://www.w3.org/2000/svg}"
+    marks = [mark.get("class") for mark in root.iter(f"{space}circle")]
+    assert marks == ["ok", "behind", "plain"]
+    where = [float(str(mark.get("cx"))) for mark in root.iter(f"{space}circle")]
+    assert where[2] < where[0] < where[1]
+    words = ["".join(text.itertext()) for text in root.iter(f"{space}text")]
+    assert {"fast <&>", "0.55 perf", "slow", "3.00 perf", "0.05 gdb", "one & the same machine"} <= set(words)
+    assert not {"alone", "none lost"} & set(words)
+
+
+def test_a_picture_of_nothing_is_one() -> None:
+    assert ElementTree.fromstring(picture([], "")).tag.endswith("svg")
