@@ -97,6 +97,11 @@ class Session:
     lacking: list[str]
     """What this machine does not allow, in words; nothing once it was told."""
 
+    @property
+    def code_pid(self) -> int | None:
+        """Whose code is known from before its first instruction on: the process that is watched, or COMMAND."""
+        return self.command.pid if self.pid is None and self.command else self.pid
+
     def tell_lacking(self) -> None:
         """Say on stderr what this machine does not allow; the summary does not tell it again then."""
         for line in self.lacking:
