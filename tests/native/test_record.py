@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +19,7 @@ from ksym.errors import KsymError
 from ksym.linux.libc import MACHINE
 from ksym.recording.accesses import Accesses
 from ksym.recording.reader import Recording, open_recording
-from native.running import ONE_LINE, ended, sample, started, summary
+from native.running import ONE_LINE, ended, nobody, sample, started, summary
 from support.program import Result, ksym, shell
 from synthetic.compile import build, nm
 
@@ -302,18 +304,55 @@ def test_a_recording_is_for_its_owner_and_replaces_nothing(loop: Path) -> None:
     assert len(open_recording(str(path)).accesses()) == 10
 
 
-def test_a_full_file_is_followed_by_another(loop: Path) -> None:
-    result = record(loop, "--max-size", "200K", "--flush-ms", "1", rounds=20_000)
-    recordings = [open_recording(str(loop.parent / name)) for name in ("x.data.1", "x.data")]
+def test_the_newest_hits_in_a_bounded_size(loop: Path) -> None:
+    result = record(loop, "--max-size", "1M", rounds=20_000)
+    paths = [loop.parent / name for name in ("x.data.1", "x.data")]
+    assert sum(path.stat().st_size for path in paths) <= 1 << 20
+    recordings = [open_recording(str(path)) for path in paths]
     assert [recording.cut for recording in recordings] == [None, None]
-    first, second = (recording.accesses() for recording in recordings)
-    assert summary(result.err).startswith("ksym: 50000 hits, 0 lost")
-    assert 0 < len(first) < 50_000
-    if len(second):  # the file may have been full with the last hit
-        assert int(first.time_ns[0]) < int(second.time_ns[0])
-    for accesses, name in ((first, "x.data.1"), (second, "x.data")):
-        assert by_ip(accesses) == perf_counts(loop.parent, name)[0]
-        assert set(by_comm(accesses)) <= {"first", "second", "loop"}
+    assert summary(result.err) == "ksym: 50000 hits, 0 lost, 0 disarmed; ./loop:counter 50000"
+    kept = [recording.accesses() for recording in recordings]
+    removed = 50_000 - sum(map(len, kept))
+    assert removed > 0
+    assert f"ksym: {removed} hits in files that were removed (--max-size)\n" in result.err
+    for recording, accesses, path in zip(recordings, kept, paths, strict=True):
+        counts = recording.counts
+        assert (counts["hits"], counts["recorded"], counts["lost"]) == ([len(accesses)], len(accesses), 0)
+        assert counts["removed"] == removed
+        assert by_ip(accesses) == perf_counts(loop.parent, path.name)[0]
+        assert set(by_comm(accesses)) <= {"first", "second"}
+    if len(kept[1]):  # the file may have been full with the last hit
+        assert int(kept[0].time_ns[-1]) <= int(kept[1].time_ns[0])
+    shown = ksym("report", "x.data", cwd=loop.parent).out
+    assert f"{removed:,} hits in files that were removed" in shown
+    assert "goes on where the file before it ended" in shown
+
+
+def test_a_file_of_somebody_is_kept(loop: Path) -> None:
+    (loop.parent / "y.data.1").write_text("mine")
+    words = ("record", "--max-size", "1M", "-o", "y.data", "./loop:counter", "--", "./loop", "20000")
+    assert ksym(*words, cwd=loop.parent).status == 0
+    assert (loop.parent / "y.data.1.old").read_text() == "mine"
+    assert open_recording(str(loop.parent / "y.data.1")).counts["continued"]
+
+
+def test_a_device_stays_what_it_is(loop: Path, tmp_path: Path) -> None:
+    null, pipe = tmp_path / "null", tmp_path / "pipe"
+    os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mkfifo(pipe)
+    before = [each.lstat().st_ino for each in (null, pipe)]
+    request = ("./loop:counter", "--", "./loop", "400")
+    result = ksym("record", "-o", str(null), *request, cwd=loop.parent)
+    assert (result.status, summary(result.err)) == (
+        0,
+        "ksym: 1000 hits, 0 lost, 0 disarmed; ./loop:counter 1000",
+    )
+    for name in (str(pipe), str(tmp_path), "-", ""):
+        result = ksym("record", "-f", "-o", name, *request, cwd=loop.parent)
+        assert result.status == (125 if name.startswith("/") else 2)
+        assert ONE_LINE.fullmatch(result.err), result.err
+    assert [each.lstat().st_ino for each in (null, pipe)] == before
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["null", "pipe"]
 
 
 def recorded_so_far(path: Path) -> Recording | None:
@@ -348,7 +387,8 @@ def test_a_killed_recorder_leaves_what_it_flushed(loop: Path) -> None:
     recording = open_recording(str(path))
     accesses = recording.accesses()
     assert len(accesses) >= 1000
-    assert recording.cut == "its recorder was killed, or found no room"
+    assert recording.cut == "its recorder was killed"
+    assert recording.machine.hostname == os.uname().nodename
     assert by_ip(accesses) == perf_counts(loop.parent)[0]
     shown = ksym("script", "x.data", cwd=loop.parent)
     assert shown.status == 0
@@ -385,11 +425,122 @@ def test_a_full_disk_leaves_what_it_took(loop: Path, tiny_disk: Path) -> None:
         cwd=loop.parent,
     )
     assert result.status == 125
-    assert ONE_LINE.fullmatch(result.err), result.err
-    assert "No space left on device" in result.err
+    lines = result.err.splitlines(keepends=True)
+    assert ONE_LINE.fullmatch(lines[-1]), result.err
+    assert "No space left on device" in lines[-1]
     recording = open_recording(str(path))
-    assert recording.cut == "its recorder was killed, or found no room"
-    assert by_ip(recording.accesses()) == perf_counts(tiny_disk)[0]
+    kept = recording.accesses()
+    assert recording.cut == "its recorder could not write on: No space left on device"
+    assert recording.machine.hostname == os.uname().nodename
+    assert by_ip(kept) == perf_counts(tiny_disk)[0]
+    caught = int(re.findall(r"ksym: (\d+) hits, 0 lost", summary(result.err))[0])
+    assert f"ksym: {caught - len(kept)} hits caught, but not written\n" in lines
+    assert recording.counts["unwritten"] == caught - len(kept)
+
+
+# -- names and numbers ---------------------------------------------------------------------------------
+
+STARTS = r"""
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+volatile long value;
+__attribute__((noinline)) void put(long number) { value = number; }
+static void *work(void *unused) { for (int i = 0; i < 10; i++) put(i); return 0; }
+int main(void) {
+    for (int each = 0; each < 3; each++) {
+        if (fork()) continue;
+        pthread_t threads[2];
+        for (int i = 0; i < 2; i++) pthread_create(threads + i, 0, work, 0);
+        work(0);
+        for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+        execl("/bin/true", "true", (char *)0);
+    }
+    while (wait(0) > 0) ;
+    work(0);
+    execl("/bin/true", "true", (char *)0);
+}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-g",), ("--no-bpf",)], ids=" ".join)
+def test_what_ran_before_another_program_has_names(tmp_path: Path, options: tuple[str, ...]) -> None:
+    build(tmp_path, "starts", STARTS, "-g", "-O1", "-no-pie", "-fno-omit-frame-pointer", "-pthread")
+    result = ksym("record", "-o", "x.data", *options, "./starts:value:-w-", "--", "./starts", cwd=tmp_path)
+    assert summary(result.err) == "ksym: 100 hits, 0 lost, 0 disarmed; ./starts:value 100"
+    accesses = open_recording(str(tmp_path / "x.data")).accesses()
+    named = [accesses.sites[site].named for site in accesses.site.tolist()]
+    assert [(name.function, name.owner) for name in named] == [("put", "starts")] * 100
+    if options == ("-g",):
+        stacks = [accesses.stacks[stack] for stack in accesses.stack.tolist()]
+        assert {stack[1].function for stack in stacks} <= {"work", "start_thread", "main"}
+
+
+def test_user_code_in_stacks_of_the_kernel_has_names(tmp_path: Path) -> None:
+    words = ("-g", "task(self).comm:-w-", *shell("/bin/true; /bin/true"))
+    assert ksym("record", "-o", "x.data", *words, cwd=tmp_path).status == 0
+    accesses = open_recording(str(tmp_path / "x.data")).accesses()
+    frames = {accesses.stacks[stack][-1].function for stack in accesses.stack.tolist()}
+    assert None not in frames
+    traced = ksym("trace", "--format", "json", *words, cwd=tmp_path)
+    assert all(not row["stack"][-1].startswith("0x") for row in traced.rows())
+
+
+COPIES = r"""
+#include <string.h>
+char text[16] __attribute__((aligned(16)));
+int main(void) {
+    for (int i = 0; i < 40; i++) {
+        char *to = text, *from = "0123456789abcde";
+        unsigned long count = 16;
+        __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(count) : : "memory");
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--no-bpf", "--twin", "off"), ("-g",)], ids=" ".join)
+@pytest.mark.parametrize("most", [1, 7, 40, 41])
+def test_a_limit_is_one_of_accesses(tmp_path: Path, options: tuple[str, ...], most: int) -> None:
+    build(tmp_path, "copies", COPIES, "-O1", "-no-pie")
+    words = ("record", "-o", "x.data", "--limit", str(most), *options, "./copies:text:-w-", "--", "./copies")
+    result = ksym(*words, cwd=tmp_path)
+    rows = min(most, 40)
+    assert re.match(rf"ksym: {rows} access(es)? \(\d+ hits\), 0 lost, 0 disarmed", summary(result.err))
+    assert len(open_recording(str(tmp_path / "x.data")).accesses()) == rows
+    assert len(ksym("script", "--format", "json", "x.data", cwd=tmp_path).rows()) == rows
+
+
+def test_both_lines_say_the_same(loop: Path) -> None:
+    for words in ((), ("--no-bpf", "--twin", "on")):
+        result = record(loop, *words)
+        assert summary(result.err) == "ksym: 1000 hits, 0 lost, 0 disarmed; ./loop:counter 1000"
+        assert re.search(r"^ksym: x\.data: 1000 hits, \d+\.\d KB; ksym report x\.data$", result.err, re.M)
+
+
+def test_names_are_shown_without_their_escapes(loop: Path) -> None:
+    name = "\x1b[31mred.data"
+    result = ksym("record", "-o", name, "./loop:counter", "--", "./loop", "4", cwd=loop.parent)
+    (loop.parent / name).unlink()
+    assert "\x1b" not in result.err
+    assert r"\x1b[31mred.data" in result.err
+
+
+def test_what_is_lacking_is_told_at_the_start(tmp_path: Path) -> None:
+    """As another user, who may have no program; COMMAND's own line comes behind it."""
+    build(
+        tmp_path, "points", POINTS.replace("int main(void) {", 'int main(void) { fprintf(stderr, "runs\\n");')
+    )
+    tmp_path.chmod(0o777)
+    for folder in (tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(folder.stat().st_mode | 0o711)
+    result = nobody("record", "-o", "x.data", "./points:where:-w-", "--", "./points", cwd=tmp_path)
+    if result.status == 125:
+        pytest.skip(result.err)
+    assert result.err.startswith("ksym: no values (OLD -> NEW)")
+    assert result.err.index("no values") < result.err.index("runs")
+    assert result.err.count("no values") == 1
 
 
 def test_a_folder_that_is_not_there(loop: Path) -> None:

@@ -116,6 +116,8 @@ class Recorded:
 
     def __init__(self, path: Path, armed: FakeArmed, code: Code | None = None, **options: Any) -> None:
         def open_file() -> int:
+            if path.exists():
+                path.replace(f"{path}.1")
             return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
 
         self._armed = armed

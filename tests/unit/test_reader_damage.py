@@ -175,7 +175,7 @@ def test_a_killed_recorder_leaves_all_that_was_flushed(tmp_path: Path) -> None:
         recorded.round()
         found = read(path)
         assert found is not None
-        assert (len(found[0]), found[1]) == (number, "its recorder was killed, or found no room")
+        assert (len(found[0]), found[1]) == (number, "its recorder was killed")
     recorded.recorder.close()
 
 

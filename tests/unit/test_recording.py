@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
+import stat
 import struct
 import tempfile
+from argparse import ArgumentTypeError
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -17,13 +22,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ksym.capture.sites import Named, Site
+from ksym.commands import record
+from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording import hits as hits_module
 from ksym.recording.accesses import KINDS, Accesses
+from ksym.recording.files import Files
 from ksym.recording.knowledge import site_data
+from ksym.recording.limit import Limit
 from ksym.recording.noted import NotedCode
+from ksym.recording.perf_file import HEADER
 from ksym.recording.reader import Recording, open_recording
 from ksym.recording.sideband import Note
 from ksym.recording.zstd import Compressor, ZstdMissing
@@ -34,7 +44,7 @@ from ksym.symbols.variable import Space, Variable
 from ksym.views.bulk import bulk_rows_for, texts
 from ksym.views.rows import FORMATS
 from ksym.watch.plan import Watch, make_plan
-from support.recordings import FakeArmed, Recorded, Traced, rows_of
+from support.recordings import COUNTS, FakeArmed, FakeSites, Recorded, Traced, ksym, rows_of
 from synthetic import perf
 
 CODE = {
@@ -121,7 +131,7 @@ def play(
 ) -> Traced:
     """Let things happen, recorded and traced.
 
-    A process's new program begins a round: within one, the recorder names what it sees by the newest.
+    A process's start and end begin a round, as none has hits before the one, and after the other.
     """
     data: list[list[bytes]] = [[] for _ in armed.rings]
     traced, recorded = Traced(armed, code), Recorded(path, armed, code)
@@ -152,12 +162,12 @@ def play(
                 time += 60_000_000
             case "round", _:
                 take()
+            case "exec", [pid]:
+                data[1].append(perf.comm(time, pid, pid, "new", by_exec=True))
             case _, [pid, *parent]:
                 take()
                 data[1].append(
-                    perf.comm(time, pid, pid, "new", by_exec=True)
-                    if what == "exec"
-                    else perf.leave(time, pid, pid)
+                    perf.leave(time, pid, pid)
                     if what == "exit"
                     else perf.fork(time, pid, pid, parent[0], parent[0])
                 )
@@ -371,6 +381,295 @@ def test_the_code_of_a_new_program_at_an_old_address(tmp_path: Path) -> None:
     assert [accesses.comms[comm] for comm in accesses.comm] == ["?", "?", "?", "next"]
 
 
+@pytest.mark.parametrize("stacks", [False, True])
+def test_several_programs_in_one_round(tmp_path: Path, stacks: bool) -> None:
+    """Each at the same address, with another process in between, which runs what the first one ran at its start."""
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT)), values=False, stacks=stacks)
+    recorded = Recorded(tmp_path / "x.data", armed, CODE)
+    traced = Traced(armed, CODE)
+    time = 10
+    first: list[bytes] = []
+    rest: list[bytes] = []
+    for number in range(4):
+        for each in range(3):
+            time += 1
+            data = perf.sample(
+                time, cpu=each % 2, event=armed.event(armed.plan.watches[0], each % 2), ip=0x401000, pid=PIDS[each % 2],
+                tid=PIDS[each % 2], chain=[0x401000, 0x402000] if stacks else None,
+            )  # fmt: skip
+            (first, rest)[each % 2].append(data)
+        time += 1
+        (first, rest)[number % 2].append(perf.comm(time, PIDS[0], PIDS[0], f"p{number}", by_exec=True))
+    for take in (recorded.round, lambda: traced.round(last=True)):
+        armed.rings[0].put(*first)
+        armed.rings[1].put(*rest)
+        take()
+    recorded.finish()
+    accesses = same_rows(tmp_path / "x.data", traced, armed).accesses()
+    names = [accesses.sites[site].named.function for site in accesses.site.tolist()]
+    assert names == [
+        name
+        for number in range(4)
+        for name in (f"u{PIDS[0]}_{number}", f"u{PIDS[1]}_0", f"u{PIDS[0]}_{number}")
+    ]
+    if stacks:
+        frames = [accesses.stacks[stack][1].function for stack in accesses.stack.tolist()]
+        assert frames == names
+
+
+def test_a_process_number_that_is_used_again_in_one_round(tmp_path: Path) -> None:
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT)))
+    recorded = Recorded(tmp_path / "x.data", armed, CODE)
+    armed.rings[0].put(
+        write(armed, 1, 1), perf.leave(2, PIDS[0], PIDS[0]), perf.fork(3, PIDS[0], PIDS[0], 1, 1),
+        write(armed, 4, 4),
+    )  # fmt: skip
+    recorded.round()
+    recorded.finish()
+    accesses = open_recording(str(tmp_path / "x.data")).accesses()
+    names = [accesses.sites[site].named.function for site in accesses.site]
+    assert len(set(names)) == 2
+
+
+def test_a_cut_recording_knows_its_machine(tmp_path: Path) -> None:
+    path = tmp_path / "x.data"
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT)))
+    recorded = Recorded(path, armed, CODE, flush_seconds=0)
+    armed.rings[0].put(write(armed, 1, 1))
+    recorded.round()
+    recorded.recorder.close()
+    recording = open_recording(str(path))
+    assert recording.cut == "its recorder was killed"
+    system, machine = os.uname(), recording.machine
+    assert (machine.hostname, machine.release, machine.arch) == (
+        system.nodename,
+        system.release,
+        system.machine,
+    )
+    assert machine.cpus > 0
+
+
+def test_a_limit_leaves_out_what_is_behind_it(tmp_path: Path) -> None:
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT)))
+    recorded = Recorded(tmp_path / "x.data", armed, CODE, limit=3)
+    for cpu, times in enumerate(((1, 4, 5), (2, 3, 6))):
+        armed.rings[cpu].put(*(write(armed, time, time, cpu=cpu) for time in times))
+    recorded.finish()
+    assert news(open_recording(str(tmp_path / "x.data")).accesses()) == [1, 2, 3]
+
+
+def test_accesses_are_counted_as_trace_counts_them() -> None:
+    """A byte after the other, read in a loop: one access of 16 hits, then one that goes on."""
+    armed = FakeArmed(watches(("./prog:name:rw-", TEXT)))
+    users: Any = SimpleNamespace(mapped=lambda record: None, changed=lambda record: None)
+    limit = Limit(cast(Any, armed), FakeSites(CODE), users, 2)
+    hits = []
+    for number in range(48):
+        known = perf.Hit(Hit.READ | (number // 8 % 2) << PIECE_SHIFT, number, 0, bytes(16), bytes(16))
+        hits.append(perf.sample(number, event=100, ip=0x401010, pid=PIDS[0], tid=PIDS[0], hit=known))
+    limit.take([b"".join(hits[:30])])
+    assert not limit.reached
+    limit.take([b"".join(hits[30:])])
+    limit.finish()
+    assert limit.reached
+    assert (limit.accesses, limit.hits) == ([2], 32)
+
+
+# -- files that follow each other ------------------------------------------------------------------------
+
+
+class Counters:
+    """What counters say, which are ahead of the rings."""
+
+    def __init__(self) -> None:
+        self.hits = self.dropped = 0
+
+    def __call__(self) -> dict[str, Any]:
+        return COUNTS | {"hits": [self.hits], "away": [self.dropped], "no_room": self.dropped, "lost": 99}
+
+
+def test_files_of_a_bounded_recording(tmp_path: Path) -> None:
+    path, size, counters = tmp_path / "x.data", 1 << 20, Counters()
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT)))
+    recorded = Recorded(path, armed, CODE, most_bytes=size)
+    recorder = recorded.recorder
+    total, number = 40_000, 0
+    for most in (1, 3, 20_000, 5, 15_000, total):  # one that fits in no file, among others
+        counters.hits = total
+        counters.dropped += 2
+        for number in range(number, min(total, number + most)):  # noqa: B020
+            armed.rings[number % 2].put(write(armed, 1000 + number, number, cpu=number % 2))
+        number += 1
+        recorder.round(counters)
+        files = [each for each in (path, Path(f"{path}.1")) if each.exists()]
+        assert recorder.bytes_written <= size // 2
+        assert sum(each.stat().st_size for each in files) <= size
+    counters.hits = total + counters.dropped
+    recorder.finish(counters() | {"lost": counters.dropped})
+    recorder.close()
+    before, last = (open_recording(name) for name in (f"{path}.1", str(path)))
+    rows = [news(each.accesses()) for each in (before, last)]
+    assert rows[0] + rows[1] == list(range(total - len(rows[0]) - len(rows[1]), total))
+    for recording, accesses in zip((before, last), rows, strict=True):
+        counts = recording.counts
+        assert recording.cut is None
+        assert counts["recorded"] == len(accesses)
+        assert counts["hits"] == [len(accesses) + counts["lost"]]
+    assert last.counts["removed"] == total - len(rows[0]) - len(rows[1]) == recorder.kept[2]
+    assert before.counts["removed"] == last.counts["removed"]
+    assert before.counts["continued"]
+    assert last.counts["file"] == before.counts["file"] + 1
+    assert before.counts["lost"] + last.counts["lost"] <= counters.dropped
+    lost = sum(lost_samples(each) for each in (path, Path(f"{path}.1")))
+    assert lost == before.counts["lost"] + last.counts["lost"]
+
+
+def lost_samples(path: Path) -> int:
+    """What LOST records tell perf."""
+    data, found = path.read_bytes(), 0
+    at, end = HEADER.unpack_from(data)[5], sum(HEADER.unpack_from(data)[5:7])
+    while at < end:
+        kind, _, size = struct.unpack_from("<IHH", data, at)
+        if kind == 2:
+            found += struct.unpack_from("<Q", data, at + 16)[0]
+        at += size
+    return found
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_full_disk_keeps_what_fits_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    """With room for any number of bytes: whole rounds, and an end wherever there is room for one."""
+    try:
+        Compressor().close()
+    except ZstdMissing:
+        pytest.skip("libzstd is not installed")
+    room, real = 1 << 30, os.pwrite
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        if at >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(fd, data[: room - at], at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    path, seen, ended = tmp_path / "x.data", set(), 0
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT)))
+    compressor = Compressor if compressed else None
+    least = Recorded(path, armed, CODE, compressor=compressor).recorder.bytes_written
+    for more in range(10, 50_000, 500 if compressed else 1500):
+        room = 1 << 30
+        recorded = Recorded(path, armed, CODE, compressor=compressor)
+        room = least + more
+        failed: OSError | None = None
+        try:
+            for number in range(400):
+                armed.rings[0].put(write(armed, 1000 + number, number * 977 % 1000))
+                if number % 10 == 9:
+                    recorded.round()
+            recorded.finish()
+        except OSError as error:
+            failed = error
+            said = recorded.recorder.stop(COUNTS | {"hits": [400]}, "No space left on device")
+        recorded.recorder.close()
+        recording = open_recording(str(path))
+        rows = news(recording.accesses())
+        assert rows == [number * 977 % 1000 for number in range(len(rows))]
+        seen.add(len(rows))
+        if failed is None:
+            assert (len(rows), recording.cut) == (400, None)
+            break
+        assert (said["recorded"], said["unwritten"]) == (len(rows), 400 - len(rows))
+        if "stopped" in recording.counts:
+            ended += 1
+            assert recording.cut == "its recorder could not write on: No space left on device"
+            assert recording.counts["unwritten"] == 400 - len(rows)
+            assert recording.machine.command
+    assert len(seen) > 5
+    assert ended > 5
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A folder with something of every kind in it."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nothing")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+    try:
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(tmp_path / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("no device can be made here")
+    return tmp_path
+
+
+def kinds(folder: Path) -> dict[str, tuple[int, int]]:
+    return {each.name: (each.lstat().st_ino, each.lstat().st_mode) for each in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["folder", "fifo", "link", "dangling", "socket", "zero"])
+@pytest.mark.parametrize("suffix", ["", ".1", ".old"])
+@pytest.mark.parametrize("force", [False, True])
+def test_only_files_are_written(there: Path, name: str, suffix: str, force: bool) -> None:
+    (there / name).rename(there / f"x{suffix}")
+    before = kinds(there)
+    if force and suffix == ".old":
+        os.close(Files(str(there / "x"), force=force, rotates=True).open())
+    else:
+        with pytest.raises(KsymError, match=f"cannot write .*x{suffix}: it is a"):
+            Files(str(there / "x"), force=force, rotates=True).open()
+    assert before.items() <= kinds(there).items()
+
+
+def test_the_null_device_is_written_as_it_is(there: Path) -> None:
+    before = kinds(there)
+    files = Files(str(there / "null"), force=False, rotates=True)
+    os.close(files.open())
+    assert files.null
+    assert kinds(there) == before
+
+
+def test_what_is_there_is_kept(tmp_path: Path) -> None:
+    for name in ("x", "x.1"):
+        (tmp_path / name).write_text(name)
+    files = Files(str(tmp_path / "x"), force=False, rotates=True)
+    for _ in range(3):
+        os.close(files.open())
+    assert (tmp_path / "x.old").read_text() == "x"
+    assert (tmp_path / "x.1.old").read_text() == "x.1"
+    assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+    other = (tmp_path / "x").stat().st_ino
+    os.link(tmp_path / "x", tmp_path / "link")
+    os.close(Files(str(tmp_path / "x"), force=True, rotates=False).open())
+    assert (tmp_path / "link").stat().st_ino == other != (tmp_path / "x").stat().st_ino
+
+
+def test_sizes() -> None:
+    texts = ("1M", "1.5M", "200MB", "2GiB", "1T", "1048576", "4096k")
+    assert [record.size(text) for text in texts] == [
+        1 << 20, 3 << 19, 200 << 20, 2 << 30, 1 << 40, 1 << 20, 4 << 20,
+    ]  # fmt: skip
+    for text in ("", "M", "1.M", "-1M", "1Q", "100K", "1e9", "٣M", "99999999999T"):
+        with pytest.raises(ArgumentTypeError):
+            record.size(text)
+    assert [record.in_bytes(count) for count in (0, 999, 1000, 88_100, 1_250_000, 3 * 10**9)] == [
+        "0 B", "999 B", "1.0 KB", "88.1 KB", "1.2 MB", "3.0 GB",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", [("-o", ""), ("-o", "-"), ("--limit", "3", "--max-size", "1M")])
+def test_what_record_does_not_take(words: tuple[str, ...]) -> None:
+    status, out, error = ksym("record", *words, "nothing_of_that_name")
+    assert (status, out, error.count("\n")) == (2, "", 1)
+
+
+# -- conditions, pointers, code --------------------------------------------------------------------------
+
+
 def test_what_a_condition_leaves_to_judge_is_judged(tmp_path: Path) -> None:
     request = parse_request('./prog:counter:rw- if access == R || comm == "good" || cpu == 1 && tid != 3')
     condition = bind_conditions([(request, INT)], cast(Any, None))[0]
@@ -399,7 +698,7 @@ def test_what_a_condition_leaves_to_judge_is_judged(tmp_path: Path) -> None:
 def test_pointers_have_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known = 0xFFFFFFFF82001000
     monkeypatch.setattr(
-        "ksym.recording.recorder.pointer_names", lambda kallsyms: lambda at: "ops" if at == known else None
+        "ksym.recording.naming.pointer_names", lambda kallsyms: lambda at: "ops" if at == known else None
     )
     kind = parse_type("void *")
     armed = FakeArmed(watches(("./prog:where:rw-", variable("./prog:where", 8, kind))))

@@ -8,28 +8,35 @@ says who touches the variable, `ksym script FILE` prints the rows that `ksym tra
 from __future__ import annotations
 
 import argparse
-import os
+import re
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ksym.capture.sites import Sites
 from ksym.capture.users import Users
 from ksym.commands.parser import positive
 from ksym.commands.run_options import add_run_options, asked
-from ksym.errors import KsymError
+from ksym.errors import KsymError, UsageError
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
-from ksym.recording.recorder import FLUSH_SECONDS, Recorder
+from ksym.recording.files import Files
+from ksym.recording.recorder import FLUSH_SECONDS, LEAST_SIZE, Recorder
 from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session
 from ksym.symbols.kallsyms import Kallsyms
-from ksym.views.summary import Tally
+from ksym.views.summary import Tally, number
+from ksym.views.text import printable
 from ksym.watch.arm import Options
 
+if TYPE_CHECKING:
+    from ksym.recording.limit import Limit
+
 TAKES_COMMAND = True
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:I?B)?", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _PROGRESS_SECONDS = 0.5
 
 
@@ -37,17 +44,18 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_run_options(parser, verbose="say what ended the run, and CPUs that come and go at once")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", default="ksym.data", help="the recording (default: ksym.data)"
-    )
+        "-o", "--output", type=output, metavar="FILE", default="ksym.data",
+        help="the recording (default: ksym.data)",
+    )  # fmt: skip
     parser.add_argument(
         "-f", "--force", action="store_true", help="overwrite FILE; else it becomes FILE.old, as with perf"
     )
     parser.add_argument("-g", "--stacks", action="store_true", help="call chains, kernel and user")
-    parser.add_argument("--limit", type=positive, metavar="N", help="end after exactly N hits")
+    parser.add_argument("--limit", type=positive, metavar="N", help="end after exactly N accesses")
     parser.add_argument("-z", "--compress", action="store_true", help="compress with zstd, as perf does")
     parser.add_argument(
         "--max-size", type=size, metavar="SIZE",
-        help="begin a new file at this size, e.g. 100M; the full one is kept as FILE.1, the one before is removed",
+        help="keep the newest hits in FILE and FILE.1, which take at most SIZE together, e.g. 200M (least: 1M)",
     )  # fmt: skip
     parser.add_argument(
         "--flush-ms", type=positive, metavar="MS", default=int(FLUSH_SECONDS * 1000),
@@ -55,45 +63,79 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def output(text: str) -> str:
+    """The name of a file."""
+    if text in ("", "-"):
+        what = (
+            "an empty name names no file"
+            if not text
+            else "a recording cannot go to stdout, as it is no stream"
+        )
+        raise argparse.ArgumentTypeError(f"{what}; name a file")
+    return text
+
+
 def size(text: str) -> int:
-    """A number of bytes, with K, M or G behind it."""
-    unit = text[-1:].upper() if text[-1:].isalpha() else ""
-    number = text[: len(text) - len(unit)]
-    if unit not in _UNITS or not number.isascii() or not number.isdigit() or not int(number):
-        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 500K, 100M or 2G")
-    return int(number) * _UNITS[unit]
+    """A number of bytes: ``1.5M``, ``200MB``, ``2GiB``; a K is 1024."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 1.5M, 100M or 2G")
+    count = int(float(match[1]) * _UNITS[match[2].upper()])
+    if not LEAST_SIZE <= count < 1 << 62:
+        raise argparse.ArgumentTypeError(f"'{text}' is less than 1M, or more than any disk has")
+    return count
 
 
 def run(args: argparse.Namespace) -> int:
     """Record until COMMAND, the duration, the limit or Ctrl-C ends it."""
+    if args.limit and args.max_size:
+        raise UsageError(
+            "cannot read the command line", "--limit keeps the first accesses, --max-size the last ones",
+            "give one of them",
+        )  # fmt: skip
     compressor = _compressor() if args.compress else None
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
-    wants = Wants(Sink.RECORD, limit=args.limit or 0)
-    planting = Planting(options, wants, args.twin, not args.no_bpf, args.guard, args.verbose)
-    files = _Files(args.output, force=args.force)
+    # An access may take several hits, so their number is not counted in the kernel.
+    planting = Planting(options, Wants(Sink.RECORD), args.twin, not args.no_bpf, args.guard, args.verbose)
+    files = Files(args.output, force=args.force, rotates=bool(args.max_size))
     with open_session(asked(args), planting) as session:
-        users = Users(session.pid)
-        kernel = session.resolver.kernel
-        sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, users)
+        if not args.quiet:
+            session.tell_lacking()
+        users = Users(session.code_pid)
+        sites = _sites(session, users)
         if args.verbose:
             session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
+        limit = _limit(session, args.limit) if args.limit else None
         try:
             recorder = Recorder(
                 session.armed, sites, users, pid=session.pid, open_file=files.open, compressor=compressor,
-                flush_seconds=args.flush_ms / 1000, most_bytes=args.max_size or 0,
+                flush_seconds=args.flush_ms / 1000, most_bytes=0 if files.null else args.max_size or 0,
+                limit=args.limit or 0, taken=limit.take if limit else lambda batch: None,
             )  # fmt: skip
         except OSError as error:
             raise files.error(error) from error
         with closing(users), closing(recorder):
-            recording = _Recording(args, session, recorder)
+            recording = _Recording(args, session, recorder, limit)
             try:
                 recording.follow()
             except OSError as error:
-                session.armed.disable()
+                recording.stop(error)
                 raise files.error(error) from error
             status = session.status()
             recording.summary()
         return status
+
+
+def _sites(session: Session, users: Users) -> Sites:
+    kernel = session.resolver.kernel
+    return Sites(Kallsyms.shown, lambda: kernel.memory_or_none, users)
+
+
+def _limit(session: Session, most: int) -> Limit:
+    from ksym.recording.limit import Limit  # few recordings have one
+
+    users = Users(session.code_pid)
+    return Limit(session.armed, _sites(session, users), users, most)
 
 
 def _compressor() -> Any:
@@ -110,46 +152,17 @@ def _compressor() -> Any:
     return zstd.Compressor
 
 
-class _Files:
-    """The files of a recording, by their names."""
-
-    def __init__(self, path: str, *, force: bool) -> None:
-        self._path, self._force, self._number = path, force, 0
-
-    def open(self) -> int:
-        """Open the next file, mode 0600; what is there under the name is kept under another one."""
-        if self._number:
-            os.replace(self._path, f"{self._path}.1")
-        elif os.path.lexists(self._path) and not self._force:
-            os.replace(self._path, f"{self._path}.old")
-        self._number += 1
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self._path, flags, 0o600)
-        os.fchmod(fd, 0o600)
-        return fd
-
-    def error(self, error: OSError) -> KsymError:
-        """In words."""
-        return (
-            KsymError(
-                f"cannot write {self._path}",
-                error.strerror or "it fails",
-                "what was flushed before can be read",
-            )
-            if self._number and error.filename is None
-            else KsymError(
-                f"cannot write {self._path}", error.strerror or "it fails", "choose another file with -o"
-            )
-        )
-
-
 class _Recording:
     """A session that is recorded."""
 
-    def __init__(self, args: argparse.Namespace, session: Session, recorder: Recorder) -> None:
-        self._args, self._session, self._recorder = args, session, recorder
+    def __init__(
+        self, args: argparse.Namespace, session: Session, recorder: Recorder, limit: Limit | None
+    ) -> None:
+        self._args, self._session, self._recorder, self._limit = args, session, recorder, limit
         self._progress = sys.stderr.isatty() and not args.quiet
         self._shown_at = 0.0
+        self._stopped: dict[str, Any] = {}
+        """What the file says of its hits, where it could not be written to its end."""
 
     def follow(self) -> None:
         """Record until the run is over."""
@@ -157,15 +170,25 @@ class _Recording:
             self._recorder.round(self._counts)
             if self._progress:
                 self._show()
-            limit = self._args.limit
-            if limit and self._recorder.hits >= limit:
+            if self._limit and self._limit.reached:
                 self._session.run.stop("limit reached")
         self._recorder.round(self._counts)  # what the rings still hold is not lost
-        self._recorder.finish(
-            self._counts() | {"notes": self._notes(), "ended_by": self._session.run.ended_by}
-        )
-        if self._progress:
-            sys.stderr.write("\r\x1b[K")
+        if self._limit:
+            self._limit.finish()
+        self._recorder.finish(self._counts() | self._ending())
+        self._show_no_more()
+
+    def stop(self, error: OSError) -> None:
+        """End a recording that cannot be written."""
+        self._session.armed.disable()
+        self._session.run.stop("it cannot be written")
+        why = error.strerror or "it fails"
+        self._stopped = self._recorder.stop(self._counts() | self._ending(), why)
+        self._show_no_more()
+        self.summary()
+
+    def _ending(self) -> dict[str, Any]:
+        return {"notes": self._notes(), "ended_by": self._session.run.ended_by}
 
     def _show(self) -> None:
         now = time.monotonic()
@@ -175,10 +198,14 @@ class _Recording:
         seconds = now - self._session.run.armed_at
         hits, counts = self._recorder.hits, self._counts()
         sys.stderr.write(
-            f"\r\x1b[Kksym: {seconds:.0f} s  {hits:,} hits  {hits / max(seconds, 0.1):,.0f}/s  "
-            f"{counts['no_room']:,} lost  {self._recorder.bytes_written / 1e6:,.1f} MB"
+            f"\r\x1b[Kksym: {seconds:.0f} s  {hits} hits  {hits / max(seconds, 0.1):.0f}/s  "
+            f"{counts['no_room']} lost  {in_bytes(self._recorder.bytes_written)}"
         )
         sys.stderr.flush()
+
+    def _show_no_more(self) -> None:
+        if self._progress:
+            sys.stderr.write("\r\x1b[K")
 
     def _counts(self) -> dict[str, Any]:
         armed = self._session.armed
@@ -186,18 +213,21 @@ class _Recording:
         engine = armed.engine
         watches = range(len(armed.plan.watches))
 
-        def total(cell: Cell) -> int:
-            return sum(engine.shared.total(watch, cell) for watch in watches) if engine else 0
+        def each(*cells: Cell) -> list[int]:
+            return [
+                sum(engine.shared.total(watch, cell) for cell in cells) if engine else 0 for watch in watches
+            ]
 
-        away = total(Cell.REJECTED) + total(Cell.LIMITED) + total(Cell.DISARMED)
+        rejected, suppressed, dropped = map(each, (Cell.REJECTED, Cell.DISARMED, Cell.DROPPED))
+        passed_over = sum(rejected) + sum(suppressed)
         return {
             "hits": hits,
-            "recorded": self._recorder.hits,
-            "lost": max(0, sum(hits) - away - self._recorder.hits) if engine else self._recorder.lost_records,
-            "no_room": total(Cell.DROPPED) if engine else self._recorder.lost_records,
-            "rejected": total(Cell.REJECTED),
-            "suppressed": total(Cell.DISARMED),
+            "lost": max(0, sum(hits) - passed_over - self._recorder.hits),
+            "no_room": sum(dropped) if engine else self._recorder.lost_records,
+            "rejected": sum(rejected),
+            "suppressed": sum(suppressed),
             "disarmed": self._session.run.disarmed,
+            "away": each(Cell.REJECTED, Cell.DISARMED, Cell.DROPPED),
         }
 
     def _notes(self) -> list[str]:
@@ -205,18 +235,40 @@ class _Recording:
 
     def summary(self) -> None:
         """Say on stderr what there is."""
-        counts = self._counts()
+        counts, limit = self._counts(), self._limit
         names = [watch.name for watch in self._session.plan.watches]
+        rejected, accesses, shown, hidden = counts["rejected"], None, 0, 0
+        if limit:
+            accesses, shown = limit.accesses, limit.hits
+            rejected += limit.rejected
+            hidden = self._recorder.hits - limit.rejected - shown
         tally = Tally(
-            names, counts["hits"], None, lost=counts["lost"], no_room=counts["no_room"],
-            rejected=counts["rejected"], suppressed=counts["suppressed"], disarmed=counts["disarmed"],
-            notes=[] if self._args.quiet else self._notes(),
+            names, counts["hits"], accesses, shown, lost=counts["no_room" if self._stopped else "lost"],
+            no_room=counts["no_room"], hidden=hidden, rejected=rejected, suppressed=counts["suppressed"],
+            disarmed=counts["disarmed"], notes=[] if self._args.quiet else self._notes(),
         )  # fmt: skip
-        print("\n".join(tally.lines()), file=sys.stderr)
+        print("\n".join([*tally.lines(), *self._files()]), file=sys.stderr)
+
+    def _files(self) -> Sequence[str]:
+        """What there is in the files."""
+        here, before, removed = self._recorder.kept
+        path = printable(self._args.output)
+        lines = []
+        if self._stopped:
+            here = self._stopped["recorded"]
+            lines.append(f"ksym: {number(self._stopped['unwritten'], 'hit')} caught, but not written")
+        if removed:
+            lines.append(f"ksym: {number(removed, 'hit')} in files that were removed (--max-size)")
         if not self._args.quiet:
-            path = self._args.output
-            size = self._recorder.bytes_written / 1e6
-            print(
-                f"ksym: {path}: {self._recorder.hits:,} hits, {size:,.1f} MB; ksym report {path}",
-                file=sys.stderr,
-            )
+            more = f" (and {path}.1: {number(before, 'hit')})" if before else ""
+            length = in_bytes(self._recorder.bytes_written)
+            lines.append(f"ksym: {path}: {number(here, 'hit')}, {length}{more}; ksym report {path}")
+        return lines
+
+
+def in_bytes(count: int) -> str:
+    """``88 B``, ``1.2 KB``, ``34.5 MB``."""
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= power:
+            return f"{count / power:.1f} {unit}"
+    return f"{count} B"

@@ -11,6 +11,7 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from ksym.errors import KsymError
 from ksym.linux.files import read_text
@@ -78,6 +79,16 @@ def _mmap2(pid: int, mapping: Mapping, trailer: Trailer) -> bytes:
         os.major(mapping.device), os.minor(mapping.device), mapping.inode, 0, _PROT_READ_EXEC, _MAP_PRIVATE,
     )  # fmt: skip
     return record(Kind.MMAP2, body + _padded(mapping.path) + trailer(0, pid, pid), MISC_USER)
+
+
+def description() -> dict[str, Any]:
+    """What is known of the machine from the start: of a recorder that is killed, too."""
+    machine = os.uname()
+    return {
+        "hostname": machine.nodename,
+        "release": machine.release,
+        "cpus": os.sysconf("SC_NPROCESSORS_ONLN"),
+    }
 
 
 def features(build_ids: dict[str, str]) -> Iterator[tuple[Feature, bytes]]:

@@ -16,6 +16,8 @@ from ksym.recording.knowledge import named_from, site_from
 from ksym.recording.sideband import Damaged, Note
 
 _Known = TypeVar("_Known")
+_Entry = tuple[int, int | None, _Known]
+"""Number of the note, time of a hit that it is about, if that matters, and what it says."""
 
 
 class Era(NamedTuple):
@@ -24,10 +26,14 @@ class Era(NamedTuple):
     Args:
         start: That of the record that began it.
         end: That of the record that ended it.
+        start_time: Time of the one that began it.
+        end_time: Time of the one that ended it.
     """
 
     start: int
     end: int
+    start_time: int = -1
+    end_time: int = 1 << 64
 
 
 ALWAYS = Era(0, 1 << 62)
@@ -46,19 +52,20 @@ class NotedCode:
     """
 
     def __init__(self, notes: Iterable[Note], executes: Sequence[bool], *, traps_after: bool) -> None:
-        self._sites: dict[tuple[int, int, bool], list[tuple[int, Site]]] = {}
-        self._names: dict[tuple[int, int, bool], list[tuple[int, Named]]] = {}
+        self._sites: dict[tuple[int, int, bool], list[_Entry[Site]]] = {}
+        self._names: dict[tuple[int, int, bool], list[_Entry[Named]]] = {}
         try:
             for note in notes:
                 if note.name == "sites":
                     for data in note.content:
                         execute = executes[data["watch"]]
                         pid, site = site_from(data, traps_after=traps_after and not execute)
-                        self._sites.setdefault((pid, site.ip, execute), []).append((note.order, site))
+                        entry = note.order, _time(data.get("time")), site
+                        self._sites.setdefault((pid, site.ip, execute), []).append(entry)
                 elif note.name == "names":
-                    for pid, ip, behind, *data in note.content:
+                    for pid, ip, behind, time, *data in note.content:
                         key = int(pid), int(ip), bool(behind)
-                        self._names.setdefault(key, []).append((note.order, named_from(data)))
+                        self._names.setdefault(key, []).append((note.order, _time(time), named_from(data)))
         except (
             KeyError,
             TypeError,
@@ -85,18 +92,29 @@ class NotedCode:
         return _of(self._names.get((0 if ip >= KERNEL_HALF else pid, ip, behind)), era) or Named(None, ip)
 
 
-def _of(found: list[tuple[int, _Known]] | None, era: Era) -> _Known | None:
+def _time(data: object) -> int | None:
+    if data is None or isinstance(data, int):
+        return data
+    raise TypeError(data)
+
+
+def _of(found: list[_Entry[_Known]] | None, era: Era) -> _Known | None:
     """The one that holds for an era.
 
-    A note of it mostly stands in it. One about the last hits before the era's end stands behind that, as the recorder
-    takes in records in bulk.
+    Where a process ran another program meanwhile, a note has the time of a hit that it is about. One without mostly
+    stands in its era. One about the last hits before the era's end stands behind that, as the recorder takes in records
+    in bulk.
     """
     if not found:
         return None
     if len(found) == 1:
-        return found[0][1]
-    within = [each for order, each in found if era.start < order < era.end]
+        return found[0][2]
+    timed = [each for _, time, each in found if time is not None and era.start_time < time <= era.end_time]
+    if timed:
+        return timed[-1]
+    found = [entry for entry in found if entry[1] is None] or found
+    within = [each for order, _, each in found if era.start < order < era.end]
     if within:
         return within[-1]
-    behind = [each for order, each in found if order >= era.end]
-    return behind[0] if behind else found[-1][1]
+    behind = [each for order, _, each in found if order >= era.end]
+    return behind[0] if behind else found[-1][2]

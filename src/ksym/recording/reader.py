@@ -50,7 +50,9 @@ class Recording:
         start: What was planned.
         counts: What the counters said last: ``hits`` (of each watch), ``recorded``, ``lost``, ``no_room``,
             ``rejected``, ``suppressed``, ``disarmed``; at its end ``notes`` (the summary's) and ``ended_by``.
-            perf tells of lost ones alone.
+            With ``--max-size``, of this file alone; ``file``: which one of the run it is, ``continued``: there is
+            another behind it, ``removed``: hits in those that are not kept. ``stopped``: why it could not be written
+            on, ``unwritten``: hits that are not in it for that. perf tells of lost ones alone.
         cut: Why it is not whole, in a clause; None: it is.
     """
 
@@ -83,6 +85,8 @@ class Recording:
             assert source is not None
             try:
                 self._accesses = decode(source)
+                if self.start.limit:
+                    self._accesses = self._accesses.select(slice(self.start.limit))
                 if source.rejected:
                     self.counts["rejected"] = self.counts.get("rejected", 0) + source.rejected
             except (*BAD_NOTE, AssertionError) as bad:
@@ -232,7 +236,8 @@ class _Reading:
             columns, count, start.watches, start.planned, list(decoder.places.known), list(decoder.chains.known),
             sideband.changes, code, start.offset, pointers, judges,
         )  # fmt: skip
-        return Recording(self._head.path, self._head.machine, start, counts, cut, source)
+        machine = self._head.machine if self._head.whole else start.machine or self._head.machine
+        return Recording(self._head.path, machine, start, counts, cut, source)
 
     def _code(self, start: Start) -> Code:
         if start.version:
@@ -251,11 +256,15 @@ class _Reading:
             return "its end is missing"
         if damage:
             return f"it is damaged near byte {at}: {damage}"
-        ended = any(note.name == "end" for note in self._sideband.notes)
+        ends = [note.content for note in self._sideband.notes if note.name == "end"]
+        ended = bool(ends)
+        stopped = ends[-1].get("stopped") if ended and isinstance(ends[-1], dict) else None
         if self._sideband.by_ksym and self._head.whole and not ended:
             return "its last part is not sealed"
         if not self._head.whole or (self._sideband.by_ksym and not ended):
-            return "its recorder was killed, or found no room"
+            return "its recorder was killed" + ("" if self._sideband.by_ksym else ", or found no room")
+        if stopped:
+            return f"its recorder could not write on: {str(stopped)[:100]}"
         return None
 
 

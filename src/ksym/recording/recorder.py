@@ -7,6 +7,7 @@ several CPUs with little memory. Code that made hits for the first time is named
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -15,29 +16,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ksym import __version__
-from ksym.capture.instructions import available
 from ksym.capture.judge import judges
-from ksym.capture.pipeline import USER_CODE, ended_address_space
-from ksym.capture.pointers import pointer_names, user_pointer_names
-from ksym.capture.records import (
-    CONTEXT_LEAST,
-    CommRecord,
-    ExitRecord,
-    ForkRecord,
-    LostRecord,
-    MmapRecord,
-    Record,
-)
-from ksym.capture.sites import KERNEL_HALF, Sites
+from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, LostRecord
+from ksym.capture.sites import Sites
 from ksym.capture.users import Users
 from ksym.language.request import Mode
-from ksym.linux.libc import MACHINE
 from ksym.linux.perf_event import Attr, Flag
 from ksym.program.layout import padded
 from ksym.recording import machine
-from ksym.recording.knowledge import holds_pointers, named_data, site_data, watch_data
+from ksym.recording.counting import Counting
+from ksym.recording.knowledge import holds_pointers, watch_data
+from ksym.recording.naming import Namer
 from ksym.recording.perf_file import Kind, record
-from ksym.recording.scan import Found, scan
+from ksym.recording.scan import scan, split
 from ksym.recording.writer import Compressor, Event, PerfWriter
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.watch.arm import ArmedWatch
@@ -45,13 +36,12 @@ from ksym.watch.plan import PlannedEvent, Role
 from ksym.watch.rings import SAMPLE_TYPE
 
 FLUSH_SECONDS = 1.0
-_CODE_BYTES = 4096
-"""Of a longer function, what leads to a hit is not kept; but where nothing here could decode it."""
-_MOST_CODE_BYTES = 1 << 16
-_IMAGE = 0xFFFFFFFF80000000 if MACHINE == "x86_64" else KERNEL_HALF
-"""The kernel's variables and modules lie from here on; in front of it is what has no name, its heap above all."""
-_CHAINS_KEPT, _NAMES_KEPT, _POINTERS_KEPT = 1 << 14, 1 << 17, 1 << 16
-"""How much is remembered of what has been noted already; in vain for code that is made anew all the time."""
+LEAST_SIZE = 1 << 20
+"""Less than this is too little for two files: each has to describe processes and code anew."""
+_END_BYTES = 48 << 10
+"""Room for what the end of a file needs."""
+_LEAST_ROOM = 64 << 10
+"""A file with less room than this is full."""
 
 
 class Recorder:
@@ -65,7 +55,9 @@ class Recorder:
         open_file: Opens the next file; its descriptor.
         compressor: Makes a compressor for each file; None: files are not compressed.
         flush_seconds: How long records may wait to be written.
-        most_bytes: A file of this size is finished and the next one begun; 0: never.
+        most_bytes: What this file and the one before may take together; 0: anything, there is but one.
+        limit: So many accesses count; 0: all.
+        taken: Told of what was in the rings, round by round.
     """
 
     def __init__(
@@ -79,28 +71,36 @@ class Recorder:
         compressor: Callable[[], Compressor] | None = None,
         flush_seconds: float = FLUSH_SECONDS,
         most_bytes: int = 0,
+        limit: int = 0,
+        taken: Callable[[Sequence[bytes]], None] = lambda batch: None,
     ) -> None:
         self._armed, self._sites, self._users, self._pid = armed, sites, users, pid
         self._open_file, self._make_compressor = open_file, compressor
-        self._flush_seconds, self._most_bytes = flush_seconds, most_bytes
+        self._flush_seconds, self._limit, self._taken = flush_seconds, limit, taken
+        self._most_bytes = max(most_bytes // 2 - _END_BYTES, _LEAST_ROOM) if most_bytes else 0
         self._planned = 0
         self._names_of: dict[tuple[int, int], str] = {}
         """Threads' names, by pid and tid, as far as the records have told; for the next file."""
         self._left: set[tuple[int, int]] = set()
         """Those that have ended since the file was begun; their last hits may come in the next one."""
-        self._known: set[tuple[int, int, int]] = set()
-        self._chains: set[tuple[int, int, bytes]] = set()
-        self._names: set[tuple[int, int, bool]] = set()
-        self._pointers: set[int] = set()
-        self._pointers_noted: set[int] = set()
-        self._pointer_name = user_pointer_names(lambda: users.loaded(pid or 0), pointer_names(Kallsyms.shown))
+        self._namer = Namer(armed, sites, users, pid, self._note)
+        self._counting = Counting(armed)
         self._value_words = _value_words(armed)
         self._flushed = time.monotonic()
-        self.hits = 0
-        """Records of hits taken."""
         self.lost_records = 0
-        self.files = 0
+        self._lost_told = 0
+        """Hits that found no room, as far as the files tell."""
         self._writer = self._begin()
+
+    @property
+    def hits(self) -> int:
+        """Hits of which records were taken."""
+        return self._counting.earlier + self._counting.recorded
+
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """Hits recorded in this file, in the one before, and in those that were removed."""
+        return self._counting.recorded, self._counting.previous, self._counting.removed
 
     @property
     def bytes_written(self) -> int:
@@ -119,23 +119,17 @@ class Recorder:
         if len(self._armed.planned) > self._planned:
             self._note("events", self._events_data(self._planned))
             self._planned = len(self._armed.planned)
-        found = []
-        for ring in self._armed.rings:
-            data = ring.drain()
-            if data:
-                self._writer.append(data)
-                found.append(scan(data, chains=self._armed.options.stacks, values=self._value_words))
-        if found:
-            self._look(found)
-            self._writer.append(record(Kind.FINISHED_ROUND, b""))
-            self._writer.seal()
-        now = time.monotonic()
-        if now - self._flushed >= self._flush_seconds or self._writer.waiting > 16 << 20:
-            self._flushed = now
-            self._note("counts", counts())
-            self._writer.flush()
-            if self._most_bytes and self._writer.bytes_written >= self._most_bytes:
-                self._rotate(counts())
+        batch = [data for ring in self._armed.rings if (data := ring.drain())]
+        self._taken(batch)
+        while batch:
+            batch = self._take(batch, counts)
+        if time.monotonic() - self._flushed >= self._flush_seconds or self._writer.waiting > 16 << 20:
+            self._flush(counts)
+
+    def _flush(self, counts: Callable[[], dict[str, Any]]) -> None:
+        self._flushed = time.monotonic()
+        self._note("counts", self._counting.own(counts()))
+        self._writer.flush()
 
     def finish(self, counts: dict[str, Any]) -> None:
         """Write what is left, and what a reader needs to know that this is all.
@@ -144,26 +138,41 @@ class Recorder:
             OSError: it cannot be written.
         """
         self.round(lambda: counts)
-        self._end(counts)
+        self._end(self._counting.own(counts, last=True), counts)
+
+    def stop(self, counts: dict[str, Any], why: str) -> dict[str, Any]:
+        """End a file that cannot be written on, if it can be done: by what it has for an end.
+
+        Returns:
+            What it says of its hits, or would say.
+        """
+
+        def end(mark: int) -> bytes:
+            own = self._counting.stopped(counts, mark, why)
+            return self._writer.noted("end", json.dumps(own).encode())
+
+        with contextlib.suppress(OSError):
+            self._writer.stop(end, machine.features(self._users.build_ids()))
+        return self._counting.stopped(counts, self._writer.written_mark, why)
 
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
 
     def _rotate(self, counts: dict[str, Any]) -> None:
-        self._end(counts | {"continues": True})
+        self._end(self._counting.rotated(counts), counts)
         self._writer.close()
-        for each in (self._known, self._chains, self._names, self._pointers, self._pointers_noted):
-            each.clear()
+        self._namer.forget()
         self._writer = self._begin()
 
-    def _end(self, counts: dict[str, Any]) -> None:
-        dropped = int(counts.get("no_room", 0)) - self.lost_records
+    def _end(self, own: dict[str, Any], counts: dict[str, Any]) -> None:
+        dropped = int(counts.get("no_room", 0)) - self.lost_records - self._lost_told
         if dropped > 0:
             # Programs count what found no room; perf learns it as the kernel would have told.
             body = struct.pack("<QQ", self._events[0].ids[0], dropped)
             self._writer.append(record(Kind.LOST, body + self._writer.trailer(time.monotonic_ns())))
-        self._note("end", counts)
+            self._lost_told += dropped
+        self._note("end", own)
         self._writer.finish(machine.features(self._users.build_ids()))
 
     # -- the start ---------------------------------------------------------------------------------
@@ -173,7 +182,6 @@ class Recorder:
         writer = PerfWriter(
             self._open_file(), self._events, self._make_compressor() if self._make_compressor else None
         )
-        self.files += 1
         self._writer = writer
         self._note("start", self._start())
 
@@ -188,7 +196,7 @@ class Recorder:
         everywhere = self._armed.any_system_wide or self._pid is None
         pids = machine.all_processes() if everywhere or self._pid is None else [self._pid]
         user_code = options.stacks or not everywhere
-        if self.files == 1:
+        if self._counting.files == 1:
             self._names_of = {(pid, tid): name for pid, tid, name in machine.threads(pids)}
         for (pid, tid), name in self._names_of.items():
             writer.append(machine.comm(pid, tid, name, trailer))
@@ -206,6 +214,9 @@ class Recorder:
         return {
             "version": __version__,
             "arch": os.uname().machine,
+            "machine": machine.description(),
+            "limit": self._limit,
+            "file": self._counting.files,
             "clock": {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()},
             "values": armed.engine is not None,
             "stacks": armed.options.stacks,
@@ -224,86 +235,40 @@ class Recorder:
 
     # -- what passes through -------------------------------------------------------------------------
 
-    def _look(self, found: Sequence[Found]) -> None:
-        """Note what is new in a round.
-
-        A short-lived process starts, hits and ends within one. So what started and was mapped is followed ahead of
-        naming, what ended after it.
-        """
+    def _take(self, batch: list[bytes], counts: Callable[[], dict[str, Any]]) -> list[bytes]:
+        """Take what fits into the file, or what there is where its size is not bounded; returns the rest."""
+        rest: list[bytes] = []
+        if self._most_bytes:
+            batch, rest = self._fitting(batch, counts)
+        found = []
+        for data in batch:
+            self._writer.append(data)
+            found.append(scan(data, chains=self._armed.options.stacks, values=self._value_words))
         others = sorted((other for each in found for other in each.others), key=lambda other: other.time)
         for other in others:
-            if not isinstance(other, ExitRecord):
-                self._follow(other)
-        for each in found:
-            self.hits += each.samples
-            new = each.places - self._known
-            if new:
-                self._known |= new
-                self._note("sites", [site for place in sorted(new) if (site := self._site(*place))])
-            if each.chains:
-                self._name_chains(each.chains - self._chains)
-            if each.values:
-                self._name_pointers(each.values)
-        for other in others:
-            if isinstance(other, ExitRecord):
-                self._follow(other)
-
-    def _site(self, event: int, pid: int, ip: int) -> dict[str, Any] | None:
-        planned = self._armed.planned.get((event, 0))
-        if planned is None:
-            return None
-        site = self._sites.site(pid, ip, execute=planned.watch.mode is Mode.EXECUTE)
-        code = self._sites.code(pid, ip, _CODE_BYTES if available() else _MOST_CODE_BYTES)
-        return site_data(pid, site, code) | {"watch": planned.watch.index}
-
-    def _name_chains(self, chains: set[tuple[int, int, bytes]]) -> None:
-        """Note the names of code that call chains lead through, where they are new."""
-        if len(self._chains) + len(chains) > _CHAINS_KEPT:
-            self._chains.clear()
-        self._chains |= chains
-        names = []
-        for event, pid, chain in chains:
-            planned = self._armed.planned.get((event, 0))
-            execute = planned is not None and planned.watch.mode is Mode.EXECUTE
-            for number, ip in enumerate(code_addresses(memoryview(chain).cast("Q"))):
-                behind = number > 0 or not execute
-                key = 0 if ip >= KERNEL_HALF else pid, ip, behind
-                if key not in self._names:
-                    if len(self._names) >= _NAMES_KEPT:
-                        self._names.clear()
-                    self._names.add(key)
-                    names.append([*key, *named_data(self._sites.name(pid, ip, behind=behind))])
-        if names:
-            self._note("names", names)
-
-    def _name_pointers(self, values: set[int]) -> None:
-        """Note what values point to that may be pointers to code or variables."""
-        if len(self._pointers) + len(values) > _POINTERS_KEPT:
-            self._pointers.clear()
-        new = {value for value in values if value >= _IMAGE or value in USER_CODE} - self._pointers
-        self._pointers |= new
-        names = [
-            [value, name]
-            for value in sorted(new - self._pointers_noted)
-            if (name := self._pointer_name(value))
-        ]
-        if names:
-            self._pointers_noted |= new
-            self._note("pointers", names)
-
-    def _follow(self, other: Record) -> None:
-        if isinstance(other, LostRecord):
-            self.lost_records += other.count
-        elif isinstance(other, MmapRecord):
-            self._users.mapped(other)
-        elif isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
-            if self._most_bytes:
+            if isinstance(other, LostRecord):
+                self.lost_records += other.count
+            elif self._most_bytes and isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
                 self._rename(other)
-            if ended_address_space(other) is not None and self._sites.forget(other.pid):
-                self._known = {place for place in self._known if place[1] != other.pid}
-                self._names = {name for name in self._names if name[0] != other.pid}
-                self._chains = {chain for chain in self._chains if chain[1] != other.pid}
-            self._users.changed(other)
+        for each in found:
+            self._counting.take(each.samples)
+        self._namer.look(found, batch, others)
+        self._writer.append(record(Kind.FINISHED_ROUND, b""))
+        self._writer.mark = self._counting.recorded
+        self._writer.seal()
+        return rest
+
+    def _fitting(
+        self, batch: list[bytes], counts: Callable[[], dict[str, Any]]
+    ) -> tuple[list[bytes], list[bytes]]:
+        size = sum(map(len, batch))
+        if self.bytes_written + size <= self._most_bytes:
+            return batch, []
+        self._flush(counts)
+        if self._most_bytes - self.bytes_written < _LEAST_ROOM and self._counting.recorded:
+            self._rotate(counts())
+        room = max(self._most_bytes - self.bytes_written, _LEAST_ROOM)
+        return (batch, []) if size <= room else split(batch, room)
 
     def _rename(self, other: CommRecord | ForkRecord | ExitRecord) -> None:
         thread = other.pid, other.tid
@@ -317,11 +282,6 @@ class Recorder:
 
     def _note(self, name: str, content: Any) -> None:
         self._writer.note(name, json.dumps(content).encode())
-
-
-def code_addresses(chain: Iterable[int]) -> list[int]:
-    """The addresses of code in a call chain, without the kernel's markers and what can be no address."""
-    return [ip for ip in chain if ip in USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
 
 
 def _conditions(armed: ArmedWatch) -> list[Any]:

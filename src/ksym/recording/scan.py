@@ -8,34 +8,43 @@ columns, without a look at each record: a recorder that unpacked every sample wo
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from ksym.capture.records import Record, sideband
 from ksym.recording.perf_file import Kind
 
 _HEADER = struct.Struct("=IHH")
-_ID, _IP, _PID_TID, _CHAIN = 1, 2, 3, 6
-"""Words of a sample: identifier, ip, pid and tid, and where there is one, the length of its call chain."""
+_ID, _IP, _PID_TID, _TIME, _CHAIN = 1, 2, 3, 4, 6
+"""Words of a sample: identifier, ip, pid and tid, time, and where there is one, the length of its call chain."""
+_ENDING_TIME = 3
+"""Words from the end of any other record to its time."""
 _BLOCK = 1024
 """Records that are looked at together: in vain, where another kind stands among them."""
 _KERNEL_HALF = 1 << 63
+
+Place = tuple[int, int, int]
+"""Identifier, pid (0 for the kernel's code), ip."""
+Chain = tuple[int, int, bytes]
+"""Identifier, pid, call chain."""
 
 
 class Found(NamedTuple):
     """What a piece of a ring holds.
 
     Args:
-        samples: How many hits.
-        places: (identifier, pid, ip) of the hits, the kernel's with pid 0.
+        samples: How many hits, by identifier.
+        places: Where they came from.
         others: The records that are no samples.
-        chains: (identifier, pid, call chain) of the hits.
+        chains: Their call chains.
         values: Words of their values.
     """
 
-    samples: int
-    places: set[tuple[int, int, int]]
+    samples: dict[int, int]
+    places: set[Place]
     others: list[Record]
-    chains: set[tuple[int, int, bytes]]
+    chains: set[Chain]
     values: set[int]
 
 
@@ -48,11 +57,12 @@ def scan(data: bytes, *, chains: bool = False, values: int = 0) -> Found:
         values: At so many words of each sample's end, as values.
     """
     words = memoryview(data).cast("Q")
-    places: set[tuple[int, int, int]] = set()
+    places: set[Place] = set()
     others: list[Record] = []
-    found_chains: set[tuple[int, int, bytes]] = set()
+    found_chains: set[Chain] = set()
     found_values: set[int] = set()
-    samples = at = 0
+    samples: dict[int, int] = {}
+    at = 0
     end = len(words)
     while at < end:
         kind, misc, size = _HEADER.unpack_from(data, at * 8)
@@ -65,17 +75,15 @@ def scan(data: bytes, *, chains: bool = False, values: int = 0) -> Found:
             continue
         count = _equal(words, at, step)
         stop = at + count * step
+        columns = (words[at + word : stop : step] for word in (_ID, _IP, _PID_TID))
+        seen = set(zip(*columns, strict=True))
         places.update(
-            (event, 0 if ip >= _KERNEL_HALF else pid_tid & 0xFFFFFFFF, ip)
-            for event, ip, pid_tid in set(
-                zip(
-                    words[at + _ID : stop : step],
-                    words[at + _IP : stop : step],
-                    words[at + _PID_TID : stop : step],
-                    strict=True,
-                )
-            )
+            (event, 0 if ip >= _KERNEL_HALF else pid_tid & 0xFFFFFFFF, ip) for event, ip, pid_tid in seen
         )
+        events = {event for event, _, _ in seen}
+        of = words[at + _ID : stop : step].tolist() if len(events) > 1 else []
+        for event in events:
+            samples[event] = samples.get(event, 0) + (of.count(event) if of else count)
         if chains:
             for start in range(at, stop, step):
                 first = start + _CHAIN + 1
@@ -83,9 +91,61 @@ def scan(data: bytes, *, chains: bool = False, values: int = 0) -> Found:
                 found_chains.add((words[start + _ID], words[start + _PID_TID] & 0xFFFFFFFF, chain))
         for word in range(max(0, step - values), step):
             found_values.update(words[at + word : stop : step])
-        samples += count
         at = stop
     return Found(samples, places, others, found_chains, found_values)
+
+
+def one_by_one(data: bytes, *, chains: bool, raw: bool) -> Iterator[tuple[int, Place, Chain | None]]:
+    """The time, the place and the call chain of each sample: slow, for rounds in which it matters what came first.
+
+    Args:
+        data: The records.
+        chains: Whether samples have call chains.
+        raw: Whether a program noted the time of the hit.
+    """
+    words = memoryview(data).cast("Q")
+    at, end = 0, len(words)
+    while at < end:
+        head = words[at]
+        if head & 0xFFFFFFFF == Kind.SAMPLE:
+            event, ip, pid, time = (
+                words[at + _ID],
+                words[at + _IP],
+                words[at + _PID_TID] & 0xFFFFFFFF,
+                words[at + _TIME],
+            )
+            behind, chain = at + _CHAIN, None
+            if chains:
+                first = behind + 1
+                behind = first + words[behind]
+                chain = event, pid, data[first * 8 : behind * 8]
+            if raw:
+                time = words[behind + 1]
+            yield time, (event, 0 if ip >= _KERNEL_HALF else pid, ip), chain
+        at += head >> 51
+
+
+def split(batch: Sequence[bytes], room: int) -> tuple[list[bytes], list[bytes]]:
+    """Part what several rings held at a point in time, so that the earlier part has about so many bytes."""
+    records: list[tuple[int, int, int]] = []
+    for ring, data in enumerate(batch):
+        words = memoryview(data).cast("Q")
+        at = latest = 0
+        while at < len(words):
+            head = words[at]
+            step = head >> 51
+            time = words[at + (_TIME if head & 0xFFFFFFFF == Kind.SAMPLE else step - _ENDING_TIME)]
+            latest = max(latest, time)  # so that a ring is cut in one place
+            records.append((latest, ring, step * 8))
+            at += step
+    records.sort(key=lambda record: record[0])
+    sums = accumulate(size for _, _, size in records)
+    count = max(1, sum(total <= room for total in sums))
+    cuts = [0] * len(batch)
+    for _, ring, size in records[:count]:
+        cuts[ring] += size
+    parts = list(zip(batch, cuts, strict=True))
+    return [data[:cut] for data, cut in parts if cut], [data[cut:] for data, cut in parts if cut < len(data)]
 
 
 def _equal(words: memoryview, at: int, step: int) -> int:

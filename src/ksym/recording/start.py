@@ -10,7 +10,7 @@ from ksym.capture.sites import KERNEL_HALF
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
-from ksym.recording.header import FileHead, error
+from ksym.recording.header import FileHead, Machine, error
 from ksym.recording.hits import Layout
 from ksym.recording.knowledge import watch_from
 from ksym.symbols.variable import Space, Variable
@@ -47,6 +47,8 @@ class Start:
         arch: The machine's, as uname(2) calls it.
         conditions: Of each watch, what is left of its condition to be judged.
         both_fire: See watch.arm.Options.
+        machine: Where it was made; None where the file does not tell here.
+        limit: So many accesses count; 0: all.
     """
 
     watches: tuple[Watch, ...]
@@ -60,6 +62,8 @@ class Start:
     arch: str = ""
     conditions: tuple[Condition | None, ...] = ()
     both_fire: bool = True
+    machine: Machine | None = None
+    limit: int = 0
 
     def add(self, events: Any) -> None:
         """Take what further identifiers stand for, as notes have it.
@@ -89,12 +93,17 @@ def start_from(data: Any) -> Start:
     start = Start(
         watches, [], {}, offset, int(clock["realtime_ns"]), bool(data["values"]), bool(data["stacks"]),
         str(data["version"]), str(data["arch"]),
-        tuple(map(_condition, data["conditions"])), bool(data["both_fire"]),
+        tuple(map(_condition, data["conditions"])), bool(data["both_fire"]), _machine(data["machine"], data["arch"]),
+        int(data["limit"]),
     )  # fmt: skip
-    if len(start.conditions) != len(watches):
+    if len(start.conditions) != len(watches) or start.limit < 0:
         raise ValueError("conditions")
     start.add(data["events"])
     return start
+
+
+def _machine(data: Any, arch: Any) -> Machine:
+    return Machine(str(data["hostname"]), str(data["release"]), str(arch), int(data["cpus"]), version="ksym")
 
 
 def _condition(data: Any) -> Condition | None:

@@ -34,13 +34,13 @@ class Eras:
         for rank, change in changes:
             ended = ended_address_space(change.record)
             if ended in known:
-                ends.append((known[ended], rank, change.order))
+                ends.append((known[ended], rank, change.order, change.record.time))
         ends.sort()
         self._ends = ends
         self.of: Ints | None = None
         """Number of each hit's; None: there is but one."""
         if ends:
-            keys = np.array([of << _RANK_BITS | rank for of, rank, _ in ends], np.int64)
+            keys = np.array([of << _RANK_BITS | rank for of, rank, _, _ in ends], np.int64)
             hits = number << _RANK_BITS | np.arange(len(pid))
             self.of = np.searchsorted(keys, hits, "right")
             self._pid_of = number
@@ -49,12 +49,14 @@ class Eras:
         """The era in which a hit was."""
         if self.of is None:
             return ALWAYS
-        number, of, (start, end) = int(self.of[hit]), int(self._pid_of[hit]), ALWAYS
+        number, of, era = int(self.of[hit]), int(self._pid_of[hit]), ALWAYS
         if number and self._ends[number - 1][0] == of:
-            start = self._ends[number - 1][2]
+            _, _, start, time = self._ends[number - 1]
+            era = era._replace(start=start, start_time=time)
         if number < len(self._ends) and self._ends[number][0] == of:
-            end = self._ends[number][2]
-        return Era(start, end)
+            _, _, end, time = self._ends[number]
+            era = era._replace(end=end, end_time=time)
+        return era
 
 
 def thread_names(changes: Ranked, tid: Ints, cpu: Ints) -> tuple[tuple[str, ...], NDArray[np.int32]]:

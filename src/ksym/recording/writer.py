@@ -8,10 +8,12 @@ that a reader knows that the file was cut.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.linux.perf_event import Attr
@@ -34,6 +36,8 @@ from ksym.recording.perf_file import (
 _TRAILER = struct.Struct("<IIQIIQ")
 """sample_id_all for IDENTIFIER | TID | TIME | CPU: pid, tid, time, cpu, 0, identifier."""
 
+_SEALS_KEPT = 256
+
 
 class Event(NamedTuple):
     """One event of the file.
@@ -47,6 +51,11 @@ class Event(NamedTuple):
     attr: Attr
     ids: tuple[int, ...]
     name: str
+
+
+class _Seal(NamedTuple):
+    size: int
+    mark: int
 
 
 class Compressor(Protocol):
@@ -83,6 +92,14 @@ class PerfWriter:
         self._waiting: list[bytes] = []
         self.waiting = 0
         """Bytes that are not flushed yet."""
+        self._sealed: list[_Seal] = []
+        """The seals among them; ``size`` is the number of parts up to each."""
+        self._written: deque[_Seal] = deque(maxlen=_SEALS_KEPT)
+        """The last seals in the file."""
+        self._most = 0
+        """How far the file has reached: when there was no room for more, all that there was."""
+        self.mark = 0
+        """What the next seal stands for: a number of the caller's, growing."""
         header, behind = self._header(), MAKER + sections + identifiers
         self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind), 0
         _write(fd, header + behind, 0)
@@ -107,7 +124,16 @@ class PerfWriter:
 
     def note(self, name: str, data: bytes) -> None:
         """Take something that ksym alone knows."""
-        self.append(note(name, data, self.trailer()))
+        self.append(self.noted(name, data))
+
+    def noted(self, name: str, data: bytes) -> bytes:
+        """Such a note as it stands in the file."""
+        return note(name, data, self.trailer())
+
+    @property
+    def written_mark(self) -> int:
+        """The mark of the last seal in the file."""
+        return self._written[-1].mark if self._written else 0
 
     def seal(self) -> None:
         """Note the check sum of what was taken since the last one.
@@ -119,28 +145,39 @@ class PerfWriter:
         if self._summed < len(self._waiting):
             self.note(CHECK, str(self._sum).encode())
             self._sum, self._summed = 0, len(self._waiting)
+            self._sealed.append(_Seal(self._summed, self.mark))
 
     def flush(self) -> None:
         """Write what waits, sealed, then let the header count it.
 
         Raises:
-            OSError: it cannot be written; the file is as it was after the last flush.
+            OSError: it cannot be written; in the file is what fits, up to a seal.
         """
         self.seal()
         if not self._waiting:
             return
-        data = b"".join(self._waiting)
-        if self._compressor:
-            data = b"".join(_compressed(self._compressor, data))
-        try:
-            _write(self._fd, data, self._data_at + self.size)
-        except OSError:
-            os.ftruncate(self._fd, self._data_at + self.size)
-            raise
-        self.size += len(data)
-        _write(self._fd, self._header(), 0)
+        parts, seals, first, size = [], [], 0, self.size
+        for end, mark in self._sealed:
+            part = b"".join(self._waiting[first:end])
+            if self._compressor:
+                part = b"".join(_compressed(self._compressor, part))
+            parts.append(part)
+            first, size = end, size + len(part)
+            seals.append(_Seal(size, mark))
         self._waiting.clear()
+        self._sealed.clear()
         self.waiting = self._summed = 0
+        done, error = _written(self._fd, b"".join(parts), self._data_at + self.size)
+        self._most = self._data_at + self.size + done
+        self._written.extend(seal for seal in seals if seal.size <= self.size + done)
+        if self._written:
+            self.size = self._written[-1].size
+        if error:
+            with contextlib.suppress(OSError):  # a device
+                os.ftruncate(self._fd, self._data_at + self.size)
+        _write(self._fd, self._header(), 0)
+        if error:
+            raise error
 
     def finish(self, features: Iterable[tuple[Feature, bytes]]) -> None:
         """Flush, and put the features behind the data.
@@ -149,18 +186,46 @@ class PerfWriter:
             OSError: they cannot be written; the data are in the file all the same.
         """
         self.flush()
+        at, known = self._data_at + self.size, self._known(features)
+        done, error = _written(self._fd, _table(known, at), at)
+        if error:
+            self._most = at + done
+            raise error
+        _write(self._fd, self._header(known), 0)
+
+    def stop(self, end: Callable[[int], bytes], features: Iterable[tuple[Feature, bytes]]) -> None:
+        """Give a file an end that has no room for one, in place of what stands behind one of the last seals.
+
+        Args:
+            end: The last records, given the mark of that seal.
+            features: As with ``finish``.
+
+        Raises:
+            OSError: there is no room even so; the file is as it was.
+        """
+        known = self._known(features)
+        for size, mark in reversed(self._written):
+            last = end(mark)
+            last += self.noted(CHECK, str(zlib.crc32(last)).encode())
+            at = self._data_at + size
+            behind = last + _table(known, at + len(last))
+            if at + len(behind) <= self._most:
+                break
+        else:
+            return
+        os.ftruncate(self._fd, at)
+        _write(self._fd, behind, at)
+        self.size = size + len(last)
+        while self._written[-1].size > size:
+            self._written.pop()
+        _write(self._fd, self._header(known), 0)
+
+    def _known(self, features: Iterable[tuple[Feature, bytes]]) -> dict[Feature, bytes]:
         known = dict(features) | {Feature.EVENT_DESC: self._descriptions()}
         if self._compressor:
             # version, type (1: zstd), level, ratio, size of the rings (tools/perf/util/header.c, write_compressed)
             known[Feature.COMPRESSED] = struct.pack("<IIIII", 1, 1, 1, 1, 1 << 20)
-        at = self._data_at + self.size
-        body_at = at + SECTION.size * len(known)
-        table, body = b"", b""
-        for _, content in sorted(known.items()):
-            table += SECTION.pack(body_at + len(body), len(content))
-            body += content
-        _write(self._fd, table + body, at)
-        _write(self._fd, self._header(known), 0)
+        return known
 
     def _header(self, features: Iterable[Feature] = ()) -> bytes:
         bits = sum(1 << feature for feature in features)
@@ -185,11 +250,32 @@ class PerfWriter:
             self._fd = -1
 
 
+def _table(known: dict[Feature, bytes], at: int) -> bytes:
+    """Features as they stand in the file at ``at``: where each is, then all of them."""
+    body_at = at + SECTION.size * len(known)
+    table, body = b"", b""
+    for _, content in sorted(known.items()):
+        table += SECTION.pack(body_at + len(body), len(content))
+        body += content
+    return table + body
+
+
 def _write(fd: int, data: bytes, at: int) -> None:
+    _, error = _written(fd, data, at)
+    if error:
+        raise error
+
+
+def _written(fd: int, data: bytes, at: int) -> tuple[int, OSError | None]:
+    """Write; how much could be, and why not all of it."""
     view = memoryview(data)
     while view:
-        done = os.pwrite(fd, view, at)
+        try:
+            done = os.pwrite(fd, view, at)
+        except OSError as error:
+            return len(data) - len(view), error
         view, at = view[done:], at + done
+    return len(data), None
 
 
 def _compressed(compressor: Compressor, data: bytes) -> Iterable[bytes]:
