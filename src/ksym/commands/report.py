@@ -173,6 +173,7 @@ def _about(recording: Recording) -> About:
             "hostname": machine.hostname, "release": machine.release, "arch": machine.arch, "cpus": machine.cpus,
         },
         made_by=made_by, lost=number("lost"), rejected=number("rejected"), suppressed=number("suppressed"),
-        disarmed=number("disarmed"), cut=recording.cut,
+        disarmed=number("disarmed"), removed=number("removed"), unwritten=number("unwritten"),
+        continues=number("file") > 1, cut=recording.cut,
         notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
     )  # fmt: skip

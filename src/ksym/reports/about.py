@@ -21,6 +21,9 @@ class About:
         rejected: Hits that did not match a condition.
         suppressed: Hits of watches that the guard had given up.
         disarmed: Watches that the guard took off.
+        removed: Hits in files of the same run that are not kept (--max-size).
+        unwritten: Hits for which the disk had no room.
+        continues: It goes on where FILE.1 ends.
         cut: Why it is not whole; None if it is.
         notes: What was missed, in words.
     """
@@ -33,6 +36,9 @@ class About:
     rejected: int = 0
     suppressed: int = 0
     disarmed: int = 0
+    removed: int = 0
+    unwritten: int = 0
+    continues: bool = False
     cut: str | None = None
     notes: tuple[str, ...] = ()
 

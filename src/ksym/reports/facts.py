@@ -31,6 +31,8 @@ def facts(about: About, analysis: Analysis, selection: Selection) -> list[tuple[
         words = (machine.get("hostname"), kind, cpus, about.made_by)
         rows.append(("machine", ", ".join(printable(str(word)) for word in words if word)))
     rows.append(("counted", _counted(about, analysis)))
+    if about.continues:
+        rows.append(("part", "it goes on where the file before it ended (--max-size)"))
     if selection:
         rows.append(("selected", f"{printable(str(selection))}: of {count(analysis.all, 'access')}"))
     rows += [("note", printable(note)) for note in about.notes]
@@ -44,6 +46,8 @@ def _counted(about: About, analysis: Analysis) -> str:
     counts += [f"{about.rejected:,} did not match the condition"] if about.rejected else []
     counts += [f"{about.suppressed:,} suppressed"]
     counts += [f"{about.disarmed:,} disarmed"] if about.disarmed else []
+    counts += [f"{count(about.unwritten, 'hit')} not written"] if about.unwritten else []
+    counts += [f"{count(about.removed, 'hit')} in files that were removed"] if about.removed else []
     return ", ".join(counts)
 
 

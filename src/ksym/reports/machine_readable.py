@@ -46,6 +46,8 @@ def report(
         "rejected": about.rejected,
         "suppressed": about.suppressed,
         "disarmed": about.disarmed,
+        "removed": about.removed,
+        "unwritten": about.unwritten,
         "cut": about.cut,
         "notes": list(about.notes),
         "by": list(by),
