@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Serve the tracing directory: ftrace's ksym_tracer of 2009, for any shell.
 
-    # ksym mount --daemon /sys/kernel/ksym
+    # mkdir /tmp/ksym; ksym mount --daemon /tmp/ksym; cd /tmp/ksym
     # echo pid_max:rw- > ksym_trace_filter; cat trace
 
-The files are those of tracefs; README in the directory tells of each. Ctrl-C, SIGTERM or umount end it and give every
-register back.
+The files are those of tracefs; README in the directory and ksym-mount(1) tell of each. Ctrl-C, SIGTERM or umount end it
+and give every register back.
 """
 
 from __future__ import annotations
@@ -48,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
     vmlinux = args.vmlinux and os.path.abspath(args.vmlinux)
     how = How(bpf=not args.no_bpf, guard=args.guard, vmlinux=vmlinux)
     directory = TracingDirectory(lambda: Instance(how))
-    background = _Background(
-        args.daemon
-    )  # first of all: what is mounted belongs to the process that serves it
+    # First of all: what is mounted belongs to the process that serves it.
+    background = _Background(args.daemon)
     if background.child:
         return background.outcome()
     with Signals() as signals:
@@ -114,7 +113,7 @@ class _Service:
 
     def _collect(self) -> None:
         for instance, pipe in self._directory:
-            if instance.collect() or (pipe.taken and not instance.recording):
+            if instance.collect() or (pipe.taken and not instance.on):
                 self._server.wake(pipe)
 
     def _follow_rings(self) -> bool:

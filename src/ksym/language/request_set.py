@@ -9,7 +9,7 @@ from ksym.errors import Place, RequestError, Span
 from ksym.language.request import Mode, Request, Root, Step, Target
 from ksym.language.tokens import printable, quote
 
-_Key = tuple[Root, tuple[Step, ...], int | None]
+Key = tuple[Root, tuple[Step, ...], int | None]
 
 
 class RequestSet:
@@ -27,7 +27,7 @@ class RequestSet:
     """
 
     def __init__(self) -> None:
-        self._requests: dict[_Key, Request] = {}
+        self._requests: dict[Key, Request] = {}
 
     def __iter__(self) -> Iterator[Request]:
         return iter(tuple(self._requests.values()))
@@ -37,7 +37,7 @@ class RequestSet:
 
     def __contains__(self, request: Request) -> bool:
         """Whether the target of ``request`` is watched, in whatever mode."""
-        return _key(request.target) in self._requests
+        return key(request.target) in self._requests
 
     def add_new(self, request: Request) -> None:
         """Takes a request in whose target must be a new one.
@@ -45,7 +45,7 @@ class RequestSet:
         Raises:
             RequestError: The target is there already, whatever the mode and condition of either.
         """
-        present = self._requests.setdefault(_key(request.target), request)
+        present = self._requests.setdefault(key(request.target), request)
         if present is request:
             return
         what, todo = f"cannot watch {request.target.text} twice", "keep one of them"
@@ -68,12 +68,12 @@ class RequestSet:
             RequestError: The same target with the same mode and condition is there already.
         """
         assert request.mode is not Mode.CLEAR, "a request to clear is for clear()"
-        key = _key(request.target)
-        present = self._requests.get(key)
+        place = key(request.target)
+        present = self._requests.get(place)
         if present is not None and (present.mode, present.condition) == (request.mode, request.condition):
             why = f"{quote(request.target.text)} is watched as {request.mode} already"
             raise _error("add", request, why, "leave it out, or ask for another ACCESS")
-        self._requests[key] = request  # a dict keeps the place of a key that it has
+        self._requests[place] = request  # a dict keeps the place of a key that it has
         return present
 
     def clear(self, request: Request) -> Request:
@@ -85,7 +85,7 @@ class RequestSet:
         Raises:
             RequestError: The target is not in the set.
         """
-        present = self._requests.pop(_key(request.target), None)
+        present = self._requests.pop(key(request.target), None)
         if present is None:
             others = ", ".join(other.target.text for other in self._requests.values())
             todo = f"clear one of {others}" if others else "there is nothing to clear"
@@ -99,7 +99,8 @@ class RequestSet:
         return requests
 
 
-def _key(target: Target) -> _Key:
+def key(target: Target) -> Key:
+    """What two spellings of a target have in common."""
     return target.root, target.path, target.cpu
 
 

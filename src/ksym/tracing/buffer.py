@@ -112,11 +112,11 @@ class Buffer:
         """Those, and the ones that were dropped."""
         return self.count(cpu) + sum(queue.overrun for queue in self._of(cpu))
 
-    def take(self) -> tuple[list[tuple[int, int]], Entry] | None:
+    def take(self) -> tuple[int, Entry] | None:
         """Consume the oldest entry.
 
         Returns:
-            The numbers of entries that were dropped unseen, as (CPU, how many), and the entry.
+            How many entries of its CPU were dropped unseen before it, and the entry.
         """
         oldest = min(
             (queue for queue in self._queues.values() if queue.entries),
@@ -126,9 +126,7 @@ class Buffer:
         if oldest is None:
             return None
         entry = oldest.entries.popleft()
-        missed = [(cpu, queue.missed) for cpu, queue in sorted(self._queues.items()) if queue.missed]
-        for queue in self._queues.values():
-            queue.missed = 0
+        missed, oldest.missed = oldest.missed, 0
         return missed, entry
 
     def clear(self, cpu: int | None = None) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 
-from ksym.errors import KsymError, UsageError
+from ksym.errors import KsymError
 from ksym.linux.cpus import online_cpus, possible_cpus
 from ksym.linux.files import read_text
 from ksym.tracing import layout
@@ -14,78 +14,65 @@ from ksym.tracing.buffer import Entry
 from ksym.tracing.error_log import number_of
 from ksym.tracing.instance import FILTER, TRACERS, Instance
 from ksym.tracing.nodes import Caller, Directory, File, Handle, Node, Text, refusal
+from ksym.tracing.readme import README
 
 _MARKER_MOST = 4096
 """Bytes of one marker; tracefs takes no more at a time either (TRACE_MARKER_MAX_SIZE, kernel/trace/trace.c)."""
 _READ_WRITE, _READ, _WRITE = 0o600, 0o400, 0o200
-
-README = """\
-Who reads or writes this variable? ksym's tracing directory, after ftrace's ksym_tracer of 2.6.33 to 2.6.35.
-
-  # echo pid_max:rw- > ksym_trace_filter     watch a kernel variable
-  # cat trace                                see who touched it
-  # echo pid_max:-w- > ksym_trace_filter     writes alone, from now on
-  # echo pid_max:--- > ksym_trace_filter     watch it no more
-
-ksym_trace_filter   one request a line, NAME:ACCESS [if CONDITION]; ACCESS is rw-, -w-, r--, --x, or --- to clear;
-                    0, *:--- or an empty write clears all; read back newest first
-ksym_profile        hits of each, as counted by the hardware's own counters
-trace               what was caught and not consumed; writing to it empties it
-trace_pipe          the same as it comes; what is read is consumed
-tracing_on          0 or 1
-current_tracer      ksym_tracer, or nop: nothing is recorded, the filters stay
-buffer_size_kb      for each CPU; the oldest entries make room for new ones
-trace_options       values, stacktrace, twin, ksym-format; no in front turns one off
-trace_marker        what is written stands in the trace among the accesses
-error_log           why a write failed, with a caret under the place
-per_cpu/cpuN/trace  one CPU's part
-instances/          mkdir makes another set of filters with a buffer of its own, rmdir removes it
-"""
 
 
 def _bytes(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-class _Own(File):
-    """A file of an instance, which knows how many are open.
+class _File(File):
+    """A file of an instance.
 
     Args:
-        instance: Whose it is.
         mode: Permission bits.
-        make: What makes a handle.
-        stream: See File.
+        make: What makes a handle for who opens it.
     """
 
-    def __init__(
-        self, instance: Instance, mode: int, make: Callable[[int, Caller], Handle], *, stream: bool = False
-    ) -> None:
-        super().__init__(mode, stream=stream)
-        self._instance, self._make = instance, make
+    def __init__(self, mode: int, make: Callable[[Caller], Handle]) -> None:
+        super().__init__(mode)
+        self._make = make
 
     def open(self, flags: int, caller: Caller) -> Handle:
         """See File.open."""
-        handle = self._make(flags, caller)
-        self._instance.opened += 1
-        return _Counted(handle, self._instance)
+        return self._make(caller)
 
 
-class _Counted(Handle):
-    """A handle that its instance counts."""
+class _Opened(Handle):
+    """A file of an instance, open; the instance knows how many are."""
 
-    def __init__(self, handle: Handle, instance: Instance) -> None:
-        self._handle, self._instance = handle, instance
-        self.read, self.write, self.truncate = handle.read, handle.write, handle.truncate  # type: ignore[method-assign]
-        self.ready, self.flush = handle.ready, handle.flush  # type: ignore[method-assign]
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        instance.opened += 1
 
     def close(self) -> None:
         """See Handle.close."""
         self._instance.opened -= 1
-        self._handle.close()
 
 
-class _Control(Text):
-    """Text that can be set.
+class _Shown(_Opened):
+    """Text, open.
+
+    Args:
+        instance: Whose.
+        make: What it says.
+    """
+
+    def __init__(self, instance: Instance, make: Callable[[], str]) -> None:
+        super().__init__(instance)
+        self._text = Text(lambda: _bytes(make()))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """See Handle.read."""
+        return self._text.read(offset, size)
+
+
+class _Control(_Shown):
+    """Text that can be set, open.
 
     Args:
         instance: Whose.
@@ -95,15 +82,13 @@ class _Control(Text):
     """
 
     def __init__(
-        self, instance: Instance, name: str, make: Callable[[], str], act: Callable[[str], None] | None
+        self, instance: Instance, name: str, make: Callable[[], str], act: Callable[[str], None]
     ) -> None:
-        super().__init__(lambda: _bytes(make()))
-        self._instance, self._name, self._act = instance, name, act
+        super().__init__(instance, make)
+        self._name, self._act = name, act
 
     def write(self, offset: int, data: bytes) -> int:
         """See Handle.write."""
-        if self._act is None:
-            raise refusal(errno.EINVAL)
         try:
             self._instance.attempt(self._name, self._act, data.decode(errors="replace"))
         except KsymError as error:
@@ -114,13 +99,18 @@ class _Control(Text):
 class _Filter(_Control):
     """``ksym_trace_filter``, open.
 
-    An empty write never leaves the shell: ``: > ksym_trace_filter`` opens the file with O_TRUNC, writes nothing and
-    closes it. But ``echo pid_max:rw- > ksym_trace_filter`` opens it so, too, and must not clear anything.
+    An empty write may never leave the shell: ``: > ksym_trace_filter`` opens the file with O_TRUNC, writes nothing
+    and closes it. But ``echo pid_max:rw- > ksym_trace_filter`` opens it so, too, and must not clear anything.
+
+    Args:
+        instance: Whose.
+        caller: Who opened it: ``task(self)``.
     """
 
-    def __init__(self, instance: Instance) -> None:
-        super().__init__(instance, FILTER, instance.filters.text, instance.filters.write)
-        self._emptied = False
+    def __init__(self, instance: Instance, caller: Caller) -> None:
+        filters = instance.filters
+        super().__init__(instance, FILTER, filters.text, lambda text: filters.write(text, caller.pid))
+        self._emptied = self._written = False
 
     def truncate(self) -> None:
         """See Handle.truncate."""
@@ -128,20 +118,26 @@ class _Filter(_Control):
 
     def write(self, offset: int, data: bytes) -> int:
         """See Handle.write."""
-        self._emptied = False
+        again, self._written, self._emptied = self._written, True, False
+        if again and not data.strip():
+            # bash writes each line of an echo by itself. An empty one behind others clears nothing, least of all
+            # the one that it writes after a line that was refused.
+            return len(data)
         return super().write(offset, data)
 
     def close(self) -> None:
         """See Handle.close."""
+        super().close()
         if self._emptied:
             self._instance.filters.clear()
 
 
-class _Trace(Handle):
+class _Trace(_Opened):
     """``trace``, open: what was there when it was read from its start."""
 
     def __init__(self, instance: Instance, cpu: int | None) -> None:
-        self._instance, self._cpu = instance, cpu
+        super().__init__(instance)
+        self._cpu = cpu
         self._text = b""
         self._rest: Iterator[Entry] | None = None
 
@@ -176,11 +172,12 @@ class _Trace(Handle):
         self._instance.empty(self._cpu)
 
 
-class _Pipe(Handle):
+class _Pipe(_Opened):
     """``trace_pipe``, open."""
 
     def __init__(self, instance: Instance, file: PipeFile) -> None:
-        self._instance, self._file = instance, file
+        super().__init__(instance)
+        self._file = file
         self._left = b""
         self._had = False
 
@@ -191,21 +188,22 @@ class _Pipe(Handle):
         text = bytearray(self._left)
         while len(text) < size and (found := self._instance.buffer.take()):
             dropped, entry = found
-            text += _bytes("".join(layout.missed(*each) for each in dropped) + rows.text(entry))
+            text += _bytes((layout.missed(entry.cpu, dropped) if dropped else "") + rows.text(entry))
         self._left = bytes(text[size:])
         self._had |= bool(text)
         if text:
             return bytes(text[:size])
-        return b"" if self._had and not self._instance.recording else None
+        return b"" if self._had and not self._instance.on else None
 
     def ready(self) -> bool:
         """See Handle.ready."""
         self._instance.collect()
-        ended = self._had and not self._instance.recording
+        ended = self._had and not self._instance.on
         return bool(self._left or self._instance.buffer.count() or ended)
 
     def close(self) -> None:
         """See Handle.close."""
+        super().close()
         self._file.taken = False
 
 
@@ -222,15 +220,15 @@ class PipeFile(File):
         if self.taken:
             raise refusal(errno.EBUSY)
         self.taken = True
-        self._instance.opened += 1
-        return _Counted(_Pipe(self._instance, self), self._instance)
+        return _Pipe(self._instance, self)
 
 
-class _Marker(Handle):
+class _Marker(_Opened):
     """``trace_marker``, open: each write(2) is a line of the trace."""
 
     def __init__(self, instance: Instance, caller: Caller) -> None:
-        self._instance, self._caller = instance, caller
+        super().__init__(instance)
+        self._caller = caller
 
     def write(self, offset: int, data: bytes) -> int:
         """See Handle.write; EBADF where nothing is recorded, as in tracefs."""
@@ -251,68 +249,50 @@ def _where(tid: int) -> tuple[int, str]:
         return 0, "<...>"
 
 
-class _PerCpu(Directory):
-    """``per_cpu``."""
-
-    def __init__(self, instance: Instance) -> None:
-        super().__init__(
-            {f"cpu{cpu}": Directory({"trace": _trace(instance, cpu)}) for cpu in possible_cpus()}
-        )
-
-
-def _trace(instance: Instance, cpu: int | None = None) -> Node:
-    return _Own(instance, _READ_WRITE, lambda flags, caller: _Trace(instance, cpu))
-
-
-def _text(
-    instance: Instance, name: str, make: Callable[[], str], act: Callable[[str], None] | None = None
-) -> Node:
-    mode = _READ if act is None else _READ_WRITE
-    return _Own(instance, mode, lambda flags, caller: _Control(instance, name, make, act))
-
-
-class _ErrorLog(_Control):
+class _ErrorLog(_Shown):
     """``error_log``, open: writing to it, or opening it with O_TRUNC, empties it."""
 
     def __init__(self, instance: Instance) -> None:
-        super().__init__(instance, "error_log", instance.errors.text, lambda text: instance.errors.clear())
-        self.truncate = instance.errors.clear  # type: ignore[method-assign]
+        super().__init__(instance, instance.errors.text)
 
+    def write(self, offset: int, data: bytes) -> int:
+        """See Handle.write."""
+        self._instance.errors.clear()
+        return len(data)
 
-def _set_on(instance: Instance, text: str) -> None:
-    if text.strip() not in ("0", "1"):
-        raise UsageError(
-            f"cannot set tracing_on to '{text.strip()}'", "it is neither 0 nor 1", "write one of them"
-        )
-    instance.on = text.strip() == "1"
-
-
-def _set_tracer(instance: Instance, text: str) -> None:
-    instance.tracer = text.strip()
+    def truncate(self) -> None:
+        """See Handle.truncate."""
+        self._instance.errors.clear()
 
 
 def tree(instance: Instance) -> tuple[dict[str, Node], PipeFile]:
     """The files of an instance, and its ``trace_pipe`` among them."""
+
+    def shown(make: Callable[[], str]) -> Node:
+        return _File(_READ, lambda caller: _Shown(instance, make))
+
+    def control(name: str, make: Callable[[], str], act: Callable[[str], None]) -> Node:
+        return _File(_READ_WRITE, lambda caller: _Control(instance, name, make, act))
+
+    def trace(cpu: int | None = None) -> Node:
+        return _File(_READ_WRITE, lambda caller: _Trace(instance, cpu))
+
     pipe = PipeFile(instance)
-    on: Callable[[str], None] = lambda text: _set_on(instance, text)  # noqa: E731
-    tracer: Callable[[str], None] = lambda text: _set_tracer(instance, text)  # noqa: E731
     names = {
-        FILTER: _Own(instance, _READ_WRITE, lambda flags, caller: _Filter(instance)),
-        "ksym_profile": _text(instance, "ksym_profile", instance.profile),
-        "available_tracers": _text(instance, "available_tracers", lambda: " ".join(TRACERS) + "\n"),
-        "current_tracer": _text(instance, "current_tracer", lambda: f"{instance.tracer}\n", tracer),
-        "tracing_on": _text(instance, "tracing_on", lambda: f"{int(instance.on)}\n", on),
-        "buffer_size_kb": _text(
-            instance, "buffer_size_kb", lambda: f"{instance.buffer.kilobytes}\n", instance.set_size
+        FILTER: _File(_READ_WRITE, lambda caller: _Filter(instance, caller)),
+        "ksym_profile": shown(instance.profile),
+        "available_tracers": shown(lambda: " ".join(TRACERS) + "\n"),
+        "current_tracer": control("current_tracer", lambda: f"{instance.tracer}\n", instance.set_tracer),
+        "tracing_on": control("tracing_on", lambda: f"{int(instance.on)}\n", instance.set_on),
+        "buffer_size_kb": control(
+            "buffer_size_kb", lambda: f"{instance.buffer.kilobytes}\n", instance.set_size
         ),
-        "trace_options": _text(
-            instance, "trace_options", lambda: instance.options.text(), instance.set_options
-        ),
-        "trace": _trace(instance),
+        "trace_options": control("trace_options", lambda: instance.options.text(), instance.set_options),
+        "trace": trace(),
         "trace_pipe": pipe,
-        "trace_marker": _Own(instance, _WRITE, lambda flags, caller: _Marker(instance, caller)),
-        "error_log": _Own(instance, _READ_WRITE, lambda flags, caller: _ErrorLog(instance)),
-        "per_cpu": _PerCpu(instance),
+        "trace_marker": _File(_WRITE, lambda caller: _Marker(instance, caller)),
+        "error_log": _File(_READ_WRITE, lambda caller: _ErrorLog(instance)),
+        "per_cpu": Directory({f"cpu{cpu}": Directory({"trace": trace(cpu)}) for cpu in possible_cpus()}),
     }
     return names, pipe
 
@@ -356,7 +336,7 @@ class TracingDirectory:
         self.instances = Instances(make)
         self._own = make()
         names, self._pipe = tree(self._own)
-        readme = _Own(self._own, _READ, lambda flags, caller: Text(lambda: README.encode()))
+        readme = _File(_READ, lambda caller: _Shown(self._own, lambda: README))
         self.root = Directory({**names, "README": readme, "instances": self.instances})
 
     def __iter__(self) -> Iterator[tuple[Instance, PipeFile]]:

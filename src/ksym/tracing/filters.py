@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ksym.errors import KsymError, NoRegisters
+from ksym.errors import KsymError, NoRegisters, RequestError, Span
 from ksym.language.parser import parse_request
-from ksym.language.request import Mode, Request
-from ksym.language.request_set import RequestSet
+from ksym.language.request import Mode, Request, TaskRoot, UserSymbol
+from ksym.language.request_set import Key, RequestSet, key
 from ksym.tracing.planted import How, Planted
 
 Plant = Callable[[Request, How], Planted]
@@ -46,8 +46,12 @@ class Filters:
         """The requests, newest first, a line each."""
         return "".join(f"{request}\n" for request in reversed(list(self._requests)))
 
-    def write(self, text: str) -> None:
+    def write(self, text: str, writer: int = 0) -> None:
         """Do what the lines ask for, all of it or nothing.
+
+        Args:
+            text: The lines.
+            writer: The thread that ``task(self)`` stands for; 0: one of another pid namespace.
 
         Raises:
             KsymError: one of them cannot be done.
@@ -60,7 +64,7 @@ class Filters:
             # An empty line among others says nothing; alone it is the empty write, which clears all.
             lines = [line for line in lines if line.strip()] or [""]
         for line in lines:
-            request = parse_request(line, seed=True)
+            request = _made_sure(parse_request(line, seed=True), writer)
             if request.clears_all:
                 wanted.clear_all()
             elif request.mode is Mode.CLEAR:
@@ -105,17 +109,17 @@ class Filters:
                 self._restore(olds, hits)
                 raise
         for planted in fresh:
-            self._take_up(planted, hits.get(planted.request.target.text, 0))
+            self._take_up(planted, hits.get(key(planted.request.target), 0))
         self._requests, self._how = wanted, how
 
-    def _give_up(self, requests: Sequence[Request]) -> dict[str, int]:
+    def _give_up(self, requests: Sequence[Request]) -> dict[Key, int]:
         """Give registers back; returns the hits up to then, by target."""
         hits = {}
         for request in requests:
             planted = self._planted.pop(request)
             planted.disable()
             self._leaving(planted)
-            hits[request.target.text] = planted.hits
+            hits[key(request.target)] = planted.hits
             planted.close()
         return hits
 
@@ -131,13 +135,15 @@ class Filters:
         try:
             for request in requests:
                 done.append(self._plant(request, how))
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KsymError) and error.place is None:
+                error.place = request.place(Span(0, len(request.target.text)))
             for planted in done:
                 planted.close()
             raise
         return done
 
-    def _restore(self, requests: Sequence[Request], hits: dict[str, int]) -> None:
+    def _restore(self, requests: Sequence[Request], hits: dict[Key, int]) -> None:
         """Plant anew what was given up in vain."""
         for request in requests:
             try:
@@ -147,4 +153,26 @@ class Filters:
                 self._requests.clear(request)
                 self._told(request, f"it had to give way and could not be planted again: {error.why}")
             else:
-                self._take_up(planted, hits[request.target.text])
+                self._take_up(planted, hits[key(request.target)])
+
+
+def _made_sure(request: Request, writer: int) -> Request:
+    """The request with ``task(self)`` as the writer's task, by number: there is no other self to read it later.
+
+    Raises:
+        RequestError: no watch of this directory can be what it means.
+    """
+    root, text = request.target.root, request.text
+    if isinstance(root, UserSymbol):
+        raise RequestError(
+            f"cannot watch {request.target.text}", "it is a program's variable, and the directory knows no process",
+            f"ksym trace -p PID {request.target.text}", place=request.place(root.span),
+        )  # fmt: skip
+    if not isinstance(root, TaskRoot) or root.pid is not None:
+        return request
+    if not writer:
+        raise RequestError(
+            f"cannot watch {request.target.text}", "who writes it is in another pid namespace",
+            "write task(PID) as the server numbers it", place=request.place(root.span),
+        )  # fmt: skip
+    return parse_request(f"{text[: root.span.start]}task({writer}){text[root.span.end :]}", seed=True)

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ksym.errors import KsymError, UsageError
+from ksym.errors import KsymError, Place, Span, UsageError
 from ksym.language.request import Request
 from ksym.tracing import layout
 from ksym.tracing.buffer import MOST_KB, TIME, Buffer, Entry, Marker
@@ -47,14 +49,16 @@ class Options(NamedTuple):
             UsageError: it names another one.
         """
         options = self
-        for word in text.split():
-            names = {_shown(name): name for name in self._fields}
+        names = {_shown(name): name for name in self._fields}
+        for found in re.finditer(r"\S+", text):
+            word = found[0]
             off = word.removeprefix("no") if word.startswith("no") else ""
             name = names.get(word) or names.get(off)
             if name is None:
                 raise UsageError(
                     f"cannot set option '{word}'", "there is none of that name",
                     f"it is one of {', '.join(names)}, or no before one",
+                    place=Place(text, Span(*found.span())),
                 )  # fmt: skip
             options = options._replace(**{name: word in names})
         return options
@@ -95,21 +99,24 @@ class Instance:
 
     @property
     def tracer(self) -> str:
-        """One of TRACERS; another one than before empties the buffer, as in ftrace, and keeps the filters."""
+        """One of TRACERS."""
         return self._tracer
 
-    @tracer.setter
-    def tracer(self, name: str) -> None:
+    def set_tracer(self, text: str) -> None:
+        """Set ``current_tracer``; another one than before empties the buffer, as in ftrace, and keeps the filters.
+
+        Raises:
+            UsageError: there is no such tracer.
+        """
+        name = text.strip()
         if name not in TRACERS:
             raise UsageError(
-                f"cannot set tracer '{name}'",
-                "there is none of that name",
+                f"cannot set current_tracer to '{name}'", "there is none of that name",
                 f"it is one of {', '.join(TRACERS)}",
-            )
+            )  # fmt: skip
         if name != self._tracer:
-            self.collect()
             self._tracer = name
-            self.filters.switch(self.recording)
+            self._switch()
             self.empty()
 
     @property
@@ -117,15 +124,22 @@ class Instance:
         """``tracing_on``."""
         return self._on
 
-    @on.setter
-    def on(self, on: bool) -> None:
-        self._on = on
-        self.filters.switch(self.recording)
+    def set_on(self, text: str) -> None:
+        """Set ``tracing_on``.
 
-    @property
-    def recording(self) -> bool:
-        """Whether accesses are seen."""
-        return self._on and self._tracer != "nop"
+        Raises:
+            UsageError: it is neither 0 nor 1.
+        """
+        word = text.strip()
+        if word not in ("0", "1"):
+            raise UsageError(
+                f"cannot set tracing_on to '{word}'", "it is neither 0 nor 1", "write one of them"
+            )
+        self._on = word == "1"
+        self._switch()
+
+    def _switch(self) -> None:
+        self.filters.switch(self._on and self._tracer != "nop")
 
     def set_options(self, text: str) -> None:
         """Set options; the watches are planted anew where that makes a difference to them.
@@ -133,7 +147,7 @@ class Instance:
         Raises:
             KsymError: there is no such option, or they cannot be planted so; nothing has changed then.
         """
-        options = self.options.changed(text)
+        options = self.options.changed(text.strip())
         how = self._how(options)
         if how != self._how(self.options):
             self.filters.replant(how)
@@ -154,7 +168,7 @@ class Instance:
         self.buffer.kilobytes = int(word)
 
     def mark(self, cpu: int, tid: int, comm: str, text: str) -> bool:
-        """Put a line into the buffer; False where nothing is recorded."""
+        """Put a line into the buffer; False while ``tracing_on`` is 0."""
         if not self._on:
             return False
         self.collect()
@@ -200,9 +214,13 @@ class Instance:
 
         Raises:
             KsymError: it failed.
+            OSError: it failed for want of something else than registers.
         """
         try:
             action(text)
+        except OSError as error:  # out of descriptors, or of memory
+            self.errors.add(file, KsymError(f"cannot write to {file}", os.strerror(error.errno or 0)), text)
+            raise
         except KsymError as error:
             self.errors.add(file, error, text)
             raise

@@ -51,6 +51,7 @@ class Planted:
         self.request, self.how = request, how
         self._told: Callable[[str], None] = lambda note: None
         self._earlier = 0
+        self._told_of_loss = False
         options = Options(stacks=how.stacks)
         planting = Planting(
             options, Wants(Sink.RECORD), "auto" if how.twin else "off", bpf=how.bpf, guard=how.guard
@@ -87,8 +88,13 @@ class Planted:
         return self._live.now()
 
     def look(self) -> None:
-        """See Run.look."""
+        """See Run.look; tells once that hits have come faster than their records were taken."""
         self._session.run.look()
+        if not self._told_of_loss and self._live.tally([]).no_room:
+            self._told_of_loss = True
+            self._told(
+                f"hits of {self.watch.name} came too fast: not all are in the trace (ksym_profile has them)"
+            )
 
     def follow_cpus(self, changes: list[tuple[str, int]]) -> None:
         """See Run.follow_cpus."""
@@ -103,11 +109,6 @@ class Planted:
     def hits(self) -> int:
         """All hits since the request came, whatever has become of their records."""
         return self._earlier + sum(self._session.armed.counts())
-
-    @property
-    def lost(self) -> int:
-        """Hits of which there was no room for a record."""
-        return self._live.tally([]).no_room
 
     def close(self) -> None:
         """Give the registers back."""
