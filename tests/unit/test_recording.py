@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import stat
 import struct
@@ -473,6 +474,14 @@ def test_accesses_are_counted_as_trace_counts_them() -> None:
     limit.finish()
     assert limit.reached
     assert (limit.accesses, limit.hits) == ([2], 32)
+
+
+@pytest.mark.parametrize("event", [-1, 1 << 64, 1e300])
+def test_an_identifier_that_can_be_none_is_damage(tmp_path: Path, event: Any) -> None:
+    simple(tmp_path / "x.data")
+    start = open_recording(str(tmp_path / "x.data")).start
+    with pytest.raises(ValueError, match=re.escape(str(event))):
+        start.add([[event, 0, 0, 0, "ONLY"]])
 
 
 # -- files that follow each other ------------------------------------------------------------------------

@@ -73,9 +73,10 @@ class Start:
         """
         for event, piece, watch, index, role in events:
             of = self.watches[watch]
-            if min(event, piece, watch, index) < 0:
+            identifier = int(event)
+            if identifier not in _ADDRESSES or min(piece, watch, index) < 0:
                 raise ValueError(event)
-            self.numbers[int(event), int(piece)] = len(self.planned)
+            self.numbers[identifier, int(piece)] = len(self.planned)
             self.planned.append(PlannedEvent(of, of.pieces[index], -1, -1, Role[role]))
 
 
@@ -100,6 +101,10 @@ def start_from(data: Any) -> Start:
         raise ValueError("conditions")
     start.add(data["events"])
     return start
+
+
+def _machine(data: Any, arch: Any) -> Machine:
+    return Machine(str(data["hostname"]), str(data["release"]), str(arch), int(data["cpus"]), version="ksym")
 
 
 def _machine(data: Any, arch: Any) -> Machine:
