@@ -107,10 +107,6 @@ def _machine(data: Any, arch: Any) -> Machine:
     return Machine(str(data["hostname"]), str(data["release"]), str(arch), int(data["cpus"]), version="ksym")
 
 
-def _machine(data: Any, arch: Any) -> Machine:
-    return Machine(str(data["hostname"]), str(data["release"]), str(arch), int(data["cpus"]), version="ksym")
-
-
 def _condition(data: Any) -> Condition | None:
     if not data:
         return None
