@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import random
@@ -246,6 +247,33 @@ def test_no_flipped_bit_makes_other_rows(tmp_path: Path, compressed: bool) -> No
         assert found is None or found[1] is not None or len(found[0]) == len(whole), at
 
 
+def seals(data: bytes) -> list[int]:
+    """Where in a file each part ends that is sealed."""
+    at, ends = HEADER.unpack_from(data)[5], []
+    end = at + HEADER.unpack_from(data)[6]
+    while at < end:
+        kind, _, size = struct.unpack_from("<IHH", data, at)
+        at += size
+        if kind == Kind.BPF_EVENT and data[at - size + 28 : at - size + 34] == b"check\0":
+            ends.append(at)
+    return ends
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_parts_that_are_missing_or_there_twice(tmp_path: Path, twice: bool) -> None:
+    """Each is sealed, but they do not follow each other."""
+    path = tmp_path / "x.data"
+    data, whole = small()
+    ends = seals(data)
+    assert len(ends) > 5
+    for first, last in itertools.pairwise(ends):
+        path.write_bytes(data[:last] + data[first:] if twice else data[:first] + data[last:])
+        found = read(path)
+        assert found is not None
+        assert found[0] == whole[: len(found[0])]
+        assert found[1] is not None or len(found[0]) == len(whole)
+
+
 @pytest.mark.parametrize(
     ("found", "instead"),
     [
@@ -296,7 +324,6 @@ def sealed(data: bytes) -> bytes:
                 digits = digits[:room]
             out[at + 34 : at + 34 + max(room, len(digits))] = digits.ljust(room, b"\0")
             struct.pack_into("<I", out, at + 24, 6 + len(digits))
-            total = 0
         else:
             total = zlib.crc32(whole, total)
         at += size

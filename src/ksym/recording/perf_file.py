@@ -72,8 +72,8 @@ NOTE = 0x6B73
 NOTE_HEAD = struct.Struct("<HHI8s")
 """struct perf_record_bpf_event behind the record's header: type NOTE, flags (1: more of it follows), number, a mark."""
 CHECK = "check"
-"""Name of the note that holds the CRC-32 of all records since the one before it; in front of the first one, that of
-what is CONSTANT in the header and of all that stands between it and the data."""
+"""Name of the note that holds the CRC-32 of what is CONSTANT in the header, of all that stands between it and the data,
+and of all records in front of it but these notes: a part that is missing or there twice is no sound file either."""
 NOTE_MARK = b"ksym\0\0\0\1"
 MAKER = 8 * NOTE_MARK
 """Stands behind the header of what ksym records, so often that no damage of a few bytes hides who wrote the file."""

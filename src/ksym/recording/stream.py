@@ -244,7 +244,7 @@ class Stream:
 
     def _right(self, data: memoryview, note: bytes) -> bool:
         """Whether a note holds the check sum of all up to there."""
-        so_far, self._sum = zlib.crc32(data, self._sum), 0
+        so_far = self._sum = zlib.crc32(data, self._sum)
         digits = note.partition(CHECK.encode() + b"\0")[2].partition(b"\0")[0]
         return digits == b"%d" % so_far
 

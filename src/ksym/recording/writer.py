@@ -56,6 +56,7 @@ class Event(NamedTuple):
 class _Seal(NamedTuple):
     size: int
     mark: int
+    sum: int
 
 
 class Compressor(Protocol):
@@ -136,7 +137,7 @@ class PerfWriter:
         return self._written[-1].mark if self._written else 0
 
     def seal(self) -> None:
-        """Note the check sum of what was taken since the last one.
+        """Note the check sum of what was taken so far.
 
         What stands in front of it can be relied upon then, even in a file that was cut or damaged behind it.
         """
@@ -144,8 +145,8 @@ class PerfWriter:
             self._sum = zlib.crc32(data, self._sum)
         if self._summed < len(self._waiting):
             self.note(CHECK, str(self._sum).encode())
-            self._sum, self._summed = 0, len(self._waiting)
-            self._sealed.append(_Seal(self._summed, self.mark))
+            self._summed = len(self._waiting)
+            self._sealed.append(_Seal(self._summed, self.mark, self._sum))
 
     def flush(self) -> None:
         """Write what waits, sealed, then let the header count it.
@@ -157,13 +158,13 @@ class PerfWriter:
         if not self._waiting:
             return
         parts, seals, first, size = [], [], 0, self.size
-        for end, mark in self._sealed:
+        for end, mark, total in self._sealed:
             part = b"".join(self._waiting[first:end])
             if self._compressor:
                 part = b"".join(_compressed(self._compressor, part))
             parts.append(part)
             first, size = end, size + len(part)
-            seals.append(_Seal(size, mark))
+            seals.append(_Seal(size, mark, total))
         self._waiting.clear()
         self._sealed.clear()
         self.waiting = self._summed = 0
@@ -204,9 +205,9 @@ class PerfWriter:
             OSError: there is no room even so; the file is as it was.
         """
         known = self._known(features)
-        for size, mark in reversed(self._written):
+        for size, mark, total in reversed(self._written):
             last = end(mark)
-            last += self.noted(CHECK, str(zlib.crc32(last)).encode())
+            last += self.noted(CHECK, str(zlib.crc32(last, total)).encode())
             at = self._data_at + size
             behind = last + _table(known, at + len(last))
             if at + len(behind) <= self._most:
