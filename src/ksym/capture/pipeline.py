@@ -62,7 +62,9 @@ class _Origin(NamedTuple):
     judged: bool
 
 
-_KNOWN = Hit.READ | Hit.WROTE
+# As plain numbers: the operators of enum take a third of the time of this module's hot path.
+_NEW, _OLD, _CHANGED, _WROTE = int(Hit.NEW), int(Hit.OLD), int(Hit.CHANGED), int(Hit.WROTE)
+_KNOWN = int(Hit.READ | Hit.WROTE)
 
 
 class Pipeline:
@@ -128,8 +130,8 @@ class Pipeline:
             planned, site, kind, wrote, address, sweeps, others, judged = origin
             watch = planned.watch
             if flags & _KNOWN:
-                kind = wrote if flags & Hit.WROTE else READ
-            elif kind is UNKNOWN and flags & Hit.CHANGED:
+                kind = wrote if flags & _WROTE else READ
+            elif kind is UNKNOWN and flags & _CHANGED:
                 kind = WRITE
             if judged:
                 kind = self._judged(record, origin, kind)
@@ -138,7 +140,7 @@ class Pipeline:
             if kind in others:
                 site = others[kind]
             hits[watch.index] = hits.get(watch.index, 0) + 1
-            after = decode[watch.index](new) if flags & Hit.NEW else None
+            after = decode[watch.index](new) if flags & _NEW else None
             if sweeps:
                 swept = coalesce.extends(record, planned, site, kind)
                 if swept is not None:
@@ -146,7 +148,7 @@ class Pipeline:
                     continue
             # Named now: a later record may rename the thread, or unmap its code.
             stack = self._stack(pid, chain, watch.mode is Mode.EXECUTE) if chain else ()
-            before = decode[watch.index](old) if flags & Hit.OLD else None
+            before = decode[watch.index](old) if flags & _OLD else None
             comm = name(pid, tid, cpu)
             access = Access(
                 time, cpu, pid, tid, comm, watch, address, kind, site, stack, 1, before, after, uid
