@@ -28,6 +28,10 @@ from ksym.views.text import printable
 from ksym.watch.guard import LOOK_SECONDS
 from ksym.watch.run import ROUND_SECONDS, Signals
 
+_MANY = 100
+_BUSY_ROUND_SECONDS = ROUND_SECONDS / 10
+"""After a round that found more than _MANY entries: who reads a file waits for the round to end."""
+
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -92,7 +96,8 @@ class _Service:
         with contextlib.suppress(Unmounted):
             while self._signals.received is None:
                 watching = self._follow_rings()
-                woken = {fd for fd, _ in self._poll.poll(ROUND_SECONDS * 1000 if watching else None)}
+                left = max(0.0, min(due - time.monotonic(), ROUND_SECONDS))
+                woken = {fd for fd, _ in self._poll.poll(left * 1000 if watching else None)}
                 self._signals.clear()
                 if self._server.fileno() in woken:
                     self._server.serve_ready()
@@ -106,15 +111,20 @@ class _Service:
                     for instance, _ in self._directory:
                         instance.look()
                 if now >= due or woken & self._rings:
-                    due = now + ROUND_SECONDS
-                    self._collect()
+                    many = self._collect()
+                    due = now + (_BUSY_ROUND_SECONDS if many else ROUND_SECONDS)
         if self._cpu_events:
             self._cpu_events.close()
 
-    def _collect(self) -> None:
+    def _collect(self) -> bool:
+        """Take what was caught; returns whether it was so much that others would wait for long the next time."""
+        most = 0
         for instance, pipe in self._directory:
-            if instance.collect() or (pipe.taken and not instance.on):
+            count = instance.collect()
+            most = max(most, count)
+            if count or (pipe.taken and not instance.on):
                 self._server.wake(pipe)
+        return most > _MANY
 
     def _follow_rings(self) -> bool:
         """Poll the rings that there are now; returns whether there is something to look after."""
