@@ -19,23 +19,23 @@ from support.accesses import START, make_site, make_watch
 READ, WRITE, BOTH = (KINDS.index(kind) for kind in ("R", "W", "RW"))
 
 
-def page(accesses: Accesses, about: About | None = None) -> bytes:
+def page(accesses: Accesses, about: About | None = None, *, sampled: bool = False) -> bytes:
     """The page of these accesses; in place of source lines it has the functions'."""
     file = BytesIO()
     about = about or About("made-up.data", machine={"hostname": "test", "release": "6.1.0", "cpus": 4})
     origin = int(accesses.time_ns[0]) if len(accesses) else 0
     selection = Selection()
     html.write(
-        file, about, Analysis(accesses, selection), selection,
+        file, about, Analysis(accesses, selection, sampled=sampled), selection,
         lambda site: f"{site.named.function}.c:{site.named.offset}", origin,
     )  # fmt: skip
     return file.getvalue()
 
 
-def write_page(folder: Path, accesses: Accesses, name: str = "page.html") -> Path:
+def write_page(folder: Path, accesses: Accesses, name: str = "page.html", *, sampled: bool = False) -> Path:
     """The same as a file."""
     path = folder / name
-    path.write_bytes(page(accesses))
+    path.write_bytes(page(accesses, sampled=sampled))
     return path
 
 

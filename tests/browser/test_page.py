@@ -78,7 +78,7 @@ def test_it_loads_without_the_network(tab: Tab, tmp_path: Path) -> None:
     assert tab.script("return new Set(document.querySelectorAll('[src], [href]:not(.skip)')).size") == 0
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key != "stack"])
+@pytest.mark.parametrize("key", KEYS)
 def test_groups_are_those_of_the_terminal(tab: Tab, tmp_path: Path, key: str) -> None:
     accesses = many(1000)
     tab.open(write_page(tmp_path, accesses))
@@ -91,10 +91,32 @@ def test_groups_are_those_of_the_terminal(tab: Tab, tmp_path: Path, key: str) ->
         for group in groups
     ]
     if key != "value":  # each has a value of its own
-        name = "Task-PID" if key == "task" else "CPU" if key == "cpu" else "Function"
+        name = {"task": "Task-PID", "cpu": "CPU", "stack": "Call chain"}.get(key, "Function")
         labels = [f"CPU {int(group.label[0])}" if key == "cpu" else group.label[0] for group in groups]
+        if key == "stack":
+            labels = [f"{' ← '.join(group.frames[:6])} and 1 more" for group in groups]
         assert [row[name] for row in tab.table("#groups")] == labels
+        for row, group in zip(tab.table("#groups"), groups, strict=True):
+            assert group.values is not None
+            assert f", {group.values.different:,} different, " in row["Values"]
     assert tab.text("#groups-left") == (f"{count - 10:,} more" if count > 10 else "")
+
+
+def test_call_chains_are_selected_like_other_groups(tab: Tab, tmp_path: Path) -> None:
+    rows = [Row(at, "W", new=at, stack=at % 3 - 1) for at in range(9)]
+    tab.open(write_page(tmp_path, few(rows)))
+    tab.choose("#by", "stack")
+    assert {row["Call chain"] for row in tab.table("#groups")} > {"none"}
+    tab.click("#groups button", "none")
+    assert tab.selected == 3
+    assert tab.chips == ["call chain none"]
+
+
+def test_samples_have_no_shares(tab: Tab, tmp_path: Path) -> None:
+    tab.open(write_page(tmp_path, many(100), sampled=True))
+    assert "Share" not in tab.table("#groups")[0]
+    assert [row["Samples"] for row in tab.table("#groups")] == ["75", "25"]
+    assert not [row for row in tab.table("#groups") if "%" in row["Tasks"]]
 
 
 def test_more_groups_in_another_order(tab: Tab, tmp_path: Path) -> None:

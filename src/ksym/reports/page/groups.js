@@ -3,6 +3,7 @@
 
 const FIRST_ROWS = 10,
   MORE_ROWS = 100;
+const MOST_MARKS = 2e7; // bytes that counting different values may take
 const LONG = 32; // a cell of so many characters is broken into lines
 
 // How often each pair of a row and a code occurs.
@@ -101,6 +102,7 @@ class Groups {
       cpus: new Tally(codes.length, about.cpus.length),
       functions: new Tally(codes.length, about.functions.length),
     };
+    const different = this.key === "value" ? null : this.differentValues(codes.length);
     const { height } = recording,
       kinds = about.kinds.map((kind) => DOWN.has(kind));
     for (const i of this.view.except(this.key)) {
@@ -115,28 +117,49 @@ class Groups {
       if (group.first < 0) group.first = i;
       else if (recording.watch[i] !== recording.watch[group.first]) group.mixed = true;
       group.last = i;
+      different?.(number, i);
       if (group.low < 0 || height[i] < height[group.low]) group.low = i;
       if (group.high < 0 || height[i] > height[group.high]) group.high = i;
     }
+    different?.counts.forEach((made, number) => {
+      found[number].different = made;
+    });
     return { found, tallies };
   }
 
-  values({ first, last, low, high, mixed }) {
+  // Takes a row and an access, and counts the different values of each row; nothing where that would take too much.
+  differentValues(rows) {
+    const { codes, examples } = this.view.recording.valueCodes,
+      size = examples.length;
+    if (rows * size > MOST_MARKS) return null;
+    const seen = new Uint8Array(rows * size);
+    const take = (row, i) => {
+      const at = row * size + codes[i];
+      take.counts[row] += 1 - seen[at];
+      seen[at] = 1;
+    };
+    take.counts = new Uint32Array(rows);
+    return take;
+  }
+
+  values({ first, last, low, high, mixed, different }) {
     const { recording } = this.view;
     if (first < 0) return "";
     if (mixed) return "of several variables";
     const text = (i) => recording.value(i),
       { texts, heights } = recording.about.values[recording.watch[first]];
     if (recording.height[low] === recording.height[high]) return text(first);
-    const ends = `first ${text(first)}, last ${text(last)}`;
+    const many = different === undefined ? "" : `, ${count(different)} different`;
+    const ends = `first ${text(first)}, last ${text(last)}${many}`;
     return !texts || heights ? `${ends}, ${text(low)} to ${text(high)}` : ends;
   }
 
   shares(pairs, names) {
     const all = pairs.reduce((sum, [, made]) => sum + made, 0);
+    const several = pairs.length > 1 && !this.view.recording.about.sampled;
     const shown = pairs
       .slice(0, 3)
-      .map(([code, made]) => names[code] + (pairs.length > 1 ? ` ${Math.round((100 * made) / all)}%` : ""));
+      .map(([code, made]) => names[code] + (several ? ` ${Math.round((100 * made) / all)}%` : ""));
     return shown.join(", ") + (pairs.length > 3 ? `, ${count(pairs.length - 3)} more` : "");
   }
 
@@ -199,14 +222,15 @@ class Groups {
       })),
     });
     const hits = codes.some((code) => numbers.hits[code] !== numbers.accesses[code]);
+    const share = {
+      head: "Share",
+      right: true,
+      kind: "share",
+      cells: codes.map((code) => ({ text: "share", element: this.share(numbers.accesses[code], all) })),
+    };
     const columns = [
-      {
-        head: "Share",
-        right: true,
-        kind: "share",
-        cells: codes.map((code) => ({ text: "share", element: this.share(numbers.accesses[code], all) })),
-      },
-      number("Accesses", "accesses"),
+      ...(about.sampled ? [] : [share]), // of samples it tells nothing
+      number(about.sampled ? "Samples" : "Accesses", "accesses"),
       ...(hits ? [number("Hits", "hits")] : []),
       ...KINDS_SHOWN.filter((kind) => recording.kind.includes(about.kinds.indexOf(kind))).map((kind) =>
         number(kind, kind, `kind ${KIND_COLOURS[kind]}`),

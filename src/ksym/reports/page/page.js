@@ -11,6 +11,8 @@ function head({ about }) {
   );
 }
 
+const NAMED_FRAMES = 6; // of a call chain
+
 // What accesses can be grouped by and selected by.
 function keysOf(recording) {
   const { about } = recording;
@@ -62,6 +64,15 @@ function keysOf(recording) {
       },
     },
   };
+  if (recording.chains.length > 1) {
+    keys.stack = {
+      noun: "call chain",
+      heading: "Call chain",
+      column: recording.stack,
+      size: recording.chains.length,
+      name: (code) => chainName(recording, code),
+    };
+  }
   const watch = {
     noun: "variable",
     column: recording.watch,
@@ -70,6 +81,13 @@ function keysOf(recording) {
     ordered: true,
   };
   return { groups: keys, watch, lanes: { cpu: keys.cpu, task: keys.task, ...(several ? { watch } : {}) } };
+}
+
+// Who made the access and who called that.
+function chainName({ about, chains }, code) {
+  const names = Array.from(chains[code].subarray(0, NAMED_FRAMES), (frame) => about.frames[frame][0]);
+  const more = chains[code].length - names.length;
+  return (names.join(" ← ") || "none") + (more > 0 ? ` and ${count(more)} more` : "");
 }
 
 class Variables {
@@ -233,8 +251,16 @@ function soon(work) {
   };
 }
 
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+
+// Light or dark: what is chosen, else what the system has.
+function setTheme() {
+  document.documentElement.dataset.theme = find("#theme").value || (DARK.matches ? "dark" : "light");
+}
+
 async function start() {
   const status = find("#status");
+  setTheme();
   try {
     const data = find("#data");
     const recording = new Recording(await inflate(data.textContent));
@@ -257,12 +283,12 @@ async function start() {
       for (const part of parts) part.update();
     };
     view.listeners.push(soon(update));
-    const theme = find("#theme");
-    theme.onchange = () => {
-      document.documentElement.dataset.theme = theme.value;
+    const retheme = () => {
+      setTheme();
       update();
     };
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", update);
+    find("#theme").onchange = retheme;
+    DARK.addEventListener("change", retheme);
     update();
     status.hidden = true;
   } catch (error) {

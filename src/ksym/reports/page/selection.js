@@ -131,4 +131,4 @@ class Selection {
   }
 }
 
-Selection.KEYS = ["watch", "kind", "cpu", "task", "function", "instruction", "value", "chain", "finding"];
+Selection.KEYS = ["watch", "kind", "cpu", "task", "function", "instruction", "value", "stack", "chain", "finding"];
