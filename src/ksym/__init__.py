@@ -12,20 +12,21 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from ksym.api import Access, Accesses, open, trace  # noqa: A004 - it is ksym.open
+    from ksym.api.live import Access, Accesses, trace
+    from ksym.api.opening import open  # noqa: A004 - it is ksym.open
+    from ksym.api.recording import Recording
     from ksym.errors import KsymError
-    from ksym.recorded import Recording
 
 __all__ = ["Access", "Accesses", "KsymError", "Recording", "__version__", "open", "trace"]
 __version__ = "0.1.0.dev0"
 
 _PLACES = {
-    "Access": "ksym.api",
-    "Accesses": "ksym.api",
+    "Access": "ksym.api.live",
+    "Accesses": "ksym.api.live",
     "KsymError": "ksym.errors",
-    "Recording": "ksym.recorded",
-    "open": "ksym.api",
-    "trace": "ksym.api",
+    "Recording": "ksym.api.recording",
+    "open": "ksym.api.opening",
+    "trace": "ksym.api.live",
 }
 
 

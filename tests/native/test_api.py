@@ -7,12 +7,14 @@ import contextlib
 import ctypes
 import io
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,15 +29,7 @@ from synthetic.compile import build
 
 pytestmark = pytest.mark.native
 
-COUNTS = r"""
-#include <stdlib.h>
-volatile long counter = 5;
-int main(int count, char **words) {
-    long times = count > 1 ? atol(words[1]) : 3;
-    for (long i = 0; i < times; i++) counter = i * 3;
-    return counter < 0;
-}
-"""
+(COUNTS,) = fenced("api.md", "c")
 
 
 @pytest.fixture
@@ -180,18 +174,43 @@ def test_a_command_that_still_runs_is_ended(counts: Path) -> None:
         (("x",), {"command": "ls -l"}, "cannot run the command: it is a string; "),
         (("a b",), {}, "a b"),
         (("*(int *)0x10",), {"pid": 2**22 + 1}, "there is no such process"),
+        ((3,), {}, "cannot watch: the request 3 is no string; "),
+        (("x",), {"limit": 0}, "cannot watch: limit is 0; give a whole number from 1 on"),
+        (("x",), {"limit": "3"}, "cannot watch: limit is '3'; "),
+        (("x",), {"limit": True}, "cannot watch: limit is True; "),
+        (("x",), {"duration": -1}, "cannot watch: duration is -1; "),
+        (("x",), {"duration": 0}, "cannot watch: duration is 0; give a number above 0"),
+        (("x",), {"duration": math.nan}, "cannot watch: duration is nan; "),
+        (("x",), {"duration": "1"}, "cannot watch: duration is '1'; "),
+        (("x",), {"guard": -5}, "cannot watch: guard is -5; give a number from 0 to 100"),
+        (("x",), {"pid": "self"}, "cannot watch: pid is 'self'; "),
+        (("x",), {"cpus": "0"}, "cannot watch: cpus is '0'; give numbers, as in [0, 1]"),
+        (("x",), {"cpus": []}, "cannot watch: cpus is []; "),
+        (("x",), {"cpus": [-1]}, "cannot watch: cpus is [-1]; "),
+        (("x",), {"cpus": 1}, "cannot watch: cpus is 1; "),
+        (("x",), {"condition": 3}, "cannot watch: condition is 3; give a string"),
+        (("x",), {"vmlinux": 3}, "cannot watch: vmlinux is 3; give a path"),
+        (("x",), {"command": []}, "cannot run the command: it is []; "),
+        (("x",), {"command": ["ls", 3]}, "cannot run the command: it is ['ls', 3]; "),
+        (("x",), {"command": 3}, "cannot run the command: it is 3; "),
     ],
 )
-def test_refusals(requests: tuple[str, ...], more: dict[str, object], text: str) -> None:
+def test_refusals(requests: tuple[Any, ...], more: dict[str, object], text: str) -> None:
     with pytest.raises(ksym.KsymError) as raised, ksym.trace(*requests, **more):  # type: ignore[arg-type]
         pass
     assert text in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_recording_is_named_by_its_path() -> None:
+    with pytest.raises(ksym.KsymError, match=r"cannot read a recording: its path is 3; give a path"):
+        ksym.open(3)  # type: ignore[arg-type]
 
 
 def test_the_package_loads_little() -> None:
     code = (
         "import ksym, sys; ksym.trace; ksym.KsymError\n"
-        "print([name for name in ('numpy', 'pyarrow', 'argparse', 'ksym.recorded') if name in sys.modules])\n"
+        "print([name for name in ('numpy', 'pyarrow', 'argparse', 'ksym.api.recording') if name in sys.modules])\n"
         "print(ksym.open.__module__, 'trace' in dir(ksym))\n"
         "try: ksym.nothing\nexcept AttributeError as error: print(error)"
     )
@@ -202,9 +221,12 @@ def test_the_package_loads_little() -> None:
         check=True,
         env={"PYTHONPATH": str(SOURCES)},
     )
-    assert done.stdout.splitlines()[1:] == ["ksym.api True", "module 'ksym' has no attribute 'nothing'"]
+    assert done.stdout.splitlines()[1:] == [
+        "ksym.api.opening True",
+        "module 'ksym' has no attribute 'nothing'",
+    ]
     assert "numpy" not in done.stdout
-    assert "recorded" not in done.stdout
+    assert "recording" not in done.stdout
 
 
 # -- recordings ------------------------------------------------------------------------------------------------

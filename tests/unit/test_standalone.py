@@ -17,7 +17,7 @@ MODULES = sorted(
     if path.name not in ("__init__.py", "__main__.py")
 )
 # What reads recordings: it may need numpy and others.
-READING = ("ksym.exports.", "ksym.recorded", "ksym.reports.", "ksym.views.bulk")
+READING = ("ksym.exports.", "ksym.api.recording", "ksym.reports.", "ksym.views.bulk")
 RECORDING = ("accesses", "knowledge", "machine", "perf_file", "recorder", "scan", "writer", "zstd")
 STANDALONE = [
     name

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The Python API: what ``import ksym`` offers. docs/api.md tells of it with examples.
-
-`trace` watches, as the command of that name does; `open` reads what ``ksym record`` wrote.
-"""
+"""`ksym.trace`: accesses as they are made, as the command of that name shows them."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ksym.api import arguments
 from ksym.capture.access import Access as Caught
-from ksym.errors import KsymError, UsageError
 from ksym.program.wants import Sink, Wants
 from ksym.runs.live import Live
 from ksym.runs.planting import TWINS, Planting
@@ -25,7 +22,6 @@ from ksym.watch.run import Undisturbed
 
 if TYPE_CHECKING:
     from ksym.capture.decoders import Plain
-    from ksym.recorded import Recording
     from ksym.views.summary import Tally
 
 
@@ -146,7 +142,7 @@ class Accesses:
 @contextmanager
 def trace(
     *requests: str,
-    command: Sequence[str] = (),
+    command: Sequence[str] | None = None,
     pid: int | None = None,
     cpus: Iterable[int] | None = None,
     condition: str | None = None,
@@ -157,7 +153,7 @@ def trace(
     twin: str = "auto",
     bpf: bool = True,
     guard: float | None = None,
-    vmlinux: str | None = None,
+    vmlinux: str | os.PathLike[str] | None = None,
 ) -> Iterator[Accesses]:
     """Watch variables for as long as the ``with`` block runs.
 
@@ -176,22 +172,23 @@ def trace(
         duration: End after so many seconds.
         twin: ``auto``, ``on`` or ``off``.
         bpf: Whether programs may be used; without them there are no values.
-        guard: Percent of a CPU's time that hits may take before a watch is disarmed; 0: any.
+        guard: Percent of a CPU's time that hits may take before a watch is disarmed; 0: any. Left out: 25 for kernel
+            variables without ``pid``.
         vmlinux: A vmlinux or System.map of this kernel.
 
     Raises:
         KsymError: it cannot be done; nothing is left planted, and the command has not run.
     """
-    if not requests:
-        raise UsageError("cannot watch", "there is no request", 'name one, as in ksym.trace("pid_max:-w-")')
-    if twin not in TWINS:
-        raise UsageError("cannot watch", f"twin is {twin!r}", f"it is one of {', '.join(TWINS)}")
-    if isinstance(command, str):
-        raise UsageError("cannot run the command", "it is a string", 'give a list: ["sh", "-c", "..."]')
     asked = Asked(
-        requests, condition, pid, None if cpus is None else tuple(cpus), tuple(command), kernel_accesses, duration,
-        vmlinux,
+        arguments.requests(requests), arguments.text("condition", condition), arguments.whole("pid", pid, 1),
+        arguments.cpus(cpus), arguments.command(command), kernel_accesses,
+        arguments.number("duration", duration, 0, 1e9, above=True),
+        None if vmlinux is None else arguments.path("cannot watch", "vmlinux", vmlinux),
     )  # fmt: skip
+    arguments.whole("limit", limit, 1)
+    arguments.number("guard", guard, 0, 100)
+    if twin not in TWINS:
+        raise arguments.wrong(f"twin is {twin!r}", f"it is one of {', '.join(TWINS)}")
     options = Options(stacks=stacks, kernel_accesses=kernel_accesses)
     planting = Planting(options, Wants(Sink.RECORD), twin, bpf, guard)
     with open_session(asked, planting, signals=Undisturbed()) as session:
@@ -201,16 +198,3 @@ def trace(
             yield accesses
         finally:
             accesses._end()
-
-
-def open(path: str | os.PathLike[str]) -> Recording:  # noqa: A001 - it is ksym.open
-    """Read a recording of ``ksym record``, or of ``perf record -e mem:ADDRESS -c 1``.
-
-    Raises:
-        KsymError: it is none, or numpy is not installed.
-    """
-    try:
-        from ksym.recorded import Recording
-    except ImportError:
-        raise KsymError("cannot read recordings", "numpy is not installed", "pip install numpy") from None
-    return Recording(os.fspath(path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.api import Access
+from ksym.api.live import Access
 from ksym.errors import KsymError
 from ksym.exports import columns as exported
 from ksym.exports.columns import Coded, Known
@@ -46,6 +46,8 @@ class Recording:
         """What the counters said at the end: ``hits`` of each symbol, ``recorded``, ``lost``, and others."""
         self.cut = recording.cut
         """Why it is not whole, in a clause; None: it is."""
+        self.sampled = recording.sampled
+        """Why it has not every access, in a clause, where perf was asked for some of them; None: it has."""
         self.columns: Mapping[str, NDArray[Any]] = Columns(self._accesses)
 
     def __len__(self) -> int:
