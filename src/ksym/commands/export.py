@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from ksym.errors import KsymError, UsageError
 from ksym.reports.select import Selection, add_selection
+from ksym.views import target
 from ksym.views.text import printable
 
 if TYPE_CHECKING:
@@ -57,33 +58,30 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for what is not used here
     write = _writer(args.to, fleet=args.partition)
-    from ksym.exports import target
     from ksym.recording.reader import open_recording
     from ksym.reports.progress import Progress
+    from ksym.reports.remarks import remarks
 
-    out = Path(args.output or Path(args.file).stem + ENDINGS[args.to])
-    if not args.partition and args.output != "-":
+    out = Path(args.file).stem + ENDINGS[args.to] if args.output is None else args.output
+    if not args.partition:
         target.check(out, force=args.force)  # before anything takes time
     with Progress(f"reading {printable(args.file)}") as progress:
         recording = open_recording(args.file, progress)
         accesses = _selected(recording.accesses(), Selection.of(args))
     count = len(accesses)
-    with Progress(f"writing {printable(str(out))}") as progress:
+    with Progress(f"writing {printable(out)}") as progress:
 
         def put(some: Accesses, file: BinaryIO, before: int = 0) -> None:
             write(some, file, lambda done: progress(before + done, count))
 
-        if args.output == "-":
-            put(accesses, sys.stdout.buffer)
-        elif args.partition:
-            out = _add(recording, accesses, out, put, force=args.force)
+        if args.partition:
+            out = str(_add(recording, accesses, Path(out), put, force=args.force))
         else:
             with target.created(out, force=args.force) as file:
                 put(accesses, file)
-    if args.output != "-":
-        print(f"ksym: {printable(str(out))}: {count:,} access{'' if count == 1 else 'es'}", file=sys.stderr)
-    if recording.cut:
-        print(f"ksym: {printable(args.file)} is not whole: {printable(recording.cut)}", file=sys.stderr)
+    if out != target.STDOUT:
+        print(f"ksym: {printable(out)}: {count:,} access{'' if count == 1 else 'es'}", file=sys.stderr)
+    print(*remarks(recording), sep="", end="", file=sys.stderr)
     return 0
 
 
@@ -91,7 +89,7 @@ def _check(args: argparse.Namespace) -> None:
     what = "cannot read the command line"
     if args.partition and args.to != "parquet":
         raise UsageError(what, f"--partition is for parquet, not for {args.to}", "leave it out")
-    if args.partition and args.output in (None, "-"):
+    if args.partition and args.output in (None, "", "-"):
         raise UsageError(what, "--partition needs a folder", "name it with -o")
     if args.output == "-" and args.to not in _TEXTS:
         raise UsageError(what, f"{args.to} is no text for stdout", "name a file with -o")
@@ -144,7 +142,7 @@ def _add(
 
     A file is called after the moment of the recording's first access: the same recording added again is noticed.
     """
-    from ksym.exports import parquet, target
+    from ksym.exports import parquet
 
     whole = recording.accesses()
     name = f"ksym-{int(whole.time_ns[0]) if len(whole) else 0}.parquet"
@@ -152,11 +150,11 @@ def _add(
         (folder / path, some) for path, some in parquet.partitions(accesses, recording.machine.hostname, name)
     ]
     for path, _ in parts:
-        target.check(path, force=force)
+        target.check(str(path), force=force)
     done = 0
     for path, some in parts:
         target.make_folders(path.parent)
-        with target.created(path, force=force) as file:
+        with target.created(str(path), force=force) as file:
             put(some, file, done)
         done += len(some)
     return parts[0][0] if len(parts) == 1 else folder

@@ -15,8 +15,10 @@ from contextlib import closing
 from ksym.commands.parser import positive
 from ksym.errors import KsymError
 from ksym.reports.select import Selection, add_selection
+from ksym.views import target
 from ksym.views.output import Output, ReaderGone
 from ksym.views.rows import FORMATS
+from ksym.views.target import STDOUT
 from ksym.views.text import printable
 
 
@@ -29,8 +31,10 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
     )
     parser.add_argument(
-        "-o", "--output", metavar="OUT", help="rows into OUT (made with mode 0600), not to stdout"
-    )
+        "-o", "--output", metavar="OUT", default=STDOUT,
+        help="rows into OUT (made with mode 0600), not to stdout",
+    )  # fmt: skip
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     add_selection(parser)
     parser.add_argument("--limit", type=positive, metavar="N", help="the first N rows alone")
     parser.add_argument("-q", "--quiet", action="store_true", help="no header, and no remarks")
@@ -51,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
         ) from None
     from ksym.recording.reader import open_recording
     from ksym.reports.progress import Progress
+    from ksym.reports.remarks import remarks
     from ksym.views.bulk import bulk_rows_for, texts
 
+    target.check(args.output, force=args.force)  # before anything takes time
     selection = Selection.of(args)
     with Progress(f"reading {printable(args.file)}") as progress:
         recording = open_recording(args.file, progress)
@@ -61,30 +67,24 @@ def run(args: argparse.Namespace) -> int:
         accesses = accesses.select(selection.mask(accesses))
     if args.limit:
         accesses = accesses.select(slice(args.limit))
-    with closing(Output(args.output)) as output, Progress("writing rows") as progress:
-        rows = bulk_rows_for(args.format, accesses, verbose=args.verbose)
+    rows = bulk_rows_for(args.format, accesses, verbose=args.verbose)
+    header = rows.header() if not args.quiet or args.format == "csv" else ""
+    if args.output == STDOUT:
         try:
-            if not args.quiet or args.format == "csv":
-                output.write(rows.header())
-            done = 0
-            for text, count in texts(rows, accesses):
-                output.write(text)
-                done += count
-                if args.output:  # else the rows themselves show how far it is
-                    progress(done, len(accesses))
+            with closing(Output(None)) as output:
+                output.write(header)
+                for text, _ in texts(rows, accesses):  # which shows how far it is
+                    output.write(text)
         except ReaderGone:
             return 0
+    else:
+        with Progress("writing rows") as progress, target.created(args.output, force=args.force) as file:
+            file.write(header.encode())
+            done = 0
+            for text, count in texts(rows, accesses):
+                file.write(text.encode("utf-8", "backslashreplace"))
+                done += count
+                progress(done, len(accesses))
     if not args.quiet:
-        _remark(args.file, recording.cut, recording.counts.get("lost"))
+        print(*remarks(recording), sep="", end="", file=sys.stderr)
     return 0
-
-
-def _remark(path: str, cut: str | None, lost: object) -> None:
-    """Say on stderr what is missing."""
-    name = printable(path)
-    if isinstance(lost, int) and lost:
-        print(
-            f"ksym: {name}: {lost} hit{'' if lost == 1 else 's'} lost while it was recorded", file=sys.stderr
-        )
-    if cut:
-        print(f"ksym: {name} is not whole: {printable(cut)}", file=sys.stderr)

@@ -41,6 +41,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout"
     )
+    parser.add_argument("-f", "--force", action="store_true", help="overwrite FILE")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
         options, wants, twin=args.twin, bpf=not args.no_bpf, guard=args.guard, verbose=args.verbose
     )
     # The output first: a FIFO waits for its reader, and must not hold registers meanwhile.
-    with closing(Output(args.output)) as output, open_session(asked(args), planting) as session:
+    with (
+        closing(Output(args.output, force=args.force)) as output,
+        open_session(asked(args), planting) as session,
+    ):
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
         if not args.quiet:
             session.tell_lacking()

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable
 
 from ksym.errors import KsymError
+from ksym.views.target import STDOUT, opened
 
 _PATIENCE = 1000
 """Milliseconds that a reader may stand still once the run is to end."""
@@ -19,24 +20,27 @@ class ReaderGone(Exception):
 
 
 class Output:
-    """Rows to stdout, or with ``path`` to a file.
+    """Rows to stdout, or with ``path`` to a file that can be read while it grows (`views.target`).
 
-    Kernel addresses are secrets of root, so a new file is made with mode 0600.
+    Args:
+        path: Where to; None or ``-`` for stdout.
+        force: Replace a file that is there.
 
     Raises:
         KsymError: the file cannot be opened.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._path, self._fd = path, 1
+    def __init__(self, path: str | None, *, force: bool = False) -> None:
+        self._path, self._fd = None if path == STDOUT else path, 1
         self.ending: Callable[[], bool] = lambda: False
         """Whether the run is to end; asked each second while a reader takes nothing."""
-        if path is not None:
+        if self._path is not None:
             try:
-                self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            except OSError as error:
+                self._fd = opened(self._path, force=force)
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "its name has a NUL"
                 raise KsymError(
-                    f"cannot write {path}", error.strerror or "it fails", "choose another file with -o"
+                    f"cannot write {path}", why or "it fails", "choose another file with -o"
                 ) from error
         self._poll = select.poll()
         try:
