@@ -17,6 +17,7 @@ from ksym.linux.maps import Mapping, read_maps
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ElfError, ElfFile
 from ksym.symbols.loaded import load_bias, readable_path
+from ksym.symbols.readable import readable
 
 _VDSO = "[vdso]"
 _MOST_UNKNOWN = 4096
@@ -162,7 +163,7 @@ class UserNames:
         mapping = self._mapping(ip)
         if mapping is None or not (mapping.is_file or mapping.path == _VDSO):
             return None
-        basename = mapping.basename
+        basename = readable(mapping.basename)
         bias = self._bias(mapping)
         hit = None if bias is None else self._cache.function(mapping.file_key, ip - bias)
         if hit is None:

@@ -19,6 +19,7 @@ from ksym.errors import KsymError
 from ksym.linux.maps import Mapping
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, ElfFile
+from ksym.symbols.readable import readable
 
 _GENERATIONS = 4096
 
@@ -166,7 +167,7 @@ class Users:
         image = self._image(record.path) if record else None
         if record is None or image is None:
             return None
-        owner = record.path.rpartition("/")[2]
+        owner = readable(record.path.rpartition("/")[2])
         bias = _bias(image.elf, record)
         if bias is not None:
             for table in image.tables:
@@ -176,7 +177,7 @@ class Users:
                     continue
                 if hit is not None:
                     symbol, offset = hit
-                    return Named(symbol.function_name, offset, symbol.size, owner)
+                    return Named(readable(symbol.function_name), offset, symbol.size, owner)
         return Named(owner, ip - record.start + record.offset, 0, owner)
 
     def _image(self, path: str) -> Image | None:

@@ -17,6 +17,7 @@ from typing import Any
 from ksym.capture.instructions import READ, READ_WRITE, WRITE, Instruction, X86Decoder, available
 from ksym.capture.sites import Named, Site
 from ksym.language.parser import parse_request
+from ksym.symbols.readable import readable
 from ksym.symbols.types import (
     Array,
     Encoding,
@@ -148,14 +149,14 @@ def watch_from(index: int, data: Any) -> Watch:
     """
     copies, bits = data["per_cpu"], data["bits"]
     variable = Variable(
-        str(data["name"]), int(data["address"]), int(data["length"]), Space(data["space"]),
+        readable(str(data["name"])), int(data["address"]), int(data["length"]), Space(data["space"]),
         type_from(data["type"]) if data["type"] else None,
         (int(bits[0]), int(bits[1])) if bits else None,
         {int(cpu): int(address) for cpu, address in copies.items()} if copies else None,
         data["section"], None, data["module"], bool(data["executable"]),
     )  # fmt: skip
     pieces = tuple(Piece(int(offset), int(length)) for offset, length in data["pieces"])
-    return Watch(index, parse_request(str(data["request"])), variable, pieces, bool(data["twin"]))
+    return Watch(index, parse_request(readable(str(data["request"]))), variable, pieces, bool(data["twin"]))
 
 
 def named_data(named: Named) -> list[Any]:
@@ -167,10 +168,10 @@ def named_from(data: Any) -> Named:
     """The name that `named_data` described."""
     function, offset, size, owner = data
     return Named(
-        None if function is None else str(function),
+        None if function is None else readable(str(function)),
         int(offset),
         int(size),
-        None if owner is None else str(owner),
+        None if owner is None else readable(str(owner)),
     )
 
 

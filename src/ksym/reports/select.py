@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ksym.errors import KsymError
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.symbols.nearest import suggestion
+from ksym.symbols.readable import readable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +111,7 @@ class Selection:
     @classmethod
     def of(cls, args: argparse.Namespace) -> Selection:
         """That of a command line with the options of `add_selection`."""
-        return cls(args.only, args.since, args.until, tuple(args.symbol or ()))
+        return cls(args.only, args.since, args.until, tuple(map(readable, args.symbol or ())))
 
     def __bool__(self) -> bool:
         return bool(self.only or self.since or self.until or self.symbols)

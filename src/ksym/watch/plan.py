@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ksym.language.request import Mode, Request
 from ksym.linux.libc import MACHINE
+from ksym.symbols.readable import readable
 from ksym.symbols.variable import Space, Variable
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Watch:
     @property
     def name(self) -> str:
         """What the SYMBOL column shows."""
-        return self.variable.name
+        return readable(self.variable.name)
 
     @property
     def mode(self) -> Mode:
