@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ksym.api.recording import Columns
 from ksym.exports import folded, parquet, perfetto, protobuf, rows, speedscope
-from ksym.exports.stacks import chains
-from ksym.recorded import Columns
+from ksym.exports.flames import chains
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.symbols.types import Enum, Float, Pointer, Type
 from ksym.views.fields import NAMES

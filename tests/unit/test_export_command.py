@@ -38,6 +38,9 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         accesses=lambda: found.columns,
         columns=EVERYTHING,
         machine=SimpleNamespace(hostname="host-1"),
+        path="run.data",
+        counts={},
+        sampled=None,
         cut=None,
     )
     monkeypatch.setattr(reader, "open_recording", lambda path, progress: found)
@@ -78,10 +81,16 @@ def test_names_and_modes(
 def test_a_cut_recording_is_told_of(recording: Any, capsys: pytest.CaptureFixture[str]) -> None:
     recording.cut = "the end of the file is missing"
     run("run.data", "--to", "csv", "-o", "x")
-    assert (
-        capsys.readouterr().err.splitlines()[1]
-        == "ksym: run.data is not whole: the end of the file is missing"
-    )
+    recording.counts, recording.sampled = {"lost": 2}, "one hit in 100 was sampled"
+    run("run.data", "--to", "csv", "-o", "x", "--force")
+    assert capsys.readouterr().err.splitlines() == [
+        "ksym: x: 50 accesses",
+        "ksym: run.data is not whole: the end of the file is missing",
+        "ksym: x: 50 accesses",
+        "ksym: run.data has not every access: one hit in 100 was sampled",
+        "ksym: run.data: 2 hits lost while it was recorded",
+        "ksym: run.data is not whole: the end of the file is missing",
+    ]
 
 
 def test_a_selection(recording: Any, tmp_path: Path) -> None:
@@ -96,7 +105,7 @@ def test_a_selection(recording: Any, tmp_path: Path) -> None:
 
 def test_stdout(recording: Any, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     assert run("run.data", "--to", "folded", "-o", "-") == 0
-    assert capsysbinary.readouterr().out == written(folded.write, EVERYTHING)
+    assert capsysbinary.readouterr() == (written(folded.write, EVERYTHING), b"")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +116,8 @@ def test_stdout(recording: Any, capsysbinary: pytest.CaptureFixture[bytes]) -> N
         (("--to", "parquet", "-o", "-"), "parquet is no text for stdout"),
         (("--to", "csv", "--partition", "-o", "x"), "--partition is for parquet, not for csv"),
         (("--to", "parquet", "--partition"), "--partition needs a folder"),
+        (("--to", "parquet", "--partition", "-o", ""), "--partition needs a folder"),
+        (("--to", "csv", "-o", ""), "its name is empty"),
     ],
 )
 def test_wrong_usage(words: tuple[str, ...], why: str, recording: Any, tmp_path: Path) -> None:
@@ -191,6 +202,15 @@ def test_partition(recording: Any, tmp_path: Path) -> None:
     assert all(
         np.datetime64(date, "D") == np.datetime64(at, "ns").astype("datetime64[D]") for date, at, _ in days
     )
+
+
+def test_an_empty_recording_adds_nothing(
+    recording: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording.columns = EVERYTHING.select(slice(0))
+    assert run("run.data", "--to", "parquet", "--partition", "-o", "fleet") == 0
+    assert not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == "ksym: fleet: 0 accesses\n"
 
 
 def test_the_same_recording_twice(recording: Any, tmp_path: Path) -> None:

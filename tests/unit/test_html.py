@@ -211,7 +211,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     rows = [Row(at * 10**9, "RWRW"[at], new=at) for at in range(4)]
     accesses = make_accesses(rows)
     recording = SimpleNamespace(
-        path="x.data", machine=Machine("vm", "6.1", "x86_64", 2), counts={}, cut=None, by_ksym=True,
+        path="x.data", machine=Machine("vm", "6.1", "x86_64", 2), counts={}, cut=None, sampled=None, by_ksym=True,
         start=SimpleNamespace(version="0.1"), accesses=lambda: accesses,
     )  # fmt: skip
     monkeypatch.setattr(reader, "open_recording", lambda path, progress: recording)
@@ -246,6 +246,15 @@ def test_no_page_is_overwritten_unasked(recorded: Path, capfd: pytest.CaptureFix
     run("--html", str(recorded), "--force")
     assert Unpacked(recorded.read_bytes())
     assert "4 accesses" in capfd.readouterr().err
+
+
+def test_a_page_on_stdout(recorded: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert run("--html", "-") == 0
+    out, error = capfdbinary.readouterr()
+    assert Unpacked(out).about["file"] == "x.data"
+    assert error == b""
+    with pytest.raises(UsageError, match="its name is empty; name a file with --html"):
+        run("--html", "")
 
 
 def test_no_page_where_there_is_no_room(recorded: Path) -> None:

@@ -12,11 +12,11 @@ import json
 import os
 import sys
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.reports.select import Selection, add_selection
+from ksym.views import target
 from ksym.views.text import printable
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="one object, for programs")
-    output.add_argument("--html", metavar="PAGE", help="write a page for a browser, which needs no network")
+    output.add_argument(
+        "--html", metavar="PAGE", help="a page for a browser, which needs no network; - for stdout"
+    )
     parser.add_argument("-f", "--force", action="store_true", help="overwrite PAGE")
 
 
@@ -94,7 +96,6 @@ def _report(args: argparse.Namespace) -> str:
             "numpy is not installed",
             "pip install numpy, or read it on another machine",
         ) from None
-    from ksym.exports import target
     from ksym.recording.reader import open_recording
     from ksym.reports.analysis import Analysis
     from ksym.reports.layout import coloured, glyphs, plain
@@ -103,11 +104,11 @@ def _report(args: argparse.Namespace) -> str:
     from ksym.reports.terminal import Style, Terminal
 
     selection = Selection.of(args)
-    if args.html:
-        target.check(Path(args.html), force=args.force, option="--html")  # before anything takes time
+    if args.html is not None:
+        target.check(args.html, force=args.force, option="--html")  # before anything takes time
     with Progress(f"reading {printable(args.file)}") as progress:
         recording = open_recording(args.file, progress)
-        analysis = Analysis(recording.accesses(), selection)
+        analysis = Analysis(recording.accesses(), selection, sampled=recording.sampled is not None)
     about = _about(recording)
     lanes = None if args.timeline == "off" else args.timeline
     with closing(Sources(recording.machine.build_ids)) as sources:
@@ -129,20 +130,20 @@ def _page(
     args: argparse.Namespace, about: About, analysis: Analysis, selection: Selection, source: SourceOf,
     recording: Recording,
 ) -> str:  # fmt: skip
-    """Write the page; what is said of it goes to stderr, and nothing to stdout."""
-    from ksym.exports import target
+    """Write the page; what is said of it goes to stderr."""
     from ksym.reports import html
     from ksym.reports.progress import Progress
     from ksym.reports.words import count
 
-    path, accesses = Path(args.html), recording.accesses()
+    accesses = recording.accesses()
     origin = int(accesses.time_ns[0]) if len(accesses) else 0
     with (
         Progress(f"writing {printable(args.html)}") as progress,
-        target.created(path, force=args.force, option="--html") as file,
+        target.created(args.html, force=args.force, option="--html") as file,
     ):
         html.write(file, about, analysis, selection, source, origin, progress)
-    print(f"ksym: {printable(args.html)}: {count(len(analysis), 'access')}", file=sys.stderr)
+    if args.html != target.STDOUT:
+        print(f"ksym: {printable(args.html)}: {count(len(analysis), 'access')}", file=sys.stderr)
     return ""
 
 
@@ -176,4 +177,5 @@ def _about(recording: Recording) -> About:
         disarmed=number("disarmed"), removed=number("removed"), unwritten=number("unwritten"),
         continues=number("file") > 1, cut=recording.cut,
         notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
+        sampled=recording.sampled,
     )  # fmt: skip

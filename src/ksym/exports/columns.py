@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ksym.capture.sites import Site
 from ksym.capture.values import Value
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import comparable, is_number, last_places, number
+from ksym.reports.comparable import comparable, is_number, last_places, number
 from ksym.symbols.types import Encoding, Float, Integer, resolve
 from ksym.symbols.variable import Variable
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ksym.exports.stacks import chains
+from ksym.exports.flames import chains
 from ksym.recording.accesses import Accesses
 from ksym.views.text import printable
 

@@ -103,7 +103,9 @@ def partitions(accesses: Accesses, host: str, name: str) -> Iterator[tuple[Path,
     folder = Path("host=" + (quote(host, safe="") or NO_HOST))
     days = accesses.time_ns // _DAY_NS
     # A day begins where the number of the day is another one than in front of it.
-    starts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist()] if len(days) else []
+    if not len(days):
+        return
+    starts = [0, *(np.flatnonzero(np.diff(days)) + 1).tolist()]
     for start, end in zip(starts, [*starts[1:], len(days)], strict=True):
         date = time.strftime("%Y-%m-%d", time.gmtime(int(days[start]) * 86_400))
         yield folder / f"date={date}" / name, accesses.select(slice(start, end))

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ksym.exports.columns import NONE, Number, coded, number_of, numbers, says_more, value_texts
 from ksym.exports.protobuf import Message, message, number, real, rows, single, text
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import last_places
-from ksym.reports.columns import number as numbered
+from ksym.reports.comparable import last_places
+from ksym.reports.comparable import number as numbered
 from ksym.symbols.types import Pointer, resolve
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Watch

@@ -14,9 +14,9 @@ from typing import BinaryIO
 import numpy as np
 
 from ksym import __version__
-from ksym.exports.stacks import chains
+from ksym.exports.flames import chains
 from ksym.recording.accesses import Accesses
-from ksym.reports.columns import number
+from ksym.reports.comparable import number
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 

@@ -99,6 +99,9 @@ class _Files(Users):
             for elf in image.tables:
                 elf.close()
             return None
+        if image and not wanted:
+            # perf -z names no file that hits came from; what names the code has its source lines, too
+            self._build_ids[path] = image.elf.build_id or ""
         return image
 
 

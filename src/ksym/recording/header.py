@@ -32,6 +32,8 @@ class FileEvent:
 
     type: int
     config: int
+    period: int
+    """A sample in so many hits; so many samples a second where the flags say so (`by_rate`)."""
     sample_type: int
     read_format: int
     flags: int
@@ -40,6 +42,11 @@ class FileEvent:
     bp_length: int
     ids: tuple[int, ...]
     name: str = ""
+
+    @property
+    def by_rate(self) -> bool:
+        """Whether the kernel changes the period, to come to so many samples a second (attr.freq)."""
+        return bool(self.flags >> 10 & 1)
 
 
 @dataclass
@@ -168,10 +175,10 @@ def _events(file: Bytes, path: str, at: int, size: int, entry: int, file_size: i
 
 
 def _event(data: bytes) -> FileEvent:
-    kind, _, config, _, sample_type, read_format, flags, _, bp_type, address, length = _ATTR.unpack(
+    kind, _, config, period, sample_type, read_format, flags, _, bp_type, address, length = _ATTR.unpack(
         data[: _ATTR.size].ljust(_ATTR.size, b"\0")
     )
-    return FileEvent(kind, config, sample_type, read_format, flags, bp_type, address, length, ())
+    return FileEvent(kind, config, period, sample_type, read_format, flags, bp_type, address, length, ())
 
 
 def _features(file: Bytes, at: int, bits: int, size: int, events: list[FileEvent]) -> tuple[Machine, bool]:

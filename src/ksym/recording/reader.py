@@ -70,6 +70,11 @@ class Recording:
         return bool(self.start.version)
 
     @property
+    def sampled(self) -> str | None:
+        """Why it has not every access, in a clause, where perf was asked for some of them; None: it has."""
+        return self.start.sampled
+
+    @property
     def watches(self) -> tuple[Watch, ...]:
         """What was watched."""
         return self.start.watches
@@ -199,7 +204,9 @@ class _Reading:
 
     def _unreadable(self) -> KsymError:
         """What is said where it is not certain what was watched."""
-        return error(self._head.path, self._cut() or "what it says of its watches is damaged")
+        damaged = self._damage or self._stream.damage or self._head.missing
+        why = self._cut() if damaged else None
+        return error(self._head.path, why or "what it says of its watches is damaged")
 
     def _finish(self, start: Start, decoder: Decoder) -> Recording:
         sideband, columns = self._sideband, decoder.columns

@@ -10,7 +10,7 @@ from ksym.capture.sites import KERNEL_HALF
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
-from ksym.recording.header import FileHead, Machine, error
+from ksym.recording.header import FileEvent, FileHead, Machine, error
 from ksym.recording.hits import Layout
 from ksym.recording.knowledge import watch_from
 from ksym.symbols.variable import Space, Variable
@@ -49,6 +49,7 @@ class Start:
         both_fire: See watch.arm.Options.
         machine: Where it was made; None where the file does not tell here.
         limit: So many accesses count; 0: all.
+        sampled: Why it has not every access, in a clause: perf was asked for some of them; None: it was not.
     """
 
     watches: tuple[Watch, ...]
@@ -64,6 +65,7 @@ class Start:
     both_fire: bool = True
     machine: Machine | None = None
     limit: int = 0
+    sampled: str | None = None
 
     def add(self, events: Any) -> None:
         """Take what further identifiers stand for, as notes have it.
@@ -165,5 +167,17 @@ def perf_start(head: FileHead, layout: Layout) -> Start:
         offset = 0
     return Start(
         tuple(watches), planned, numbers, offset, 0, values=False, stacks=layout.chain, arch=head.machine.arch,
-        conditions=(None,) * len(watches),
+        conditions=(None,) * len(watches), sampled=_sampled(events),
     )  # fmt: skip
+
+
+def _sampled(events: list[FileEvent]) -> str | None:
+    """How perf chose among the hits; None: it took them all (``-c 1``)."""
+    ways = {
+        f"samples were taken at a rate of {event.period:,} a second"
+        if event.by_rate
+        else f"one hit in {event.period:,} was sampled"
+        for event in events
+        if event.by_rate or event.period > 1
+    }
+    return f"{' and '.join(sorted(ways))}; perf record -c 1 takes all" if ways else None

@@ -26,6 +26,7 @@ class About:
         continues: It goes on where FILE.1 ends.
         cut: Why it is not whole; None if it is.
         notes: What was missed, in words.
+        sampled: Why the accesses are some of those that were made, in a clause; None: they are all.
     """
 
     path: str
@@ -41,6 +42,7 @@ class About:
     continues: bool = False
     cut: str | None = None
     notes: tuple[str, ...] = ()
+    sampled: str | None = None
 
 
 def time_of_day(time_ns: int) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ksym.capture.values import Value
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import Flags
+from ksym.reports.comparable import Flags
 from ksym.reports.findings import NEAR_NS, find, pairs
 from ksym.reports.groups import Subject
 from ksym.reports.select import Selection
@@ -30,12 +30,16 @@ class Analysis:
         accesses: All of the recording's.
         selection: Which of them are wanted.
         start_ns: When the recording began; left out: with the first access.
+        sampled: The accesses are some of those that were made.
 
     Raises:
         KsymError: it has no variable of a name that is wanted.
     """
 
-    def __init__(self, accesses: Accesses, selection: Selection, start_ns: int | None = None) -> None:
+    def __init__(
+        self, accesses: Accesses, selection: Selection, start_ns: int | None = None, *, sampled: bool = False
+    ) -> None:
+        self.sampled = sampled
         self.all = len(accesses)
         """Accesses in the recording."""
         marks = find(accesses)
@@ -59,6 +63,10 @@ class Analysis:
     def hits(self) -> int:
         """Traps that the accesses took."""
         return sum(subject.hits for subject in self.subjects)
+
+    def findings(self, subject: Subject) -> Findings:
+        """What was found about one variable; nothing among samples, as what lies between two of them decides."""
+        return Findings(None, None, None, None) if self.sampled else summarise(subject)
 
     @property
     def span(self) -> tuple[int, int]:

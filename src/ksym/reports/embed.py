@@ -18,9 +18,9 @@ from ksym.capture.sites import Site
 from ksym.capture.values import Values, integer_layout
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.reports.analysis import Analysis
-from ksym.reports.columns import AnyColumn, Numbers, comparable, is_number, last_places, number
+from ksym.reports.call_tree import DEEPEST, MOST_STACKS, without_offset
+from ksym.reports.comparable import AnyColumn, Numbers, comparable, is_number, last_places, number
 from ksym.reports.layout import cut
-from ksym.reports.stacks import DEEPEST, MOST_STACKS, without_offset
 from ksym.reports.terminal import SourceOf
 from ksym.symbols.types import Float, resolve
 from ksym.symbols.variable import Variable

@@ -42,6 +42,8 @@ def facts(about: About, analysis: Analysis, selection: Selection) -> list[tuple[
 
 
 def _counted(about: About, analysis: Analysis) -> str:
+    if about.sampled:
+        return f"{count(len(analysis), 'sample')}, {about.lost:,} lost; {about.sampled}"
     counts = [f"{count(len(analysis), 'access')} ({count(analysis.hits, 'hit')})", f"{about.lost:,} lost"]
     counts += [f"{about.rejected:,} did not match the condition"] if about.rejected else []
     counts += [f"{about.suppressed:,} suppressed"]

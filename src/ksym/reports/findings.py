@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import AnyColumn, Flags, Numbers, number, same
+from ksym.reports.comparable import AnyColumn, Flags, Numbers, number, same
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Watch
 

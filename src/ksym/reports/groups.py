@@ -13,7 +13,7 @@ import numpy as np
 from ksym.capture.sites import Named, Site
 from ksym.capture.values import Value
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import AnyColumn, Codes, Numbers, Seen, last_places, number, tally
+from ksym.reports.comparable import AnyColumn, Codes, Numbers, Seen, last_places, number, tally
 from ksym.reports.findings import Marks
 from ksym.watch.plan import Watch
 

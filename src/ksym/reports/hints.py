@@ -71,7 +71,7 @@ def _unseen(unseen: Unseen, about: About) -> str:
     )
 
 
-def writers(writes: list[Write]) -> list[Line]:
+def writers(writes: list[Write], width: int) -> list[Line]:
     """Who wrote the last few values last."""
     if not writes:
         return []
@@ -82,4 +82,4 @@ def writers(writes: list[Write]) -> list[Line]:
         Column("CPU", [f"{write.cpu:03d}" for write in writes]),
         Column("FUNCTION", [printable(str(write.site.named)) for write in writes], NAME),
     ]
-    return [[], *table(columns)]
+    return [[], *table(columns, width=width)]

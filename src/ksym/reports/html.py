@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import BinaryIO
 
 from ksym.reports.about import About
-from ksym.reports.analysis import Analysis, summarise
+from ksym.reports.analysis import Analysis
 from ksym.reports.embed import pack
 from ksym.reports.facts import definition, facts
 from ksym.reports.hints import texts
@@ -77,7 +77,7 @@ def _about(about: About, analysis: Analysis, selection: Selection, origin_ns: in
     findings = [
         {"watch": subject.watch.index, "name": name, "text": text, "flag": _FINDINGS[name]}
         for subject in analysis.subjects
-        for name, text in texts(summarise(subject), about)
+        for name, text in texts(analysis.findings(subject), about)
     ]
     return {
         "file": printable(about.path),
@@ -88,6 +88,7 @@ def _about(about: About, analysis: Analysis, selection: Selection, origin_ns: in
             for watch in analysis.accesses.watches
         ],
         "findings": findings,
+        "sampled": analysis.sampled,
     }
 
 

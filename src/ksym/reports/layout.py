@@ -6,8 +6,9 @@ A line is plain text wherever it goes but to a terminal; there rich gives its pa
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
@@ -31,11 +32,22 @@ class Glyphs(NamedTuple):
 
 
 UNICODE = Glyphs(" ▁▂▃▄▅▆▇█", "├─", "└─", "│ ", "•", "…")
+_COERCED = "C.UTF-8"
+"""What Python puts into LC_CTYPE where the locale is C and LC_ALL does not say so."""
 ASCII = Glyphs(" .:-=+*#@", "|-", "`-", "| ", "*", "...")
 
 
-def glyphs(encoding: str | None) -> Glyphs:
-    """Those that an output in this encoding can show."""
+def glyphs(encoding: str | None, environment: Mapping[str, str] = os.environ) -> Glyphs:
+    """Those that an output in this encoding can show, and that the locale has.
+
+    Python writes UTF-8 in the C locale, too (PEP 538, PEP 540); a terminal of who asked for that one may show none.
+    """
+    asked = environment.get("LC_ALL")
+    if not asked:
+        asked = environment.get("LC_CTYPE")
+        asked = asked if asked and asked != _COERCED else environment.get("LANG")
+    if asked in ("C", "POSIX"):
+        return ASCII
     try:
         "".join(UNICODE).encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -115,13 +127,26 @@ class Column:
         return max(map(cells, (self.head, *self.texts)))
 
 
-def table(columns: Sequence[Column], below: Sequence[Sequence[Line]] = ()) -> list[Line]:
+def table(
+    columns: Sequence[Column], below: Sequence[Sequence[Line]] = (), *, width: int = 0, indent: int = 8
+) -> list[Line]:
     """A line of heads, then a line a row.
 
     Args:
         columns: The columns, of equal length.
         below: For each row, lines that stand under it.
+        width: Of the terminal: where a row has not room enough, its last columns stand under it, too.
+        indent: Of what stands under a row for that.
     """
+    columns, rows = list(columns), len(columns[0].texts)
+    while (
+        width and len(columns) > 1 and 1 + sum(len(GAP) + each.width for each in columns) - len(GAP) > width
+    ):
+        last = columns.pop()
+        moved: list[list[Line]] = [
+            flow([[(text, last.style)]], width, indent) if text else [] for text in last.texts
+        ]
+        below = [[*own, *more] for own, more in zip(moved, below or [[]] * rows, strict=True)]
     widths = [column.width for column in columns]
     lines = [_row([(column.head, BOLD) for column in columns], columns, widths)]
     for number in range(len(columns[0].texts)):

@@ -8,9 +8,9 @@ from typing import Any
 
 from ksym.recording.accesses import KINDS
 from ksym.reports.about import About
-from ksym.reports.analysis import NEAR_NS, Analysis, Findings, summarise
+from ksym.reports.analysis import NEAR_NS, Analysis, Findings
+from ksym.reports.call_tree import chains
 from ksym.reports.groups import Group, Range, Shares, Subject, Write
-from ksym.reports.stacks import chains
 from ksym.reports.terminal import SourceOf
 from ksym.reports.timeline import draw
 
@@ -50,6 +50,7 @@ def report(
         "unwritten": about.unwritten,
         "cut": about.cut,
         "notes": list(about.notes),
+        "sampled": about.sampled,
         "by": list(by),
         "variables": [_variable(subject, analysis, by, most, lanes, source) for subject in analysis.subjects],
     }
@@ -71,8 +72,8 @@ def _variable(
         "types": _kinds(subject.kinds),
         "values": _range(subject.values),
         "groups": different,
-        "rows": [_group(group, by, len(subject), source) for group in groups],
-        "findings": _findings(summarise(subject)),
+        "rows": [_group(group, by, None if analysis.sampled else len(subject), source) for group in groups],
+        "findings": _findings(analysis.findings(subject)),
         "last_writers": [_write(write) for write in subject.last_writes(_LATEST)],
         "timeline": _timeline(subject, analysis, lanes) if lanes else None,
         "stacks": [
@@ -86,9 +87,9 @@ def _kinds(counts: Sequence[int]) -> dict[str, int]:
     return dict(zip(KINDS, counts, strict=True))
 
 
-def _group(group: Group, by: Sequence[str], total: int, source: SourceOf) -> dict[str, Any]:
+def _group(group: Group, by: Sequence[str], total: int | None, source: SourceOf) -> dict[str, Any]:
     row = group.fields | {
-        "share": group.accesses / total,
+        "share": group.accesses / total if total else None,
         "accesses": group.accesses,
         "hits": group.hits,
         "types": _kinds(group.kinds),

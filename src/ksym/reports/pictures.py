@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ksym.reports.about import length, time_of_day
-from ksym.reports.layout import BOLD, DIM, HINT, NAME, READ, WRITE, Glyphs, Line, cells, cut, pad
-from ksym.reports.stacks import Node, Tree
+from ksym.reports.call_tree import Node, Tree
+from ksym.reports.layout import BOLD, DIM, HINT, NAME, READ, WRITE, Glyphs, Line, cells, cut, flow, pad
 from ksym.reports.timeline import Timeline
 from ksym.views.text import printable
 
@@ -30,19 +32,19 @@ def columns_for(width: int, key: str, accesses: int) -> int:
     return max(10, width - len("   RW ") - label - len(f" {accesses:,}"))
 
 
-def timeline_lines(timeline: Timeline, glyphs: Glyphs) -> list[Line]:
+def timeline_lines(timeline: Timeline, glyphs: Glyphs, width: int) -> list[Line]:
     """A line a lane; the highest block is the largest count of all."""
     highest = max((int(lane.counts.max()) for lane in timeline.lanes), default=0)
     if not highest:
         return []
     names = [printable(lane.who) if lane.who is not None else "others" for lane in timeline.lanes]
     head = f"over time, {length(timeline.column_ns)} a column, highest {highest:,}"
-    lines: list[Line] = [[], [(head, BOLD)]]
-    width = min(_LABEL_MOST, max(map(cells, names)))
+    lines: list[Line] = [[], *flow([[(head, BOLD)]], width, 0)]
+    room = min(_LABEL_MOST, max(map(cells, names)))
     steps = len(glyphs.blocks) - 1
     before = None
     for name, lane in zip(names, timeline.lanes, strict=True):
-        label = pad(cut(name if name != before else "", width), width)
+        label = pad(cut(name if name != before else "", room), room)
         before = name
         blocks = "".join(glyphs.blocks[-(-count * steps // highest)] for count in lane.counts.tolist())
         lines.append(
@@ -51,21 +53,32 @@ def timeline_lines(timeline: Timeline, glyphs: Glyphs) -> list[Line]:
     start, end = time_of_day(timeline.start_ns), time_of_day(timeline.end_ns)
     columns = len(timeline.lanes[0].counts)
     axis = pad(start, columns - len(end)) + end if columns > len(start) + len(end) else start
-    return [*lines, [(" " * (width + 6), ""), (axis, DIM)]]
+    return [*lines, [(" " * (room + 6), ""), (axis, DIM)]]
 
 
-def tree_lines(tree: Tree, total: int, glyphs: Glyphs) -> list[Line]:
-    """A tree; ``total`` accesses are the whole."""
-    lines: list[Line] = [[], [("stacks, from who made the access to who called it", BOLD)]]
-    _branches(tree.root.by_accesses(), total, glyphs, "  ", 0, lines)
+def tree_lines(tree: Tree, total: int, glyphs: Glyphs, width: int, *, sampled: bool = False) -> list[Line]:
+    """A tree; ``total`` accesses are the whole, of which each branch has a share, or is so many samples."""
+
+    def part(accesses: int) -> str:
+        return f"{accesses:6,} " if sampled else f"{100 * accesses / total:5.1f}% "
+
+    title = "stacks, from who made the access to who called it"
+    lines: list[Line] = [[], *flow([[(title, BOLD)]], width, 0)]
+    _branches(tree.root.by_accesses(), total, part, glyphs, "  ", 0, lines)
     for count, why in ((tree.without, "no stack"), (tree.left_out, "rarer stacks, left out")):
         if count:
-            lines.append([(f"  {100 * count / total:5.1f}% ", BOLD), (why, DIM)])
+            lines.append([(f"  {part(count)}", BOLD), (why, DIM)])
     return lines
 
 
 def _branches(
-    nodes: list[Node], total: int, glyphs: Glyphs, indent: str, depth: int, lines: list[Line]
+    nodes: list[Node],
+    total: int,
+    part: Callable[[int], str],
+    glyphs: Glyphs,
+    indent: str,
+    depth: int,
+    lines: list[Line],
 ) -> None:
     """Callers, those with most accesses first; one that is alone stands straight under who it called."""
     shown = [node for node in nodes[:_MOST] if node.accesses >= _LEAST * total] or nodes[:1]
@@ -74,7 +87,7 @@ def _branches(
         last = number == len(shown) - 1 and not rest
         branch = f"{glyphs.last if last else glyphs.branch} " if depth else ""
         below = indent + ("" if not depth else "   " if last else glyphs.bar + " ")
-        share = f"{100 * node.accesses / total:5.1f}% "
+        share = part(node.accesses)
         lines.append(
             [(indent + branch, DIM), (share, BOLD), (printable(node.name), NAME if not depth else "")]
         )
@@ -90,10 +103,8 @@ def _branches(
         if depth >= _DEEPEST:
             lines.append([(below + space + glyphs.dots, DIM)])
             continue
-        _branches(node.by_accesses(), total, glyphs, below + _STEP, depth + 1, lines)
+        _branches(node.by_accesses(), total, part, glyphs, below + _STEP, depth + 1, lines)
     if rest:
         branch = f"{glyphs.last} " if depth else ""
         count = len(nodes) - len(shown)
-        lines.append(
-            [(indent + branch, DIM), (f"{100 * rest / total:5.1f}% ", BOLD), (f"{count:,} more", DIM)]
-        )
+        lines.append([(indent + branch, DIM), (part(rest), BOLD), (f"{count:,} more", DIM)])

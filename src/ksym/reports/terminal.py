@@ -10,14 +10,14 @@ from typing import NamedTuple
 from ksym.capture.sites import Site
 from ksym.recording.accesses import KINDS
 from ksym.reports.about import About, time_of_day
-from ksym.reports.analysis import Analysis, summarise
+from ksym.reports.analysis import Analysis
+from ksym.reports.call_tree import grow
 from ksym.reports.facts import definition, facts
 from ksym.reports.groups import Group, Range, Shares, Subject, Write
 from ksym.reports.hints import hints, writers
 from ksym.reports.layout import BOLD, DIM, GAP, HINT, NAME, Column, Glyphs, Line, cut, flow, pad, table
 from ksym.reports.pictures import STYLES, columns_for, timeline_lines, tree_lines
 from ksym.reports.select import Selection
-from ksym.reports.stacks import grow
 from ksym.reports.timeline import draw
 from ksym.reports.words import count, cpu_list, value_text
 from ksym.views.text import printable
@@ -32,6 +32,7 @@ _HEADS = {
     "value": "VALUE",
     "stack": "STACK",
 }
+_COUNTED = {"access": "ACCESSES", "sample": "SAMPLES"}
 _INDENT = 8
 """Of what stands under a row: behind SHARE."""
 _LATEST = 5
@@ -84,6 +85,7 @@ class Terminal:
     ) -> None:
         self._about, self._analysis, self._selection = about, analysis, selection
         self._style, self._source = style, source
+        self._noun = "sample" if analysis.sampled else "access"
 
     def lines(self) -> list[Line]:
         """All of it."""
@@ -116,7 +118,7 @@ class Terminal:
             [each.kinds for each in subjects], len(self._analysis),
         )  # fmt: skip
         names = [printable(subject.watch.name) for subject in subjects]
-        return table([*columns, Column("SYMBOL", names, NAME)])
+        return table([*columns, Column("SYMBOL", names, NAME)], width=self._style.width)
 
     # -- a variable ----------------------------------------------------------------------------------
 
@@ -126,20 +128,27 @@ class Terminal:
             return [*lines, [("  no accesses", "")]]
         style = self._style
         lines += [[], *self._groups(subject)]
-        lines += hints(summarise(subject), self._about, style.width, style.glyphs.bullet)
+        lines += hints(self._analysis.findings(subject), self._about, style.width, style.glyphs.bullet)
         if "value" not in style.by:
-            lines += writers(subject.last_writes(_LATEST))
-        if style.lanes:
+            lines += writers(subject.last_writes(_LATEST), style.width)
+        start, end = self._analysis.span
+        if style.lanes and start < end:
             columns = columns_for(style.width, style.lanes, len(subject))
-            lines += timeline_lines(draw(subject, self._analysis.span, columns, style.lanes), style.glyphs)
+            lines += timeline_lines(
+                draw(subject, self._analysis.span, columns, style.lanes), style.glyphs, style.width
+            )
         tree = grow(subject) if "stack" not in style.by else None
-        return lines + (tree_lines(tree, len(subject), style.glyphs) if tree else [])
+        return lines + (
+            tree_lines(tree, len(subject), style.glyphs, style.width, sampled=self._analysis.sampled)
+            if tree
+            else []
+        )
 
     def _title(self, subject: Subject) -> list[Line]:
         watch = subject.watch
         parts: list[Line] = [[(printable(watch.name), f"{BOLD} {NAME}")], [(definition(watch), "")]]
         counts = [f"{subject.kinds[KINDS.index(kind)]:,} {kind}" for kind in self._kinds([subject.kinds])]
-        total = [[(f"{count(len(subject), 'access')}: {', '.join(counts)}", "")]] if len(subject) else []
+        total = [[(f"{count(len(subject), self._noun)}: {', '.join(counts)}", "")]] if len(subject) else []
         values = [[(f"values: {self._range(subject.values)}", "")]] if subject.values else []
         return flow(parts, self._style.width, 0) + flow([*total, *values], self._style.width, 2)
 
@@ -147,15 +156,10 @@ class Terminal:
         self, accesses: Sequence[int], hits: Sequence[int], kinds: Sequence[Sequence[int]], total: int
     ) -> list[Column]:
         """The columns of numbers; HITS where they are not the accesses."""
-        columns = [
-            Column(
-                "SHARE",
-                [f"{100 * each / total:.1f}%" for each in accesses],
-                BOLD,
-                right=True,
-            ),
-            Column("ACCESSES", [f"{each:,}" for each in accesses], right=True),
-        ]
+        columns = [Column(_COUNTED[self._noun], [f"{each:,}" for each in accesses], right=True)]
+        if not self._analysis.sampled:
+            shares = [f"{100 * each / total:.1f}%" for each in accesses]
+            columns.insert(0, Column("SHARE", shares, BOLD, right=True))
         if list(accesses) != list(hits):
             columns.append(Column("HITS", [f"{each:,}" for each in hits], right=True))
         for kind in self._kinds(kinds):
@@ -194,7 +198,7 @@ class Terminal:
         below = self._place(columns, self._extras(subject), groups, left)
         for lines, group in zip(below, groups, strict=False):
             lines += [[(" " * _INDENT + printable(frame), "")] for frame in group.frames[1:]]
-        return table(columns, below)
+        return table(columns, below, width=self._style.width, indent=_INDENT)
 
     def _place(
         self, columns: list[Column], extras: Sequence[_Extra], groups: Sequence[Group], left: int
@@ -245,9 +249,9 @@ class Terminal:
         return printable(site.instruction.text) if site.instruction else ""
 
     def _shares(self, shares: Shares, total: int) -> str:
+        several = shares.different > 1 and not self._analysis.sampled
         names = [
-            printable(name) + (f" {100 * made / total:.0f}%" if shares.different > 1 else "")
-            for name, made in shares.top
+            printable(name) + (f" {100 * made / total:.0f}%" if several else "") for name, made in shares.top
         ]
         more = shares.different - len(names)
         return ", ".join(names) + (f", {more:,} more" if more else "")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ksym.recording.accesses import KINDS
-from ksym.reports.columns import Numbers
+from ksym.reports.comparable import Numbers
 from ksym.reports.groups import Subject
 
 LANES = 8

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ksym.capture.sites import Named
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.columns import number
+from ksym.reports.comparable import number
 
 
 class Chains(NamedTuple):
