@@ -54,7 +54,7 @@ bench: setup ## measure what ksym costs
 pyz: ## build dist/ksym.pyz, all of ksym in one file
 	@python3 scripts/build-pyz dist/ksym.pyz
 
-man: ## build build/ksym.1, the man page
+man: ## build the man pages, build/ksym.1 and build/ksym-mount.1
 	@python3 scripts/build-man build/ksym.1
 
 dist: setup pyz ## build the wheel and dist/ksym.pyz

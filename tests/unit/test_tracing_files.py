@@ -6,6 +6,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -577,6 +579,18 @@ def test_readme_and_docs_name_every_file() -> None:
     first = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
     assert {name for cell in first for name in re.findall(r"`([^`]+)`", cell)} >= {*FILES, *OPTIONS, *ERRORS}
     assert all(len(line) < 120 for line in README.splitlines())
+
+
+def test_man_page(tmp_path: Path) -> None:
+    script = DOCS.parent / "scripts/build-man"
+    subprocess.run([sys.executable, script, tmp_path / "ksym.1"], check=True, stdout=subprocess.DEVNULL)
+    text = (tmp_path / "ksym-mount.1").read_text()
+    assert all(
+        re.match(r"\.(TH|SH|TP|PP|BR?|nf|fi)\b", line) for line in text.splitlines() if line[:1] in ".'"
+    )
+    plain = text.replace("\\-", "-").replace("\\(aq", "'")
+    for rows in (FILES, OPTIONS, ERRORS):
+        assert all(f".B {name}\n{what}\n" in plain for name, what in rows.items())
 
 
 # -- any bytes at all ----------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ FILES = {
     "error_log": "why a write failed, with a caret under the place",
     "per_cpu/cpuN/trace": "one CPU's part",
     "instances/": "mkdir makes another set of filters with a buffer of its own, rmdir removes it",
-    "README": "this text",
+    "README": "what the files are for",
 }
 
 OPTIONS = {
