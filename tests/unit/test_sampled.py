@@ -53,7 +53,8 @@ def test_how_perf_chose(tmp_path: Path, events: list[tuple[int, int]], sampled: 
     assert open_recording(str(tmp_path / "x.data")).sampled == sampled
 
 
-def test_what_samples_do_not_tell_is_not_told(tmp_path: Path) -> None:
+def test_what_samples_do_not_tell_is_not_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     file = tmp_path / "x.data"
     made(file, (1, 0))
     status, text, _ = ksym("report", str(file))
