@@ -72,7 +72,7 @@ def cmdline(entry: Path) -> bytes:
 
 def rows(file: Path) -> list[tuple[str, str]]:
     """(SYMBOL, TYPE) of what this process did."""
-    return re.findall(rf"-{os.getpid()} +\[\d+\] (\w+)\+\S+ (\S+) ", file.read_text())
+    return re.findall(rf"-{os.getpid()} +\[\d+\] (\S+)\+0x\S+ (\S+) ", file.read_text())
 
 
 def write(file: Path, text: str) -> None:

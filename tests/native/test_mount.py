@@ -161,9 +161,9 @@ def test_the_filter_through_a_shell(it: Mounted, variable: Sample, shell: str) -
     assert it.out(f"echo {name}:-w- > {FILTER}; cat {FILTER}", shell=shell) == f"{name}:-w-\n"
     write_back(variable.file)
     assert [kind for kind, _ in it.rows()] == ["R", "R", "W", "W"]
-    script = f"echo 'task(self).comm:-w-' >> {FILTER}; cat {FILTER}; echo $$"
+    script = f"echo 'task(self).flags:-w-' >> {FILTER}; cat {FILTER}; echo $$"
     first, second, pid = it.out(script, shell=shell).split()
-    assert (first, second) == (f"task({pid}).comm:-w-", f"{name}:-w-")
+    assert (first, second) == (f"task({pid}).flags:-w-", f"{name}:-w-")
     for clear in ("echo 0 >", "echo '*:---' >", "echo >", ": >", "truncate -s 0"):
         assert it.out(f"{clear} {FILTER}; cat {FILTER}", shell=shell) == ""
         it.out(f"echo {name}:rw- > {FILTER}", shell=shell)
@@ -232,11 +232,11 @@ def test_lines_of_one_write_all_or_none(it: Mounted, variable: Sample) -> None:
     it.write(FILTER, f"{name}:-w-\n")
     for bad in ("nosuch_module_:x:rw-", "zz", f"{name}:rw-"):
         with pytest.raises(OSError) as raised:
-            it.write(FILTER, f"task(self).comm:-w-\n{name}:rw-\n{bad}\n")
+            it.write(FILTER, f"task(self).flags:-w-\n{name}:rw-\n{bad}\n")
         assert raised.value.errno == errno.EINVAL
         assert it.read(FILTER) == f"{name}:-w-\n"
-    it.write(FILTER, f"{name}:---\ntask(self).comm:-w-\n{name}:rw-\n")
-    assert it.read(FILTER) == f"{name}:rw-\ntask({os.getpid()}).comm:-w-\n"
+    it.write(FILTER, f"{name}:---\ntask(self).flags:-w-\n{name}:rw-\n")
+    assert it.read(FILTER) == f"{name}:rw-\ntask({os.getpid()}).flags:-w-\n"
 
 
 def test_a_condition(it: Mounted, variable: Sample) -> None:
@@ -395,7 +395,7 @@ def test_what_is_there(it: Mounted) -> None:
 
 
 def test_cat_of_everything_changes_nothing(it: Mounted, variable: Sample) -> None:
-    it.write(FILTER, f"{variable.request}:-w-\ntask(1).comm:-w-\n")
+    it.write(FILTER, f"{variable.request}:-w-\ntask(1).flags:-w-\n")
     it.write("trace_marker", "x\n")
     it.out("mkdir instances/a")
     state = it.out(f"cat {FILTER} current_tracer tracing_on buffer_size_kb trace_options error_log trace")
@@ -422,7 +422,7 @@ def test_two_writers_at_once(it: Mounted, variable: Sample) -> None:
     """Each has its own variable; neither ever fails, nor touches the other's."""
     steps = "echo {0}:-w- > {1} && echo {0}:rw- > {1} && echo {0}:--- > {1}"
     script = f"for n in 1 2 3 4 5 6 7 8; do {steps} || exit 1; done"
-    names = (variable.request, "task(1).comm")
+    names = (variable.request, "task(1).flags")
     processes = [
         subprocess.Popen(["sh", "-c", script.format(f"'{name}'", FILTER)], cwd=it.at, stderr=subprocess.PIPE)
         for name in names
@@ -488,7 +488,7 @@ def test_nobody_else_gets_in(it: Mounted) -> None:
 def test_every_end_gives_the_registers_back(tmp_path: Path, variable: Sample, how: str) -> None:
     with mounted(tmp_path / "it") as it:
         it.write(FILTER, f"{variable.request}:rw-\n")
-        it.out("mkdir instances/a; echo 'task(self).comm:-w-' > instances/a/ksym_trace_filter")
+        it.out("mkdir instances/a; echo 'task(self).flags:-w-' > instances/a/ksym_trace_filter")
         if how.startswith("SIG"):
             with it.reading() as reader:
                 it.end(signal.Signals[how])
