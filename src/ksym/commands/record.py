@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         users = Users(session.code_pid)
         sites = _sites(session, users)
         if args.verbose:
-            session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
+            session.run.on_note = lambda note: print(f"ksym: {printable(note)}", file=sys.stderr, flush=True)
         limit = _limit(session, args.limit) if args.limit else None
         try:
             recorder = Recorder(

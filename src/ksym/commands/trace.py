@@ -21,6 +21,7 @@ from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session
 from ksym.views.output import Output, ReaderGone
 from ksym.views.rows import FORMATS, Rows, rows_for
+from ksym.views.text import printable
 from ksym.watch.arm import Options
 
 TAKES_COMMAND = True
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             session.tell_lacking()
         if args.verbose:
-            session.run.on_note = lambda note: print(f"ksym: {note}", file=sys.stderr, flush=True)
+            session.run.on_note = lambda note: print(f"ksym: {printable(note)}", file=sys.stderr, flush=True)
         reaped = session.command.reaped if session.command else {}
         action = action_for(args.on_hit, rows_for("json", session.plan.watches).row, reaped)
         trace = Trace(session, output, rows, limit=args.limit, action=action)

@@ -19,6 +19,7 @@ from ksym.linux.files import read_text
 from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
+from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
 from ksym.watch.plan import Plan, Scope
@@ -105,7 +106,7 @@ class Session:
     def tell_lacking(self) -> None:
         """Say on stderr what this machine does not allow; the summary does not tell it again then."""
         for line in self.lacking:
-            print(f"ksym: {line}", file=sys.stderr, flush=True)
+            print(f"ksym: {printable(line)}", file=sys.stderr, flush=True)
         self.lacking = []
 
     def notes(self, *, verbose: bool) -> list[str]:

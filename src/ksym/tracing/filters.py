@@ -13,6 +13,7 @@ from ksym.errors import KsymError, NoRegisters, RequestError, Span
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode, Request, TaskRoot, UserSymbol
 from ksym.language.request_set import Key, RequestSet, key
+from ksym.language.tokens import printable
 from ksym.tracing.planted import How, Planted
 
 Plant = Callable[[Request, How], Planted]
@@ -43,8 +44,8 @@ class Filters:
         return [self._planted[request] for request in self._requests]
 
     def text(self) -> str:
-        """The requests, newest first, a line each."""
-        return "".join(f"{request}\n" for request in reversed(list(self._requests)))
+        """The requests, newest first, a line each; blanks of any kind are told as plain ones."""
+        return "".join(f"{printable(str(request))}\n" for request in reversed(list(self._requests)))
 
     def write(self, text: str, writer: int = 0) -> None:
         """Do what the lines ask for, all of it or nothing.

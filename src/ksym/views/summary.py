@@ -65,7 +65,7 @@ class Tally:
             )
         if self.suppressed:
             lines.append(f"ksym: {number(self.suppressed, 'hit')} of disarmed watches not shown")
-        lines.extend(f"ksym: {note}" for note in self.notes)
+        lines.extend(f"ksym: {printable(note)}" for note in self.notes)
         return lines
 
 
