@@ -354,7 +354,8 @@ class _Hits:
 
     def word(self, offset: Offset) -> Words:
         """A word of each."""
-        if self.table is not None and isinstance(offset, int):
+        # Rows of which none is left may have been too short to have that column.
+        if self.table is not None and len(self.at) and isinstance(offset, int):
             found: Words = self.table[:, offset]
             return found
         found = self.words[self.at + offset]

@@ -89,7 +89,7 @@ class Kallsyms:
     def find(self, name: str, module: str | None = None) -> list[KernelSymbol]:
         """All symbols of that name; of that module alone if one is given."""
         found = []
-        needle = b" " + name.encode()
+        needle = b" " + name.encode(errors="surrogateescape")
         at = self.data.find(needle)
         while at >= 0:
             end = at + len(needle)
@@ -102,11 +102,8 @@ class Kallsyms:
 
     def _line(self, start: int) -> KernelSymbol | None:
         fields = self.data[start : self.data.index(b"\n", start)].split()
-        if len(fields) < 3:
-            return None
-        try:
-            address = int(fields[0], 16)
-        except ValueError:
+        address = _number(fields[0]) if len(fields) > 2 else None
+        if address is None:
             return None
         module = fields[3].decode(errors="replace").strip("[]") if len(fields) > 3 else None
         text = fields[1] in TEXT_KINDS and (module is not None or self._holds_code(fields[0]))
@@ -142,7 +139,9 @@ class Kallsyms:
         at = self.data.find(mark)
         while at >= 0:
             start = self.data.rfind(b"\n", 0, at) + 1
-            addresses.append(int(self.data[start:at].split(None, 1)[0], 16))
+            address = _number(self.data[start:at].partition(b" ")[0])
+            if address is not None:
+                addresses.append(address)
             at = self.data.find(mark, at + len(mark))
         return addresses
 
@@ -192,8 +191,9 @@ class Kallsyms:
 
     def edge(self, name: str) -> int | None:
         """Address of a section marker such as ``__stop___param``: those stand near the end, so search from there."""
-        at = self.data.rfind(b" " + name.encode() + b"\n")
-        return int(self._address_before(at), 16) + self.slide if at >= 0 else None
+        at = self.data.rfind(b" " + name.encode(errors="surrogateescape") + b"\n")
+        address = _number(self._address_before(at)) if at >= 0 else None
+        return None if address is None else address + self.slide
 
     def modules(self) -> set[str]:
         """The modules that are loaded and have symbols."""
@@ -208,7 +208,10 @@ class Kallsyms:
         rows = []
         for line in self.data.splitlines():
             if line[17:18] in TEXT_KINDS and line[16:17] == b" ":
-                rows.append((int(line[:16], 16), line[19:]))
+                try:
+                    rows.append((int(line[:16], 16), line[19:]))
+                except ValueError:
+                    continue
         rows.sort(key=lambda row: row[0])
         return [row[0] for row in rows], [row[1] for row in rows]
 
@@ -228,3 +231,11 @@ class Kallsyms:
             name.decode(errors="replace"),
             module.strip(b"[]").decode(errors="replace") or None,
         )
+
+
+def _number(digits: bytes) -> int | None:
+    """An address; None where the line is not as kallsyms has it (a System.map may be any file)."""
+    try:
+        return int(digits, 16)
+    except ValueError:
+        return None

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A perf.data file from anybody, check sums right or wrong: rows and reports, or a KsymError in one line.
+
+No control character but the newline reaches what is for people, whatever names the file has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from unittest import mock
+
+from fuzz.contract import Broken
+from fuzz.perf_records import mutate as mutate
+from ksym.errors import KsymError
+from ksym.recording import foreign
+from ksym.recording.accesses import Accesses
+from ksym.recording.reader import Recording, open_recording
+from ksym.reports.analysis import Analysis
+from ksym.reports.layout import glyphs, plain
+from ksym.reports.machine_readable import report
+from ksym.reports.select import Selection
+from ksym.reports.terminal import Style, Terminal
+from ksym.symbols import kallsyms
+from ksym.views.bulk import bulk_rows_for, texts
+from ksym.views.rows import FORMATS
+
+LONGEST = 32768
+_KALLSYMS = b"ffffffff81000000 T _text\nffffffff81000100 T do_it\nffffffff82000000 T _etext\n"
+_MOST_ROWS = 400
+_REPORTS = 8
+"""A report of one in so many: it takes longer than the rest."""
+
+
+def run(data: bytes) -> None:
+    """Read it, and show it in every way."""
+    recording = opened(data)
+    if recording is None:
+        return
+    try:
+        with _machine():
+            accesses = recording.accesses()
+    except KsymError as error:
+        told(error)
+        return
+    for name in FORMATS:
+        text = rows(name, accesses.select(slice(_MOST_ROWS)))
+        if name != "json" and not text.replace("\n", "").isprintable():
+            raise Broken(f"{name}: control characters")
+    if len(data) % _REPORTS == 0:
+        _report(recording, accesses)
+
+
+def opened(data: bytes) -> Recording | None:
+    """A file with these bytes, read; None: it is refused."""
+    file = os.memfd_create("fuzz")
+    try:
+        os.write(file, data)
+        with _machine():
+            return open_recording(f"/proc/self/fd/{file}")
+    except KsymError as error:
+        told(error)
+        return None
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _machine() -> Iterator[None]:
+    """The machine where it is read has a small kernel, and none of the files that a recording names."""
+    with (
+        mock.patch.object(kallsyms, "read_bytes", return_value=_KALLSYMS),
+        mock.patch.object(foreign, "_is_file", return_value=False),
+        mock.patch.object(foreign, "Kernel", _NoMemory),
+    ):
+        yield
+
+
+class _NoMemory:
+    memory_or_none = None
+
+
+def rows(name: str, accesses: Accesses) -> str:
+    """Its rows in a format."""
+    bulk = bulk_rows_for(name, accesses, verbose=True)
+    return bulk.header() + "".join(text for text, _ in texts(bulk, accesses))
+
+
+def _report(recording: Recording, accesses: Accesses) -> None:
+    from ksym.commands.report import _about
+
+    selection = Selection()
+    try:
+        analysis = Analysis(accesses, selection, sampled=recording.sampled is not None)
+        about = _about(recording)
+        style = Style(100, glyphs("utf-8"), ("instruction",), 5, "cpu")
+        text = plain(Terminal(about, analysis, selection, style, lambda site: None).lines())
+        report(about, analysis, ("task", "function"), 5, "task", lambda site: None)
+    except KsymError as error:
+        told(error)
+        return
+    if not text.replace("\n", "").isprintable():
+        raise Broken("report: control characters")
+
+
+def told(error: KsymError) -> None:
+    """Look at an error."""
+    if "\n" in error.line():
+        raise Broken("not one line")
