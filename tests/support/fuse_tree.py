@@ -51,7 +51,7 @@ class _NoteHandle(Text):
         super().__init__(lambda: bytes(note.content))
         self.note = note
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         self.note.content[offset:] = data
         self.note.calls.append(f"write {len(data)}")
         return len(data)
@@ -106,7 +106,7 @@ class Marker(File):
 
 
 class _MarkerHandle(_PipeHandle):
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         self.pipe.feed(data)
         return len(data)
 
@@ -129,7 +129,7 @@ class _FailingHandle(Handle):
     def read(self, offset: int, size: int) -> bytes:
         raise self.error()
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         raise self.error()
 
     def truncate(self) -> None:

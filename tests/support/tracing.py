@@ -163,7 +163,7 @@ class Files:
         try:
             for data in writes:
                 data = data.encode() if isinstance(data, str) else data
-                assert handle.write(0, data) == len(data)
+                assert handle.write(0, data, caller) == len(data)
         finally:
             handle.close()
 

@@ -80,8 +80,8 @@ def test_lines_that_a_shell_writes_one_by_one(it: Files) -> None:
     assert it.read(FILTER) == "b:rw-\na:rw-\n"
     handle = it.open(FILTER, os.O_WRONLY | os.O_TRUNC)
     with pytest.raises(OSError, match="Invalid"):
-        handle.write(0, b"nosuch:rw-\n")
-    assert handle.write(0, b"\n") == 1
+        handle.write(0, b"nosuch:rw-\n", WRITER)
+    assert handle.write(0, b"\n", WRITER) == 1
     handle.close()
     assert it.read(FILTER) == "b:rw-\na:rw-\n"
     it.write(FILTER, "c:rw-\n", "0\n")
@@ -275,8 +275,8 @@ def test_markers_stand_among_the_accesses_in_order_of_time(it: Files) -> None:
 
 def test_a_long_marker_is_taken_in_part(it: Files) -> None:
     handle = it.open("trace_marker", os.O_WRONLY)
-    assert handle.write(0, b"x" * 5000) == 4096
-    assert handle.write(0, b"\xff\xfe\0\x1b[0m\n") == 8
+    assert handle.write(0, b"x" * 5000, WRITER) == 4096
+    assert handle.write(0, b"\xff\xfe\0\x1b[0m\n", WRITER) == 8
     first, second = rows(it.read("trace"))
     assert first.endswith(": " + "x" * 4096)
     assert "\x1b" not in second
@@ -614,7 +614,7 @@ def test_any_bytes_are_taken_or_refused(data: st.DataObject) -> None:
         try:
             handle = it.open(path, os.O_WRONLY | flags)
             try:
-                assert 0 <= handle.write(0, written) <= len(written)
+                assert 0 <= handle.write(0, written, WRITER) <= len(written)
             finally:
                 handle.close()
         except OSError as error:
@@ -627,3 +627,13 @@ def test_any_bytes_are_taken_or_refused(data: st.DataObject) -> None:
     assert refused <= {errno.EINVAL, errno.ENOSPC, errno.EBADF}
     it.write(FILTER)
     assert it.machine.used == 0
+
+
+def test_who_writes_counts_and_not_who_opened_the_file(it: Files) -> None:
+    """A descriptor may be inherited: `exec 3> trace_marker` in a shell, `echo >&3` by its children."""
+    opened_by, writer = Caller(os.getpid(), 0, 0), Caller(4711, 0, 0)
+    marker, filters = (it.open(name, os.O_WRONLY, opened_by) for name in ("trace_marker", FILTER))
+    marker.write(0, b"hello\n", writer)
+    filters.write(0, b"task(self).comm:rw-\n", writer)
+    assert "<...>-4711" in it.read("trace")
+    assert it.read(FILTER) == "task(4711).comm:rw-\n"

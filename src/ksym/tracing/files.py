@@ -30,16 +30,16 @@ class _File(File):
 
     Args:
         mode: Permission bits.
-        make: What makes a handle for who opens it.
+        make: What makes a handle.
     """
 
-    def __init__(self, mode: int, make: Callable[[Caller], Handle]) -> None:
+    def __init__(self, mode: int, make: Callable[[], Handle]) -> None:
         super().__init__(mode)
         self._make = make
 
     def open(self, flags: int, caller: Caller) -> Handle:
         """See File.open."""
-        return self._make(caller)
+        return self._make()
 
 
 class _Opened(Handle):
@@ -71,6 +71,10 @@ class _Shown(_Opened):
         return self._text.read(offset, size)
 
 
+Act = Callable[[str, Caller], None]
+"""Does what a writer asks for."""
+
+
 class _Control(_Shown):
     """Text that can be set, open.
 
@@ -81,16 +85,15 @@ class _Control(_Shown):
         act: What writing does.
     """
 
-    def __init__(
-        self, instance: Instance, name: str, make: Callable[[], str], act: Callable[[str], None]
-    ) -> None:
+    def __init__(self, instance: Instance, name: str, make: Callable[[], str], act: Act) -> None:
         super().__init__(instance, make)
         self._name, self._act = name, act
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """See Handle.write."""
         try:
-            self._instance.attempt(self._name, self._act, data.decode(errors="replace"))
+            text = data.decode(errors="replace")
+            self._instance.attempt(self._name, lambda text: self._act(text, caller), text)
         except KsymError as error:
             raise refusal(number_of(error)) from error
         return len(data)
@@ -101,29 +104,26 @@ class _Filter(_Control):
 
     An empty write may never leave the shell: ``: > ksym_trace_filter`` opens the file with O_TRUNC, writes nothing
     and closes it. But ``echo pid_max:rw- > ksym_trace_filter`` opens it so, too, and must not clear anything.
-
-    Args:
-        instance: Whose.
-        caller: Who opened it: ``task(self)``.
     """
 
-    def __init__(self, instance: Instance, caller: Caller) -> None:
+    def __init__(self, instance: Instance) -> None:
         filters = instance.filters
-        super().__init__(instance, FILTER, filters.text, lambda text: filters.write(text, caller.pid))
+        # ``task(self)`` is who writes.
+        super().__init__(instance, FILTER, filters.text, lambda text, caller: filters.write(text, caller.pid))
         self._emptied = self._written = False
 
     def truncate(self) -> None:
         """See Handle.truncate."""
         self._emptied = True
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """See Handle.write."""
         again, self._written, self._emptied = self._written, True, False
         if again and not data.strip():
             # bash writes each line of an echo by itself. An empty one behind others clears nothing, least of all
             # the one that it writes after a line that was refused.
             return len(data)
-        return super().write(offset, data)
+        return super().write(offset, data, caller)
 
     def close(self) -> None:
         """See Handle.close."""
@@ -138,7 +138,7 @@ class _Trace(_Opened):
     def __init__(self, instance: Instance, cpu: int | None) -> None:
         super().__init__(instance)
         self._cpu = cpu
-        self._text = b""
+        self._text = bytearray()
         self._rest: Iterator[Entry] | None = None
 
     def read(self, offset: int, size: int) -> bytes:
@@ -146,12 +146,9 @@ class _Trace(_Opened):
         if self._rest is None or not offset:
             self._begin()
         assert self._rest is not None
-        parts, length = [self._text], len(self._text)
-        while length < offset + size and (entry := next(self._rest, None)) is not None:
-            parts.append(_bytes(self._rows.text(entry)))
-            length += len(parts[-1])
-        self._text = b"".join(parts)
-        return self._text[offset : offset + size]
+        while len(self._text) < offset + size and (entry := next(self._rest, None)) is not None:
+            self._text += _bytes(self._rows.text(entry))
+        return bytes(self._text[offset : offset + size])
 
     def _begin(self) -> None:
         instance, buffer, cpu = self._instance, self._instance.buffer, self._cpu
@@ -159,10 +156,10 @@ class _Trace(_Opened):
         entries = buffer.entries(cpu)
         self._rows = instance.rows(entries)
         head = layout.frame(instance.tracer, len(entries), buffer.written(cpu), len(online_cpus()))
-        self._text = _bytes(head + self._rows.header())
+        self._text = bytearray(_bytes(head + self._rows.header()))
         self._rest = iter(entries)
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """See Handle.write."""
         self._instance.empty(self._cpu)
         return len(data)
@@ -226,16 +223,12 @@ class PipeFile(File):
 class _Marker(_Opened):
     """``trace_marker``, open: each write(2) is a line of the trace."""
 
-    def __init__(self, instance: Instance, caller: Caller) -> None:
-        super().__init__(instance)
-        self._caller = caller
-
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """See Handle.write; EBADF where nothing is recorded, as in tracefs."""
         data = data[:_MARKER_MOST]
-        cpu, comm = _where(self._caller.pid)
+        cpu, comm = _where(caller.pid)
         text = data.decode(errors="replace").rstrip("\n")
-        if not self._instance.mark(cpu, self._caller.pid, comm, text):
+        if not self._instance.mark(cpu, caller.pid, comm, text):
             raise refusal(errno.EBADF)
         return len(data)
 
@@ -255,7 +248,7 @@ class _ErrorLog(_Shown):
     def __init__(self, instance: Instance) -> None:
         super().__init__(instance, instance.errors.text)
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """See Handle.write."""
         self._instance.errors.clear()
         return len(data)
@@ -269,17 +262,17 @@ def tree(instance: Instance) -> tuple[dict[str, Node], PipeFile]:
     """The files of an instance, and its ``trace_pipe`` among them."""
 
     def shown(make: Callable[[], str]) -> Node:
-        return _File(_READ, lambda caller: _Shown(instance, make))
+        return _File(_READ, lambda: _Shown(instance, make))
 
     def control(name: str, make: Callable[[], str], act: Callable[[str], None]) -> Node:
-        return _File(_READ_WRITE, lambda caller: _Control(instance, name, make, act))
+        return _File(_READ_WRITE, lambda: _Control(instance, name, make, lambda text, caller: act(text)))
 
     def trace(cpu: int | None = None) -> Node:
-        return _File(_READ_WRITE, lambda caller: _Trace(instance, cpu))
+        return _File(_READ_WRITE, lambda: _Trace(instance, cpu))
 
     pipe = PipeFile(instance)
     names = {
-        FILTER: _File(_READ_WRITE, lambda caller: _Filter(instance, caller)),
+        FILTER: _File(_READ_WRITE, lambda: _Filter(instance)),
         "ksym_profile": shown(instance.profile),
         "available_tracers": shown(lambda: " ".join(TRACERS) + "\n"),
         "current_tracer": control("current_tracer", lambda: f"{instance.tracer}\n", instance.set_tracer),
@@ -290,8 +283,8 @@ def tree(instance: Instance) -> tuple[dict[str, Node], PipeFile]:
         "trace_options": control("trace_options", lambda: instance.options.text(), instance.set_options),
         "trace": trace(),
         "trace_pipe": pipe,
-        "trace_marker": _File(_WRITE, lambda caller: _Marker(instance, caller)),
-        "error_log": _File(_READ_WRITE, lambda caller: _ErrorLog(instance)),
+        "trace_marker": _File(_WRITE, lambda: _Marker(instance)),
+        "error_log": _File(_READ_WRITE, lambda: _ErrorLog(instance)),
         "per_cpu": Directory({f"cpu{cpu}": Directory({"trace": trace(cpu)}) for cpu in possible_cpus()}),
     }
     return names, pipe
@@ -336,7 +329,7 @@ class TracingDirectory:
         self.instances = Instances(make)
         self._own = make()
         names, self._pipe = tree(self._own)
-        readme = _File(_READ, lambda caller: _Shown(self._own, lambda: README))
+        readme = _File(_READ, lambda: _Shown(self._own, lambda: README))
         self.root = Directory({**names, "README": readme, "instances": self.instances})
 
     def __iter__(self) -> Iterator[tuple[Instance, PipeFile]]:

@@ -58,12 +58,13 @@ class Handle:
         """
         raise refusal(errno.EINVAL)
 
-    def write(self, offset: int, data: bytes) -> int:
+    def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """Take what somebody writes: all of it, or 128 KiB and the rest in further calls.
 
         Args:
             offset: Where in the file; after O_APPEND the kernel's guess of its size, which means nothing here.
             data: What is written.
+            caller: Who writes, which need not be who has opened the file.
 
         Returns:
             How many bytes were taken.

@@ -238,7 +238,7 @@ class Session:
         data = request.body[fuse.WriteIn.layout.size :][: wanted.size]
         if len(data) != wanted.size:
             raise fuse.Malformed("data")
-        taken = self._file(wanted.fh).handle.write(wanted.offset, data)
+        taken = self._file(wanted.fh).handle.write(wanted.offset, data, request.caller)
         if not 0 <= taken <= wanted.size:
             raise ValueError(f"{taken} of {wanted.size} bytes were written")
         return fuse.WriteOut(taken).pack()
