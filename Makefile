@@ -42,7 +42,8 @@ lab: setup ## the tests on emulated kernels (quick set; KSYM_KERNELS=NAME... for
 	$(PYTEST) -m lab
 
 test-kernels: setup ## the tests on every emulated kernel that the suite knows
-	KSYM_KERNELS=all $(PYTEST) tests/lab/test_kernels.py
+	@scripts/setup-debian kernels
+	KSYM_KERNELS=all $(PYTEST) tests/lab/test_kernels.py tests/lab/test_arm64.py
 
 test-spark: setup ## read exported Parquet files with Spark on this machine (installs PySpark; needs Java)
 	$(BIN)/pip install --quiet --retries 2 --editable '.[spark]'

@@ -20,7 +20,7 @@ def image_of() -> ImageOf:
     """Fetches a kernel; skips the test if this machine cannot boot any, or a rarer one is not to be had."""
 
     def image(kernel: Kernel) -> Image:
-        if lacks := boot.missing():
+        if lacks := boot.missing(kernel.machine):
             pytest.skip(f"the lab lacks {', '.join(lacks)}")
         try:
             return fetch(kernel)

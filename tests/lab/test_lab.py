@@ -13,9 +13,10 @@ import pytest
 
 from lab.conftest import ImageOf
 from lab.kernel import LabError, boot
-from lab.kernel.image import payload
+from lab.kernel.fetch import guest_root, newest
+from lab.kernel.image import Image, payload
 from lab.kernel.initramfs import Job
-from lab.kernel.kernels import KERNELS, chosen
+from lab.kernel.kernels import ARM64, KERNELS, X86, chosen
 
 ELF = b"\x7fELF and so on"
 
@@ -56,6 +57,25 @@ def test_kernels_are_chosen_by_name() -> None:
     assert [kernel.name for kernel in chosen(", ".join(names))] == names
     with pytest.raises(LabError, match="no kernel is called linus"):
         chosen("linus")
+
+
+def test_newest_package_that_a_pattern_fits() -> None:
+    names = [f"linux-image-6.18.{patch}+deb13-cloud-amd64" for patch in ("9", "15", "5")]
+    others = ["linux-image-6.19.1+deb13-cloud-amd64", "linux-image-6.18.20+deb13-rt-amd64"]
+    pattern = "linux-image-6.18.*-cloud-amd64"
+    assert newest([*names, *others], pattern) == "linux-image-6.18.15+deb13-cloud-amd64"
+    with pytest.raises(LabError, match=r"there is no linux-image-6\.18"):
+        newest(others, pattern)
+
+
+def test_machine_of_an_image(tmp_path: Path) -> None:
+    """One of arm64 is started as its package has it."""
+    arm, x86 = (Image(tmp_path / f"6.12.1-cloud-{name}") for name in ("arm64", "amd64"))
+    assert (arm.machine, x86.machine) == (ARM64, X86)
+    assert [image.bootable(kaslr=kaslr).name for image in (arm, x86) for kaslr in (False, True)] == [
+        "vmlinuz", "vmlinuz", "vmlinux", "vmlinuz",
+    ]  # fmt: skip
+    assert guest_root(x86).needs == ()
 
 
 @pytest.mark.lab

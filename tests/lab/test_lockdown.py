@@ -14,9 +14,9 @@ import pytest
 
 from lab.conftest import ImageOf
 from lab.kernel import boot
+from lab.kernel.fetch import TREE
 from lab.kernel.initramfs import Job
 from lab.kernel.kernels import chosen
-from lab.test_kernels import TREE
 
 pytestmark = pytest.mark.lab
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab.kernel import LabError
 from lab.kernel.boot import End, missing, run
-from lab.kernel.fetch import cached, fetch
+from lab.kernel.fetch import cached, fetch, guest_root
 from lab.kernel.initramfs import Job
 from lab.kernel.kernels import KERNELS, chosen
 
@@ -69,20 +69,23 @@ def _fetch(words: argparse.Namespace) -> int:
 
 
 def _run(words: argparse.Namespace) -> int:
-    lacks = missing()
+    kernel = chosen(words.kernel)[0]
+    lacks = missing(kernel.machine)
     if lacks:
         raise LabError(f"not installed: {', '.join(lacks)}")
     for directory in words.rw:
         directory.mkdir(parents=True, exist_ok=True)
+    image = fetch(kernel)
+    root = guest_root(image)
     job = Job(
         argv=words.command,
         environment=dict(word.split("=", 1) for word in words.env),
+        readable=root.needs,
         writable=[directory.resolve() for directory in words.rw],
         limit=words.limit,
     )
-    kernel = chosen(words.kernel)[0]
     kaslr = words.kaslr or kernel.kaslr
-    outcome = run(fetch(kernel), job, sys.stdout.buffer, sys.stderr.buffer, kaslr=kaslr)
+    outcome = run(image, job, sys.stdout.buffer, sys.stderr.buffer, kaslr=kaslr, root=root.directory)
     if outcome.status is None or words.console:
         print(outcome.tail, file=sys.stderr)
         ready = "never" if outcome.ready is None else f"after {outcome.ready:.1f} s"

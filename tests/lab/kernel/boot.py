@@ -25,16 +25,26 @@ from typing import BinaryIO
 
 from lab.kernel.image import Image
 from lab.kernel.initramfs import GRACE, Job, build
+from lab.kernel.kernels import ARM64, X86
 
-QEMU = "qemu-system-x86_64"
+QEMU = {X86: "qemu-system-x86_64", ARM64: "qemu-system-aarch64"}
 FILE_SERVERS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
 BOOT_LIMIT = 120.0
 COMMAND_LINE = (
     # A dead kernel ends the run: an oops is a panic, a panic resets, and QEMU exits on a reset.
-    "console=ttyS0 quiet oops=panic panic=-1 unknown_nmi_panic "
+    "quiet oops=panic panic=-1 unknown_nmi_panic "
     # What emulation makes slow or uncertain, and no test needs.
     "tsc=reliable cryptomgr.notests=1 audit=0 apparmor=0"
 )
+CONSOLES = {X86: "ttyS0", ARM64: "ttyAMA0"}
+BOARDS = {
+    # Paging in five levels (la57) slows Linux 6.12 and later, and makes no difference to ksym.
+    X86: ("-machine", "q35,memory-backend=memory", "-cpu", "max,-la57"),
+    # Of a processor without atomic instructions, the loops that stand for them never end under a watch:
+    # the trap takes away the reservation that their store needs. And an interrupt between a trap in the kernel and its
+    # access makes it trap again: where a clock that counts instructions stands in for a slow processor's, few come.
+    ARM64: ("-machine", "virt,memory-backend=memory", "-cpu", "neoverse-n1", "-icount", "shift=0"),
+}
 
 
 class End(enum.Enum):
@@ -70,20 +80,22 @@ class Outcome:
         return "\n".join(self.console.replace("\r", "").splitlines()[-40:])
 
 
-def missing() -> list[str]:
-    """What this machine lacks to boot a guest, each as a few words."""
-    lacks = [tool for tool in (QEMU, "lz4", "zstd", "setpriv") if not shutil.which(tool)]
+def missing(machine: str = X86) -> list[str]:
+    """What this machine lacks to boot a guest of that kind, each as a few words."""
+    lacks = [tool for tool in (QEMU[machine], "lz4", "zstd", "setpriv") if not shutil.which(tool)]
     lacks += [path for path in ("/bin/busybox", "/sbin/depmod") if not Path(path).exists()]
     if not _file_server():
         lacks.append("virtiofsd")
     if platform.machine() != "x86_64":
-        lacks.append("an x86-64 machine (the guest runs this machine's programs)")
+        lacks.append("an x86-64 machine (most guests run this machine's programs)")
     if os.geteuid() != 0:
         lacks.append("root (the guest's file server needs it)")
     return lacks
 
 
-def run(image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool = False) -> Outcome:
+def run(
+    image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool = False, root: Path = Path("/")
+) -> Outcome:
     """Run a command in a guest; once more if the guest fails as emulation is known to.
 
     One boot in some hundreds ends before the command starts. And QEMU 7.2 seldom executes a
@@ -96,12 +108,13 @@ def run(image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool = F
         out: Takes the command's stdout as it comes.
         err: Takes its stderr.
         kaslr: Boot with randomised addresses.
+        root: Becomes the guest's root directory.
     """
-    outcome = _Run(image, job, out, err, kaslr=kaslr).outcome()
+    outcome = _Run(image, job, out, err, kaslr=kaslr, root=root).outcome()
     stale_code = outcome.end is End.DIED and "Oops: int3" in outcome.console
     if outcome.ready is None or stale_code:
         print(f"{outcome.tail}\nlab: the guest failed as emulation may; trying once more", file=sys.stderr)
-        outcome = _Run(image, job, out, err, kaslr=kaslr).outcome()
+        outcome = _Run(image, job, out, err, kaslr=kaslr, root=root).outcome()
     return outcome
 
 
@@ -109,20 +122,18 @@ def _file_server() -> str | None:
     return next((path for path in FILE_SERVERS if Path(path).exists()), shutil.which("virtiofsd"))
 
 
-def _machine() -> list[str]:
+def _machine(machine: str) -> list[str]:
     """The command line of QEMU for the machine itself, without what is particular to a run.
 
     One thread emulates all CPUs where more threads are known to go wrong: before 8.1 a thread may
     execute code that another has changed, and watches miss read-modify-writes with a lock prefix.
-    Paging in five levels (la57) slows Linux 6.12 and later, and makes no difference to ksym.
     """
-    text = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([QEMU[machine], "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"version (\d+)\.(\d+)", text)
     threads = "multi" if found and (int(found[1]), int(found[2])) >= (8, 1) else "single"
     return [
-        *(QEMU, "-accel", f"tcg,thread={threads},tb-size=512", "-cpu", "max,-la57", "-smp", "2"),
-        *("-machine", "q35,memory-backend=memory", "-m", "1G"),
-        *("-object", "memory-backend-memfd,id=memory,size=1G,share=on"),
+        *(QEMU[machine], "-accel", f"tcg,thread={threads},tb-size=512", *BOARDS[machine]),
+        *("-smp", "2", "-m", "1G", "-object", "memory-backend-memfd,id=memory,size=1G,share=on"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-device", "virtio-serial-pci"),
     ]
 
@@ -130,8 +141,10 @@ def _machine() -> list[str]:
 class _Run:
     """One guest, from its start to its end."""
 
-    def __init__(self, image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool) -> None:
-        self._image, self._job, self._kaslr = image, job, kaslr
+    def __init__(
+        self, image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool, root: Path
+    ) -> None:
+        self._image, self._job, self._kaslr, self._root = image, job, kaslr, root
         self._sinks = {"out": out, "err": err}
         self._said = {"console": bytearray(), "status": bytearray()}
         self._start = time.monotonic()
@@ -161,14 +174,16 @@ class _Run:
         self._pipes: dict[str, int] = {}
         far_ends = {name: self._pipe(name) for name in ("console", "out", "err", "status")}
         self._console = far_ends["console"]
-        kernel = self._image.bzimage if self._kaslr else self._image.vmlinux
-        initramfs = self._memory_file(build(self._image, self._job))
+        machine = self._image.machine
+        initramfs = self._memory_file(build(self._image, self._job, self._root))
+        told = f"console={CONSOLES[machine]} {COMMAND_LINE}"
         self._control, control = socket.socketpair()
         self._stack.enter_context(self._control)
         self._stack.enter_context(control)
         words = [
-            *_machine(),
-            *("-kernel", str(kernel), "-initrd", f"/proc/self/fd/{initramfs}", "-append", COMMAND_LINE),
+            *_machine(machine),
+            *("-kernel", str(self._image.bootable(kaslr=self._kaslr))),
+            *("-initrd", f"/proc/self/fd/{initramfs}", "-append", told),
             *("-chardev", f"socket,id=control,fd={control.fileno()}", "-mon", "chardev=control,mode=control"),
         ]
         for number, (name, end) in enumerate(far_ends.items()):
@@ -176,7 +191,9 @@ class _Run:
             port = ["-device", f"virtserialport,chardev={name},nr={number}"]
             words += port if number else ["-serial", f"chardev:{name}"]
         passed = [initramfs, control.fileno(), *far_ends.values()]
-        shares = {"root": Path("/")} | {f"rw{index}": place for index, place in enumerate(self._job.writable)}
+        shares = {"root": self._root}
+        shares |= {f"ro{index}": place for index, place in enumerate(self._job.readable)}
+        shares |= {f"rw{index}": place for index, place in enumerate(self._job.writable)}
         for tag, directory in shares.items():
             passed.append(self._share(tag, directory))
             words += ["-chardev", f"socket,id=share-{tag},fd={passed[-1]}"]
@@ -206,7 +223,7 @@ class _Run:
             listener.listen(1)
             connection = self._stack.enter_context(socket.socket(socket.AF_UNIX))
             connection.connect(listener.getsockname())
-            cache = "always" if tag == "root" else "auto"
+            cache = "auto" if tag.startswith("rw") else "always"
             if "/qemu/" in server:  # the server that came with QEMU before 8.0 has a syntax of its own
                 words = ["-f", "-o", f"source={directory},cache={cache},sandbox=chroot,log_level=err"]
             else:

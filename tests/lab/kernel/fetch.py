@@ -5,9 +5,10 @@ The mirrors, proxies and keys are the machine's; its package lists and its insta
 as they are, because apt works on a private state in the cache. The cache is
 ``$KSYM_LAB_CACHE`` (default ``~/.cache/ksym-lab``)::
 
-    apt/SUITE/              apt's private state
-    newest/SUITE/PACKAGE    the release that the meta package stood for when last asked
+    apt/SUITE-MACHINE/      apt's private state
+    newest/SUITE/PACKAGE    the release that the package stood for when last asked
     images/RELEASE/         the unpacked kernel
+    roots/SUITE-MACHINE-.../    the root directory of guests that cannot run this machine's programs
 
 What the mirror says is believed for a day; later, and without a network, what is cached is used.
 """
@@ -15,20 +16,32 @@ What the mirror says is believed for a day; later, and without a network, what i
 from __future__ import annotations
 
 import fcntl
+import fnmatch
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.kernel import LabError
 from lab.kernel.image import Image
-from lab.kernel.kernels import Kernel
+from lab.kernel.kernels import ARM64, X86, Kernel
 
 BELIEVED = 24 * 3600
+ARCHITECTURES = {X86: "amd64", ARM64: "arm64"}
+"""What Debian calls the machines."""
+TREE = Path(__file__).resolve().parents[3]
+ROOT_SUITE = "bookworm"
+ROOT_PACKAGES = (
+    *("busybox-static", "coreutils", "dash", "grep", "kmod", "mount", "procps", "sed", "util-linux"),
+    *("python3", "python3-pytest"),
+)
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # A version of two numbers would be that of a meta package.
 KERNEL_PACKAGE = re.compile(r"linux-(?:image|binary|modules|base)-(\d+\.\d+\.\d\S*)")
@@ -66,6 +79,55 @@ def cached(kernel: Kernel) -> Image | None:
     return _image(cache() / "newest" / kernel.suite / kernel.package)
 
 
+def fetch_root(machine: str) -> Path:
+    """The root directory of guests of another kind of machine, downloaded unless the cache has it.
+
+    Packages are unpacked and not set up, which their own programs would have to do.
+
+    Raises:
+        LabError: It is neither cached nor to be had.
+    """
+    # Named by what is in it, so that it is made anew when the list changes.
+    root = cache() / "roots" / f"{ROOT_SUITE}-{machine}-{zlib.crc32(' '.join(ROOT_PACKAGES).encode()):08x}"
+    with _locked():
+        if not root.is_dir():
+            apt = _Apt(ROOT_SUITE, machine)
+            apt.run("apt-get", "-qq", "update")
+            plan = apt.run("apt-get", "install", "--simulate", "--no-install-recommends", *ROOT_PACKAGES)
+            root.parent.mkdir(exist_ok=True)
+            with _unpacked(apt, re.findall(r"^Inst (\S+)", plan, re.MULTILINE), root.name) as made:
+                for name in ("dev", "proc", "root", "run", "sys", "tmp"):
+                    (made / name).mkdir(exist_ok=True)
+                made.rename(root)
+    return root
+
+
+@dataclass(frozen=True)
+class GuestRoot:
+    """What programs and files a guest has.
+
+    Attributes:
+        directory: Becomes its root directory.
+        needs: Directories outside of it that have to be shared, too.
+        python: Its Python, which has pytest.
+    """
+
+    directory: Path
+    needs: tuple[Path, ...]
+    python: str
+
+
+def guest_root(image: Image) -> GuestRoot:
+    """What guests with that kernel have: this machine's programs, where they can run them.
+
+    Raises:
+        LabError: See `fetch_root`.
+    """
+    if image.machine == X86:
+        return GuestRoot(Path("/"), (), sys.executable)
+    return GuestRoot(fetch_root(image.machine), (TREE, image.modules), "/usr/bin/python3")
+
+
 def _image(newest: Path) -> Image | None:
     if not newest.exists():
         return None
@@ -83,7 +145,7 @@ def _locked() -> Iterator[None]:
 
 
 def _download(kernel: Kernel) -> Image:
-    apt = _Apt(kernel.suite)
+    apt = _Apt(kernel.suite, kernel.machine)
     apt.run("apt-get", "-qq", "update")
     packages = apt.kernel_packages(kernel.package)
     release = KERNEL_PACKAGE.fullmatch(packages[0])
@@ -92,23 +154,33 @@ def _download(kernel: Kernel) -> Image:
     if image.directory.is_dir():
         return image
     image.directory.parent.mkdir(exist_ok=True)
-    # Made beside its place and moved there whole, so that a killed download leaves no half of an image.
-    with tempfile.TemporaryDirectory(dir=cache(), prefix="unpack-") as work:
-        made = Image(Path(work) / release[1])
-        made.directory.mkdir()
-        apt.run("apt-get", "-qq", "download", *packages, cwd=Path(work))
-        for archive in Path(work).glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", archive, made.directory], check=True)
-        made.unpack()
-        made.directory.rename(image.directory)
+    with _unpacked(apt, packages, image.release) as made:
+        Image(made).unpack()
+        made.rename(image.directory)
     return image
 
 
-class _Apt:
-    """apt on a private state that knows a single suite and thinks that nothing is installed."""
+@contextmanager
+def _unpacked(apt: _Apt, packages: Sequence[str], name: str) -> Iterator[Path]:
+    """A new directory of that name with the packages in it.
 
-    def __init__(self, suite: str) -> None:
-        self._state = cache() / "apt" / suite
+    It is made beside its place, to be moved there whole, so that a killed download leaves no half of it.
+    """
+    with tempfile.TemporaryDirectory(dir=cache(), prefix="unpack-") as work:
+        made = Path(work) / name
+        made.mkdir()
+        apt.run("apt-get", "-qq", "download", *packages, cwd=Path(work))
+        for archive in Path(work).glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", archive, made], check=True)
+        yield made
+
+
+class _Apt:
+    """apt on a private state that knows a single suite and machine, and thinks that nothing is installed."""
+
+    def __init__(self, suite: str, machine: str) -> None:
+        self._architecture = ARCHITECTURES[machine]
+        self._state = cache() / "apt" / f"{suite}-{machine}"
         for name in ("lists/partial", "archives/partial"):
             (self._state / name).mkdir(parents=True, exist_ok=True)
         (self._state / "status").touch()
@@ -126,8 +198,8 @@ class _Apt:
             "Dir::State::lists": self._state / "lists",
             "Dir::State::status": self._state / "status",
             "Dir::Cache": self._state,
-            "APT::Architecture": "amd64",
-            "APT::Architectures": "amd64",
+            "APT::Architecture": self._architecture,
+            "APT::Architectures": self._architecture,
             "APT::Sandbox::User": "root",
             "Acquire::Languages": "none",
             "Acquire::Retries": "3",
@@ -138,7 +210,9 @@ class _Apt:
         return _said([tool, *options, *words], cwd)
 
     def kernel_packages(self, meta: str) -> list[str]:
-        """The versioned packages behind a meta package, the image first."""
+        """The versioned packages behind a meta package or a pattern, the image first."""
+        if "*" in meta:
+            meta = newest(self.run("apt-cache", "pkgnames").splitlines(), meta)
         unwanted = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
         listing = self.run("apt-cache", "depends", "--recurse", *(f"--no-{word}" for word in unwanted), meta)
         names = sorted({line for line in listing.splitlines() if KERNEL_PACKAGE.fullmatch(line)})
@@ -146,6 +220,18 @@ class _Apt:
         if not names or not names[0].startswith("linux-image-"):
             raise LabError(f"{meta} leads to no kernel image")
         return names
+
+
+def newest(names: Iterable[str], pattern: str) -> str:
+    """The package with the highest version in its name, of those that a pattern with ``*`` fits.
+
+    Raises:
+        LabError: It fits none.
+    """
+    fitting = fnmatch.filter(names, pattern)
+    if not fitting:
+        raise LabError(f"there is no {pattern}")
+    return max(fitting, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 def _mirror(*, security: bool) -> str:

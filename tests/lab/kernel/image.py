@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.kernel import LabError
+from lab.kernel.kernels import ARM64, X86
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,17 @@ class Image:
         return self.directory.name
 
     @property
+    def machine(self) -> str:
+        """Whose instructions it is made of, as ``uname -m`` will say it."""
+        return ARM64 if self.release.endswith("-arm64") else X86
+
+    @property
     def modules(self) -> Path:
         """The modules, with the tables that depmod made."""
         return self.directory / "lib/modules" / self.release
 
     @property
-    def bzimage(self) -> Path:
+    def vmlinuz(self) -> Path:
         """The kernel as a boot loader starts it. Newer packages keep it beside the modules."""
         place = self.directory / "boot" / f"vmlinuz-{self.release}"
         return place if place.exists() else self.modules / "vmlinuz"
@@ -45,16 +51,22 @@ class Image:
         """The kernel as ELF, which `unpack` made."""
         return self.directory / "vmlinux"
 
+    def bootable(self, *, kaslr: bool) -> Path:
+        """What QEMU is to start."""
+        return self.vmlinuz if kaslr or self.machine == ARM64 else self.vmlinux
+
     def unpack(self) -> None:
         """Make what the package does not hold: vmlinux and the tables of the modules.
 
-        QEMU starts an ELF kernel directly (by PVH). This saves the kernel's own decompressor, the
-        slowest part of an emulated boot, and with it the randomisation of addresses.
+        QEMU starts an ELF kernel of x86 directly (by PVH). This saves the kernel's own decompressor, the
+        slowest part of an emulated boot, and with it the randomisation of addresses. Kernels of arm64
+        are not compressed.
         """
         library = self.directory / "lib"
         if not library.exists():
             library.symlink_to("usr/lib")
-        self.vmlinux.write_bytes(payload(self.bzimage.read_bytes()))
+        if self.machine == X86:
+            self.vmlinux.write_bytes(payload(self.vmlinuz.read_bytes()))
         subprocess.run(["/sbin/depmod", "-b", self.directory, self.release], check=True)
 
     def modules_for(self, names: Iterable[str]) -> list[tuple[str, bytes]]:

@@ -91,6 +91,7 @@ class Job:
         argv: The command. It finds the files of this machine where they are on this machine.
         cwd: Where it starts.
         environment: Added to a small fixed environment.
+        readable: Directories of this machine that the guest's root does not have, and needs.
         writable: Directories whose content comes back.
         limit: Seconds until it is interrupted.
     """
@@ -98,6 +99,7 @@ class Job:
     argv: Sequence[str]
     cwd: Path = field(default_factory=Path.cwd)
     environment: Mapping[str, str] = field(default_factory=dict)
+    readable: Sequence[Path] = ()
     writable: Sequence[Path] = ()
     limit: float = 600
 
@@ -116,14 +118,26 @@ class Job:
         return f"cd {shlex.quote(str(self.cwd))} || exit 126\nexec /usr/bin/env -i {shlex.join(words)}\n"
 
 
-def build(image: Image, job: Job) -> bytes:
-    """The archive for one guest. Writable directories are shared as ``rw0``, ``rw1`` and so on."""
+def build(image: Image, job: Job, root: Path) -> bytes:
+    """The archive for one guest.
+
+    Directories are shared as ``ro0``, ``ro1``, ..., and the writable ones as ``rw0``, ``rw1``, ...
+
+    Args:
+        image: The kernel.
+        job: The command.
+        root: The directory that becomes the guest's root.
+    """
     places = [shlex.quote(str(place)) for place in job.writable]
     modules, home = f"/lib/modules/{image.release}", shlex.quote(str(image.modules))
-    mounts = [f"mkdir -p {modules}; mount --bind {home} {modules}"] + [
-        f"mkdir -p {place}; mount -t virtiofs rw{index} {place} || fail 'mount {index}'"
-        for index, place in enumerate(places)
+    mounts = [
+        f"mkdir -p {place}; mount -t virtiofs {options} {place} || fail 'mount {place}'"
+        for options, place in [
+            *((f"-o ro ro{index}", shlex.quote(str(place))) for index, place in enumerate(job.readable)),
+            *((f"rw{index}", place) for index, place in enumerate(places)),
+        ]
     ]
+    mounts.append(f"mkdir -p {modules}; mount --bind {home} {modules}")
     main = MAIN.format(
         mounts="\n".join(mounts),
         unmounts="\n".join(f"umount {place}" for place in places),
@@ -133,7 +147,7 @@ def build(image: Image, job: Job) -> bytes:
     archive = _Archive()
     archive.directories("bin", "dev", "links", "lower", "modules", "new", "over", "proc")
     archive.add("dev/console", stat.S_IFCHR | 0o600, device=(5, 1))
-    archive.file("bin/busybox", Path("/bin/busybox").read_bytes())
+    archive.file("bin/busybox", (root / "bin/busybox").read_bytes())
     for applet in APPLETS:
         archive.link(f"bin/{applet}", "busybox")
     for name, target in {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}.items():

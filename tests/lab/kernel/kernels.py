@@ -2,8 +2,9 @@
 """The one list of kernels that the suite boots.
 
 Each is named by the meta package of a Debian suite, because point releases vanish from the mirrors
-as soon as the next one is out. Security suites are preferred: they hold the same newest kernel as
-the release, and their index is a tenth of its size.
+as soon as the next one is out; a series that has no meta package, by a pattern, of which the newest package
+is taken. Security suites are preferred: they hold the same newest kernel as the release, and their index is
+a tenth of its size.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lab.kernel import LabError
+
+X86, ARM64 = "x86_64", "aarch64"
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,10 @@ class Kernel:
     Attributes:
         name: What the suite calls it.
         suite: Debian suite, as in apt's sources.
-        package: The meta package.
+        package: The meta package; with ``*``, the newest package of that name.
         quick: Whether every run of the suite boots it; the others are asked for.
         kaslr: Whether its addresses are randomised at boot.
+        machine: Whose instructions it is made of, as ``uname -m`` says it.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Kernel:
     package: str = "linux-image-cloud-amd64"
     quick: bool = False
     kaslr: bool = False
+    machine: str = X86
 
 
 KERNELS = (
@@ -37,7 +42,10 @@ KERNELS = (
     Kernel("bookworm-6.1-kaslr", "bookworm-security", kaslr=True),
     Kernel("bullseye-5.10", "bullseye-security"),
     Kernel("bookworm-6.12", "bookworm-security", "linux-image-6.12-cloud-amd64"),
+    Kernel("backports-6.18", "trixie-backports", "linux-image-6.18.*-cloud-amd64"),
     Kernel("backports", "trixie-backports"),
+    # Of Debian 12's 6.1 for arm64, kallsyms has no variables.
+    Kernel("arm64", "bookworm-security", "linux-image-6.12-cloud-arm64", machine=ARM64),
 )
 
 
