@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ksym.capture import sites as sites_module
 from ksym.capture.access import Access
 from ksym.capture.coalesce import GAP_NS, Coalesce, may_sweep
+from ksym.capture.instructions import Instruction
 from ksym.capture.judge import Judge
+from ksym.capture.kinds import kind_at
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
 from ksym.capture.records import (
@@ -234,6 +237,58 @@ def test_writes_are_no_hits_of_a_watch_on_reads() -> None:
     if of.twin:
         assert kinds(pipeline, [at(1), at(2, 2), at(3), at(4)]) == ["R", "R"]
         assert pipeline.hits == {of.index: 2}
+
+
+class LoadAndStore(NoCode):
+    """Two functions of one arm64 instruction each: a load, and a store behind it."""
+
+    def name(self, pid: int, ip: int) -> Named:
+        return Named("load" if ip < 0x400004 else "store", ip % 4, 4)
+
+    def read(self, pid: int, address: int, length: int) -> bytes:
+        code = bytes.fromhex("010040b9 010000b9")
+        return code[address - 0x400000 :][:length]
+
+
+def test_on_arm64_the_reported_instruction_is_the_one_that_accesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites_module, "MACHINE", "aarch64")
+    variable = Variable("./p:v", 0x1000, 4, Space.USER)
+    of = make_plan([(parse_request("./p:v"), variable)]).watches[0]
+    event = PlannedEvent(of, of.pieces[0], 5, 0)
+    pipeline = Pipeline({(1, 0): event}, Sites(lambda: None, lambda: None, LoadAndStore()), Tasks())
+    chain = (0x400004, 0x400004)
+    records = [at(1), at(2, ip=0x400004)._replace(chain=chain)]
+    load, store = pipeline.take(records, until=None)
+    assert [(access.access, access.site.named.function, access.site.size) for access in (load, store)] == [
+        ("R", "load", 4), ("W", "store", 4),
+    ]  # fmt: skip
+    assert store.site.instruction == Instruction(0x400004, ".inst 0xb9000001", frozenset("W"), 4)
+    # The second address is one that a call returns to, so behind the call.
+    assert [frame.function for frame in store.stack] == ["store", "load"]
+
+
+def test_on_arm64_a_twin_does_not_take_an_atomic_instruction_for_a_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """``ldadd`` fires the RW register alone."""
+
+    class Atomic(LoadAndStore):
+        def read(self, pid: int, address: int, length: int) -> bytes:
+            return bytes.fromhex("020021b8")
+
+    monkeypatch.setattr(sites_module, "MACHINE", "aarch64")
+    _, of = pipeline_of("./p:v:rw-", twin=True)
+    for code, kind in ((LoadAndStore(), "R"), (Atomic(), "RW")):
+        events = {(1, 0): PlannedEvent(of, of.pieces[0], 5, 0, Role.READS)}
+        pipeline = Pipeline(events, Sites(lambda: None, lambda: None, code), Tasks())
+        assert kinds(pipeline, [at(1)]) == [kind]
+
+
+def test_a_register_for_reads_alone_tells_the_type() -> None:
+    _, of = pipeline_of("./p:v:rw-", twin=False)
+    site = Site(0x400000, 0x400000, Named("f", 1), None, 0)
+    assert kind_at(of.mode, site) == "?"
+    assert kind_at(parse_request("./p:v:r--").mode, site) == "R"
 
 
 def test_what_a_program_knows_decides_the_type() -> None:

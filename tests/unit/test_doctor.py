@@ -12,7 +12,7 @@ import pytest
 from ksym.capture.access import Access
 from ksym.capture.decoders import Value
 from ksym.capture.sites import Named, Site
-from ksym.commands import findings, program_checks, trials
+from ksym.commands import checks, findings, program_checks, trials
 from ksym.commands.findings import BROKEN, LIMITED, OK
 from ksym.commands.trials import COUNTED, FAILED, SKIPPED, TOLD_APART_VALUES, VALUES, Trial, Way, try_it
 from ksym.errors import KsymError, NoRegisters
@@ -86,7 +86,17 @@ def test_reads_and_writes(free: int, both: bool, state: str, says: str, monkeypa
 
 def test_reads_alone_where_the_processor_can(monkeypatch: Patch) -> None:
     monkeypatch.setattr(program_checks, "READ_REGISTERS", True)
-    assert program_checks.reads_and_writes(kernel()).found == "the processor has read-only watchpoints (r--)"
+    found = program_checks.reads_and_writes(kernel()).found
+    assert found == "by the instruction that trapped; the processor has read-only watchpoints (r--)"
+
+
+def test_arm64_code_needs_no_package(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(checks, "available", lambda: False)
+    states = []
+    for machine in ("x86_64", "aarch64"):
+        monkeypatch.setattr(checks, "MACHINE", machine)
+        states.append(checks._decoder(kernel()).state)
+    assert states == [LIMITED, OK]
 
 
 def test_no_programs_on_arm64(monkeypatch: Patch) -> None:

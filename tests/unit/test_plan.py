@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ksym.language.parser import parse_request
 from ksym.symbols.variable import Space, Variable
+from ksym.watch import plan as plan_module
 from ksym.watch.plan import EXECUTE_LENGTH, Piece, Scope, make_plan, split
 
 
@@ -44,6 +45,17 @@ def test_no_cut_has_fewer_pieces(address: int, length: int) -> None:
 )
 def test_known_cuts(address: int, length: int, pieces: list[tuple[int, int]]) -> None:
     assert split(address, length) == tuple(Piece(*piece) for piece in pieces)
+
+
+@given(st.integers(0, 2**40), st.integers(1, 100))
+def test_where_a_register_covers_any_bytes_of_a_word(address: int, length: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan_module, "ANY_BYTES", True)
+        pieces = split(address, length)
+    covered = [piece.offset + byte for piece in pieces for byte in range(piece.length)]
+    assert covered == list(range(length))
+    words = {(address + byte) // 8 for byte in range(length)}
+    assert [(address + piece.offset) // 8 for piece in pieces] == sorted(words)
 
 
 KERNEL = Variable("v", 0x1000, 16, Space.KERNEL)

@@ -61,6 +61,20 @@ def test_invalid(request_: str, space: Space, text: str) -> None:
     assert said(errno.EINVAL, of, first(of)).startswith(f"cannot watch v: {text}")
 
 
+def test_kernel_variable_in_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = plan("v")
+    said_on_arm64 = (
+        "cannot watch v: this machine watches kernel variables on whole CPUs, not in a process; "
+        "leave out -p, and give --if 'pid == PID'"
+    )
+    for in_tasks in (True, False):
+        monkeypatch.setattr(refusals, "KERNEL_IN_TASKS", in_tasks)
+        assert (said(errno.EINVAL, of, first(of, 77, -1)) == said_on_arm64) == (not in_tasks)
+        assert said(errno.EINVAL, of, first(of)).startswith(
+            "cannot watch v: the kernel refuses watches on what "
+        )
+
+
 @pytest.mark.parametrize(
     ("space", "level", "text"),
     [

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ksym.capture.instructions import EXECUTE, READ, READ_WRITE, WRITE
+from ksym.capture.instructions import EXECUTE, READ, READ_WRITE, UNKNOWN, WRITE
 from ksym.capture.sites import Site
 from ksym.language.request import Mode
 from ksym.program.layout import Hit
@@ -20,7 +20,8 @@ def kind_at(mode: Mode, site: Site) -> str:
         return EXECUTE
     if mode is Mode.WRITE:
         return written_at(site)  # whatever else it did, the register fires for writes alone
-    return site.access(writes_only=False)
+    access = site.access(writes_only=False)
+    return READ if mode is Mode.READ and access is UNKNOWN else access
 
 
 def written_at(site: Site) -> str:

@@ -28,8 +28,9 @@ from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.watch.plan import PlannedEvent, Role
 
-USER_CODE = range(1 << 16, 1 << 47)
-"""From vm.mmap_min_addr's default on: what a stack without frame pointers shows outside of it is no code."""
+USER_CODE = range(1 << 16, 1 << 48)
+"""From vm.mmap_min_addr's default on, to where user space ends on arm64 (on x86 half way up there): what a stack
+without frame pointers shows outside of it is no code."""
 
 
 class Follower(Protocol):
@@ -169,7 +170,8 @@ class Pipeline:
         elif planned.role is Role.READS:
             if self._marks.pop(record.cpu, None) == (record.ip, record.tid):
                 return ""
-            kind = READ
+            # Of an instruction that reads and writes, arm64 reports the read alone.
+            kind = kind if kind is READ_WRITE and not self._sites.traps_after else READ
         if watch.mode is Mode.READ and kind in (WRITE, READ_WRITE):
             return ""
         judge = self._judges[watch.index] if self._judges else None
@@ -212,11 +214,12 @@ class Pipeline:
     def _stack(self, pid: int, chain: tuple[int, ...], execute: bool) -> tuple[Named, ...]:
         """The call chain, named; all but the innermost are return addresses, so behind the call.
 
-        The innermost is behind the access, or on the instruction whose execution is watched.
+        The innermost is behind the access, where the machine traps there, or on the instruction that was trapped.
         """
         addresses = [ip for ip in chain if ip in USER_CODE or KERNEL_HALF <= ip < CONTEXT_LEAST]
+        behind = self._sites.traps_after and not execute
         return tuple(
-            self._sites.name(pid, ip, behind=number > 0 or not execute) for number, ip in enumerate(addresses)
+            self._sites.name(pid, ip, behind=number > 0 or behind) for number, ip in enumerate(addresses)
         )
 
 

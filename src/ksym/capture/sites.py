@@ -102,7 +102,8 @@ class Sites:
         self._names: dict[tuple[int, int], Named] = {}
         self._user_pids: set[int] = set()
         self._decoders: dict[int, X86Decoder] = {}
-        self._traps_after = MACHINE == "x86_64"
+        self.traps_after = MACHINE == "x86_64"
+        """Whether the machine reports an access by the address behind the instruction that made it."""
 
     def site(self, pid: int, ip: int, *, execute: bool) -> Site:
         """The site that reported ``ip`` in ``pid``."""
@@ -125,12 +126,16 @@ class Sites:
         return True
 
     def _make(self, pid: int, ip: int, execute: bool) -> Site:
-        behind = self._traps_after and not execute
+        behind = self.traps_after and not execute
         named = self.name(pid, ip, behind=behind)
         instruction = None
         if behind and available():
             start = ip - named.offset if named.function else None
             instruction = self._decoder(pid, ip).find(ip, start)
+        elif not behind and not execute and MACHINE == "aarch64":
+            from ksym.capture import a64  # other machines have no need of it
+
+            instruction = a64.decode(ip, self._read(pid, ip, a64.WORD))
         if behind and instruction is None:
             here = self.name(pid, ip)
             if here.function is not None and here.offset == 0:

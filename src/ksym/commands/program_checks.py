@@ -29,7 +29,9 @@ def reads_and_writes(kernel: Kernel) -> Finding:
     """Whether TYPE is certain, and reads can be watched alone."""
     what = "tell reads from writes"
     if READ_REGISTERS:
-        return Finding(what, OK, "the processor has read-only watchpoints (r--)")
+        return Finding(
+            what, OK, "by the instruction that trapped; the processor has read-only watchpoints (r--)"
+        )
     try:
         free = free_registers(pid=0, cpu=-1)
     except OSError as error:

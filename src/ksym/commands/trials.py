@@ -26,7 +26,7 @@ from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import Options
-from ksym.watch.plan import Scope
+from ksym.watch.plan import KERNEL_IN_TASKS, Scope
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
@@ -93,12 +93,14 @@ def try_it(trial: Trial, resolver: Resolver) -> Outcome:
 
 
 def _tried(name: str, trial: Trial, resolver: Resolver, stack: ExitStack) -> Outcome:
-    scope = Scope(tuple(online_cpus()), (threading.get_native_id(),), only_threads=True)
+    only_here = KERNEL_IN_TASKS or trial.variable.space is Space.USER
+    scope = Scope(tuple(online_cpus()), (threading.get_native_id(),), only_threads=only_here)
     planting = Planting(
         Options(ring_bytes=1 << 16),
         Wants(Sink.RECORD),
         twin="on" if trial.way.twin else "off",
         bpf=trial.way.programs,
+        guard=0,
     )
     found = [(trial.request, trial.variable)]
     armed, _, lacking = plant(found, (None,), lambda: scope, planting, stack, resolver.kernel)

@@ -161,6 +161,8 @@ class Namer:
                     if len(self._names) >= _NAMES_KEPT:
                         self._names.clear()
                     self._names.add(key)
+                    # Noted as readers ask for it, who do not know where the machine traps.
+                    behind = number > 0 or (self._sites.traps_after and not execute)
                     names.append([*key, time, *named_data(self._sites.name(pid, ip, behind=behind))])
         self._chains.update(chains)
         if names:

@@ -124,12 +124,7 @@ class Live:
         remarks = _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
         if not self._unknown_types:
             return remarks
-        if MACHINE != "x86_64":
-            return [
-                *remarks,
-                f"TYPE ?: on {MACHINE} ksym does not decode instructions; ask for -w- to see writes alone",
-            ]
-        if not available():
+        if MACHINE == "x86_64" and not available():
             return [
                 *remarks,
                 "TYPE ?: x86 instructions are decoded by iced-x86, which is not installed: pip install iced-x86",

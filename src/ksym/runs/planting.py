@@ -13,7 +13,7 @@ from ksym.language.request import Mode, Request
 from ksym.symbols.variable import Variable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.guard import DEFAULT_PERCENT, Guard, Limit, measure
-from ksym.watch.plan import Plan, Scope, Watch, make_plan
+from ksym.watch.plan import READ_REGISTERS, Plan, Scope, Watch, make_plan
 from ksym.watch.registers import both_fire
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _twins(found: Sequence[tuple[Request, Variable]], planting: Planting) -> lis
     if planting.twin == "on":
         return [True]
     both = any(request.mode is Mode.READ_WRITE for request, _ in found)
-    if planting.twin == "off" or not both:
+    # Where the trap tells the instruction itself, as where reads have registers of their own, that tells enough.
+    if planting.twin == "off" or not both or READ_REGISTERS:
         return [False]
     return [True, False]

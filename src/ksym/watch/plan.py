@@ -30,6 +30,13 @@ EXECUTE_LENGTH = 4 if MACHINE == "aarch64" else 8
 READ_REGISTERS = MACHINE == "aarch64"
 """Whether the hardware can watch reads alone; x86 needs twins for that."""
 
+KERNEL_IN_TASKS = MACHINE != "aarch64"
+"""Whether a kernel variable can be watched in one task alone; there the kernel refuses it (EINVAL)."""
+
+ANY_BYTES = MACHINE == "aarch64"
+"""Whether a register covers any adjacent bytes of an aligned word; on x86 their number is a power of two, and divides
+their address (arch/arm64/kernel/hw_breakpoint.c, hw_breakpoint_arch_parse)."""
+
 
 class Role(enum.Enum):
     """What a register is for."""
@@ -169,17 +176,20 @@ class Plan:
 
 
 def split(address: int, length: int) -> tuple[Piece, ...]:
-    """Cut ``length`` bytes at ``address`` into the fewest naturally aligned pieces.
+    """Cut ``length`` bytes at ``address`` into the fewest pieces that a register can cover.
 
-    >>> split(0x1002, 4)
+    >>> split(0x1002, 4)  # on x86
     (Piece(offset=0, length=2), Piece(offset=2, length=2))
     """
     pieces = []
     offset = 0
     while offset < length:
         at = address + offset
-        aligned = at & -at if at else WORD
-        size = min(WORD, aligned, 1 << ((length - offset).bit_length() - 1))
+        if ANY_BYTES:
+            size = min(WORD - at % WORD, length - offset)
+        else:
+            aligned = at & -at if at else WORD
+            size = min(WORD, aligned, 1 << ((length - offset).bit_length() - 1))
         pieces.append(Piece(offset, size))
         offset += size
     return tuple(pieces)

@@ -14,7 +14,7 @@ from ksym.errors import KsymError, NoRegisters, NotPermitted, NotWatchable
 from ksym.language.request import Mode
 from ksym.linux.files import read_text
 from ksym.symbols.variable import Space
-from ksym.watch.plan import Plan, PlannedEvent
+from ksym.watch.plan import KERNEL_IN_TASKS, Plan, PlannedEvent
 from ksym.watch.registers import free_registers, holders
 
 # Memory on which the trap itself works; a watch there would recurse (within_cpu_entry() in
@@ -134,6 +134,11 @@ def _invalid(what: str, planned: PlannedEvent) -> KsymError:
         return NotWatchable(
             what, "the kernel lets no breakpoint be set there (not probed text, or no CONFIG_KPROBES)",
             "see /sys/kernel/debug/kprobes/blacklist",
+        )  # fmt: skip
+    if watch.variable.space is Space.KERNEL and planned.pid > 0 and not KERNEL_IN_TASKS:
+        return NotWatchable(
+            what, "this machine watches kernel variables on whole CPUs, not in a process",
+            "leave out -p, and give --if 'pid == PID'",
         )  # fmt: skip
     if watch.variable.space is Space.KERNEL:
         return NotWatchable(
