@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Watches whose variable goes away."""
+"""Watches whose variable goes away, or whose CPU."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,13 +18,14 @@ pytestmark = pytest.mark.guest
 MESSAGE = "ksym: loop:max_part is not watched any more: module loop was unloaded"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _loop_is_loaded() -> Iterator[None]:
     subprocess.run(["modprobe", "loop"], check=True)
     yield
     assert not Path("/sys/module/loop").exists()
 
 
+@pytest.mark.usefixtures("_loop_is_loaded")
 def test_module_that_is_unloaded() -> None:
     result = ksym("trace", "loop:max_part", "--format", "json", "--", "rmmod", "loop")
     assert result.status == 0, result.err
@@ -31,6 +33,7 @@ def test_module_that_is_unloaded() -> None:
     assert result.err.splitlines().count(MESSAGE) == 1
 
 
+@pytest.mark.usefixtures("_loop_is_loaded")
 def test_other_watches_go_on(tmp_path: Path) -> None:
     told = tmp_path / "err"
     script = f"rmmod loop; until grep -q unloaded {told}; do :; done; cat /proc/sys/kernel/panic"
@@ -44,3 +47,43 @@ def test_other_watches_go_on(tmp_path: Path) -> None:
     assert MESSAGE in result.err.splitlines()
     reads = [row for row in result.rows() if row["symbol"] == "panic_timeout"]
     assert [(row["comm"], row["access"]) for row in reads] == [("cat", "R")]
+
+
+@pytest.mark.usefixtures("_loop_is_loaded")
+def test_recording_of_a_module_that_is_unloaded(tmp_path: Path) -> None:
+    """What was recorded before stays."""
+    file, parameter = tmp_path / "file.data", "/sys/module/loop/parameters/max_part"
+    result = ksym("record", "-o", str(file), "loop:max_part", *shell(f"cat {parameter}; rmmod loop"))
+    assert result.status == 0, result.err
+    assert result.err.splitlines().count(MESSAGE) == 1
+    hits, lost = recorded(result)
+    assert hits >= 1
+    assert lost == 0
+
+
+def test_recording_follows_a_cpu_that_goes_and_comes(tmp_path: Path) -> None:
+    """A write before on that CPU, one meanwhile elsewhere, one behind on it again: each is recorded."""
+    cpu, told = "/sys/devices/system/cpu/cpu1/online", tmp_path / "err"
+    write = "echo 0 > /proc/sys/kernel/panic_on_oops"
+
+    def until(text: str) -> str:
+        return f"until grep -q '{text}' {told}; do :; done"
+
+    there = f"taskset -c 1 sh -c '{write}'"
+    script = f"{there}; echo 0 > {cpu}; {until('went offline')}; {write}; "
+    script += f"echo 1 > {cpu}; {until('came online')}; {there}"
+    words = command(
+        "record", "-v", "-o", str(tmp_path / "file.data"), "panic_on_oops:-w-", *shell(script)
+    )  # fmt: skip
+    with told.open("w") as err:
+        done = subprocess.run(words, stderr=err, env=environment(), timeout=120)
+    result = Result(done.returncode, "", told.read_text())
+    assert result.status == 0, result.err
+    assert recorded(result) == (3, 0)
+
+
+def recorded(result: Result) -> tuple[int, int]:
+    """Hits and losses, as the summary has them."""
+    found = re.search(r"^ksym: (\d+) hits?, (\d+) lost, ", result.err, re.MULTILINE)
+    assert found, result.err
+    return int(found[1]), int(found[2])

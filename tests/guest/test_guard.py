@@ -34,6 +34,7 @@ TOLD = (
 )
 
 
+@pytest.mark.usefixtures("programs")
 def test_writes_of_a_busy_variable_form_a_chain() -> None:
     rows = trace("jiffies_64:-w-", *shell(BUSY)).rows()
     assert broken(rows) == []
@@ -53,6 +54,7 @@ def test_machine_stays_usable(tmp_path: Path) -> None:
     assert (len(rows), sum(row["hits"] for row in rows), lost) == (accesses, hits, 0)
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("percent", [0.1, 0], ids=["disarmed", "guard off"])
 def test_counts_add_up(percent: float) -> None:
     """What the programs saw and what came behind the guard's verdict are what the hardware's counters say."""

@@ -23,6 +23,7 @@ def setting(value: int) -> str:
     return f"sysctl -q -w kernel.pid_max={value}"
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize("twin", ["auto", "on"])
 def test_old_and_new_through_sysctl(pid_max: str, twin: str) -> None:
     script = f"sysctl kernel.pid_max; {setting(40000)}; sysctl kernel.pid_max"
@@ -39,7 +40,9 @@ def test_two_registers_tell_without_programs(pid_max: str) -> None:
 
 
 @pytest.mark.parametrize("options", [(), ("--no-bpf",)], ids=["programs", "no programs"])
-def test_reads_alone(pid_max: str, options: tuple[str, ...]) -> None:
+def test_reads_alone(pid_max: str, options: tuple[str, ...], request: pytest.FixtureRequest) -> None:
+    if not options:
+        request.getfixturevalue("programs")
     script = f"cat {PID_MAX}; {setting(40001)}; cat {PID_MAX}"
     result = trace(f"{pid_max}:r--", *options, *shell(f"{{ {script}; }} > /dev/null"))
     rows = result.rows()
@@ -50,6 +53,7 @@ def test_reads_alone(pid_max: str, options: tuple[str, ...]) -> None:
     assert changes(rows, "sysctl") == []
 
 
+@pytest.mark.usefixtures("programs")
 @pytest.mark.parametrize(
     ("condition", "kept"),
     [
@@ -75,6 +79,7 @@ def test_conditions(pid_max: str, condition: str, kept: list[tuple[str, int, int
     assert int(rejected[1]) >= 4 - len(kept)
 
 
+@pytest.mark.usefixtures("programs")
 def test_table_shows_old_and_new(pid_max: str) -> None:
     result = ksym("trace", f"{pid_max} if changed", *shell(setting(40000)))
     assert result.status == 0, result.err
@@ -85,6 +90,7 @@ def test_table_shows_old_and_new(pid_max: str) -> None:
     ), result.out
 
 
+@pytest.mark.usefixtures("programs")
 def test_name_of_a_live_task(tmp_path: Path) -> None:
     """Renamed through prctl while it is watched: the old name and the new one, as text."""
     go, done = tmp_path / "go", tmp_path / "done"
@@ -107,6 +113,7 @@ def test_name_of_a_live_task(tmp_path: Path) -> None:
     assert broken(rows) == []
 
 
+@pytest.mark.usefixtures("programs")
 def test_forks_and_processes() -> None:
     """``total_forks`` is one for all CPUs; of ``process_counts`` each CPU has its own, one up or down at a time.
 
@@ -128,6 +135,7 @@ def test_forks_and_processes() -> None:
     assert {(row["new"] - row["old"]) % 2**64 for row in counts} == {1, 2**64 - 1}
 
 
+@pytest.mark.usefixtures("programs")
 def test_variable_of_a_loaded_module() -> None:
     """``overlay`` is a module everywhere: the guest's root is one, and the initramfs loads it."""
     file = Path("/sys/module/overlay/parameters/redirect_max")
@@ -140,6 +148,7 @@ def test_variable_of_a_loaded_module() -> None:
     assert broken(rows) == []
 
 
+@pytest.mark.usefixtures("programs")
 def test_who_made_the_hits(pid_max: str) -> None:
     script = f"{{ cat {PID_MAX}; cat {PID_MAX}; {setting(40000)}; }} > /dev/null"
     result = ksym("stat", pid_max, "--by", "function,task", "--json", *shell(script))
@@ -152,6 +161,7 @@ def test_who_made_the_hits(pid_max: str) -> None:
     assert f"ksym: {total} hits, 0 lost, 0 disarmed; {pid_max} {total}\n" in result.err
 
 
+@pytest.mark.usefixtures("programs")
 def test_values_need_no_atomics() -> None:
     """Before 5.12 the programs do without; doctor says what that costs."""
     old = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) < (5, 12)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from guest.running import PID_MAX, broken, trace
+from ksym.linux.libc import MACHINE
 from ksym.symbols.kallsyms import Kallsyms
 from support.program import Result, command, environment, ksym, shell
 
@@ -154,7 +155,9 @@ def test_a_misspelt_name_gets_the_nearest() -> None:
 def test_commands_that_take_nothing(command: str) -> None:
     result = ksym(command)
     assert result.status == 0, result.out + result.err
-    assert "skipped " not in result.out  # by selftest: a stock kernel lacks nothing of what it tries
+    # By selftest: a stock kernel lacks nothing of what it tries, but on arm64 the programs that take values.
+    skipped = [line for line in result.out.splitlines() if line.startswith("skipped ")]
+    assert [line for line in skipped if MACHINE != "aarch64" or "values" not in line] == []
 
 
 @pytest.mark.parametrize("slowly", [True, False], ids=["slow", "quick"])
