@@ -83,6 +83,7 @@ def write(file: Path, text: str) -> None:
         os.close(fd)
 
 
+@pytest.mark.usefixtures("programs")
 def test_the_walk(pid_max: str) -> None:
     """Commands of the page run in one shell; what it says is what the page shows, but for numbers."""
     if pid_max != "pid_max":

@@ -39,7 +39,7 @@ ARCHITECTURES = {X86: "amd64", ARM64: "arm64"}
 TREE = Path(__file__).resolve().parents[3]
 ROOT_SUITE = "bookworm"
 ROOT_PACKAGES = (
-    *("busybox-static", "coreutils", "dash", "grep", "kmod", "mount", "procps", "sed", "util-linux"),
+    *("bash", "busybox-static", "coreutils", "dash", "grep", "kmod", "mount", "procps", "sed", "util-linux"),
     *("python3", "python3-pytest"),
 )
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
