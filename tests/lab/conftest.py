@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from lab.kernel import LabError, boot
-from lab.kernel.fetch import fetch
+from lab.kernel.fetch import fetch, guest_root
 from lab.kernel.image import Image
 from lab.kernel.kernels import Kernel
 
@@ -23,7 +23,9 @@ def image_of() -> ImageOf:
         if lacks := boot.missing(kernel.machine):
             pytest.skip(f"the lab lacks {', '.join(lacks)}")
         try:
-            return fetch(kernel)
+            found = fetch(kernel)
+            guest_root(found)  # it is downloaded, too
+            return found
         except LabError as error:
             if kernel.quick:
                 raise
