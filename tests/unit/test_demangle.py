@@ -91,3 +91,37 @@ def test_same_name() -> None:
     assert same_name("_ZZ3fooiE7counter", "foo::counter")
     assert same_name("_ZZ3fooiE7counter", "foo(int)::counter")
     assert not same_name("_ZN2ns7counterE", "counter")
+
+
+def bomb(doublings: int) -> str:
+    """``A<A<A<int, int>, A<int, int> >, ...>``: each part has two of the one before."""
+    digits = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    parts = [f"S_IS{digits[number]}_S{digits[number]}_E" for number in range(doublings)]
+    return "_Z1f1AIiiE" + "".join(parts)
+
+
+def test_names_that_stand_for_far_longer_ones_are_left_alone() -> None:
+    small = bomb(4)
+    assert demangle(small) in ("f", None)
+    for doublings in (16, 22):  # of 2 and 142 MB
+        name = bomb(doublings)
+        assert len(name) < 400
+        assert demangle(name) is None
+    assert demangle(f"_Z1fIJ{'i' * 300}EEv" + "DpFv" * 8 + "T_" + "E" * 8) is None
+    # Shorter than that, but the text would still fill screens.
+    assert demangle(bomb(13)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("_ZNSt6vectorIiSaIiEE3endEv", "std::vector<int, std::allocator<int> >::end"),
+        ("_Z1fIJiiiEEvDpT_", "f<int, int, int>"),
+        ("_ZN1a1bERKS_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_S1_", "a::b"),
+        ("_ZN11S_S_S_S_S_T1bE", "S_S_S_S_S_T::b"),
+    ],
+)
+def test_names_with_many_substitutions_are_read(name: str, text: str) -> None:
+    if module._runtime() is None:
+        pytest.skip("no C++ runtime")
+    assert demangle(name) == text

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 from __future__ import annotations
 
+import lzma
 import os
 import struct
 import subprocess
@@ -166,6 +167,15 @@ BASE = image(
         Sec(".z", 1, struct.pack("<IIQQ", 1, 0, 50, 1) + zlib.compress(bytes(50)), 0x800),
     ],
 ).write()
+
+
+def test_packed_symbols_that_want_too_much_memory_are_not_unpacked() -> None:
+    packed = bytearray(lzma.compress(BASE, format=lzma.FORMAT_ALONE))
+    for dictionary, readable in ((1 << 23, True), (0xFFFFFFFF, False)):
+        struct.pack_into("<I", packed, 1, dictionary)
+        data = image(sections=[Sec(".gnu_debugdata", 1, bytes(packed))]).write()
+        found = find_debug_file(ElfFile("/nowhere/x", data=data))
+        assert (found is not None) == readable
 
 
 @settings(max_examples=300, deadline=None)

@@ -17,6 +17,8 @@ from ksym.symbols.elf import SHT_NOBITS, ElfError, ElfFile
 
 DEBUG_ROOT = "/usr/lib/debug"
 _LARGEST_MINI = 64 << 20
+_LARGEST_DICTIONARY = 256 << 20
+"""What unpacking it may take; a file may ask for 4 GB."""
 
 
 def find_debug_file(elf: ElfFile, *, root: str = "", debug_root: str = DEBUG_ROOT) -> ElfFile | None:
@@ -94,7 +96,9 @@ def _mini(elf: ElfFile) -> ElfFile | None:
     if section is None:
         return None
     try:
-        data = lzma.LZMADecompressor().decompress(elf.content(section), _LARGEST_MINI)
+        data = lzma.LZMADecompressor(memlimit=_LARGEST_DICTIONARY).decompress(
+            elf.content(section), _LARGEST_MINI
+        )
         return ElfFile(elf.path, data=data, label=f".gnu_debugdata of {elf.label}")
     except (lzma.LZMAError, EOFError, ElfError):
         return None

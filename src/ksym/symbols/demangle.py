@@ -17,6 +17,10 @@ _ANONYMOUS = "(anonymous namespace)"
 _MANGLED_ANONYMOUS = "_GLOBAL__N_1"
 _LONGEST = 4096
 """Longer names are left alone: a demangler's work may grow much faster than the name."""
+_MOST_WORK, _LONGEST_TEXT = 1 << 20, 1 << 16
+"""Characters that a name may stand for, roughly, and that its text may have; who compiles programs writes neither."""
+_REFERENCE = re.compile("S([0-9A-Z]*)_|T[0-9A-Z]*_|Dp")
+_BEHIND_PARAMETERS = re.compile("(?: const| volatile| &&?| noexcept)+")
 
 
 @lru_cache(maxsize=4096)
@@ -26,7 +30,7 @@ def demangle(name: str) -> str | None:
     >>> demangle("_ZN2ns7counterE")
     'ns::counter'
     """
-    if not name.startswith("_Z") or len(name) > _LONGEST:
+    if not name.startswith("_Z") or len(name) > _LONGEST or _explodes(name):
         return None
     # gcc's clones: _Z3foov.cold, _Z3foov.constprop.0
     core, dot, suffix = name.partition(".")
@@ -35,8 +39,36 @@ def demangle(name: str) -> str | None:
         plain = decode(core)
     else:
         whole = runtime(core)
-        plain = None if whole is None else without_parameters(whole)
+        plain = None if whole is None or len(whole) > _LONGEST_TEXT else without_parameters(whole)
     return None if plain is None else plain + dot + suffix
+
+
+def _explodes(name: str) -> bool:
+    """Whether the text of a mangled name may be out of all proportion to it.
+
+    A substitution stands for something in front of its first use, which may hold two of the one before: 300 characters
+    can say more than a machine has memory for, and the runtime's demangler sets no limit. So sizes are added up as if
+    each substitution stood for all that is in front of it, each parameter of a template likewise, and as if whatever
+    is behind a pack expansion were there once for each character.
+    """
+    size = at = 0
+    copies, known = 1, dict[int, int]()
+    for found in _REFERENCE.finditer(name):
+        size += (found.start() - at) * copies
+        at = found.end()
+        if found[0] == "Dp":
+            copies *= len(name)
+        elif found[0].startswith("T"):
+            size *= 2
+        else:
+            number = int(found[1], 36) + 1 if found[1] else 0
+            if number > max(known, default=-1):
+                known[number] = size
+            # They are numbered in the order in which they end, so this one ended before any with a higher number.
+            size += next(had for highest, had in known.items() if highest >= number)
+        if size > _MOST_WORK:
+            return True
+    return size + (len(name) - at) * copies > _MOST_WORK
 
 
 @cache
@@ -93,8 +125,8 @@ def without_parameters(text: str) -> str:
         elif char == ")" and not angle:
             depth -= 1
             # what may follow a parameter list, before the scope goes on or the name ends
-            rest = re.match(r"(?: const| volatile| &&?| noexcept)+", text[at + 1 :])
-            at += rest.end() if rest else 0
+            rest = _BEHIND_PARAMETERS.match(text, at + 1)
+            at = rest.end() - 1 if rest else at
         elif not depth:
             if "operator" not in "".join(kept[-10:]):
                 angle += (char == "<") - (char == ">")
@@ -111,7 +143,7 @@ def _behind_return_type(text: str) -> str:
     depth = cut = 0
     for at, char in enumerate(text):
         depth += (char in "<(") - (char in ">)")
-        if char == " " and not depth and not text[:at].endswith((" for", "guard", "vtable", "typeinfo")):
+        if char == " " and not depth and not text.endswith((" for", "guard", "vtable", "typeinfo"), 0, at):
             cut = at + 1
     return text if " for " in text else text[cut:]
 
