@@ -338,6 +338,22 @@ def test_trace_pipe_without_waiting(it: Mounted) -> None:
         os.close(fd)
 
 
+def test_changes_leave_no_descriptor_behind(it: Mounted, variable: Sample) -> None:
+    """A server lives for weeks."""
+
+    def changed() -> list[str]:
+        for access in ("-w-", "rw-"):
+            it.write("ksym_trace_filter", f"{variable.request}:{access}\n")
+        it.write("ksym_trace_filter", "0\n")
+        return sorted(os.readlink(each) for each in Path(f"/proc/{it.process.pid}/fd").iterdir())
+
+    kinds = ("anon_inode:", "/sys", "/proc")
+    first = [each for each in changed() if each.startswith(kinds)]
+    for _ in range(3):
+        last = changed()
+    assert [each for each in last if each.startswith(kinds)] == first
+
+
 def test_off_and_nop(it: Mounted, variable: Sample) -> None:
     it.write(FILTER, f"{variable.request}:rw-\n")
     it.write("tracing_on", "0\n")

@@ -29,6 +29,8 @@ class Machine:
         self.planted: list[FakePlanted] = []
         self.refusal: Callable[[Request], Exception | None] = lambda request: None
         """Asked before each planting."""
+        self.events: list[str] = []
+        """What became of what is planted, in order."""
         self.now = 0
 
     def clock(self) -> int:
@@ -84,6 +86,7 @@ class FakePlanted(Planted):
 
     def enable(self) -> None:
         self.enabled = True
+        self.machine.events.append(f"{self.request} enabled")
 
     def disable(self) -> None:
         self.enabled = False
@@ -115,6 +118,7 @@ class FakePlanted(Planted):
 
     def close(self) -> None:
         self.machine.planted.remove(self)
+        self.machine.events.append(f"{self.request} closed")
 
 
 def make_access(

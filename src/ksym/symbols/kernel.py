@@ -79,6 +79,12 @@ class Kernel:
         except OSError as error:
             raise NotPermitted("cannot read kernel memory", *memory_refusal(error)) from error
 
+    def close(self) -> None:
+        """Close what was opened."""
+        memory = self.__dict__.pop("memory", None)
+        if memory is not None:
+            memory.close()
+
     @cached_property
     def memory_or_none(self) -> Memory | None:
         """The kernel's memory, None where it cannot be read."""

@@ -72,6 +72,7 @@ class Resolver:
         """Close what was opened."""
         if self._process is not None:
             self._process.close()
+        self.kernel.close()
 
     def _resolve(self, request: Request) -> Variable:
         root = request.target.root

@@ -99,30 +99,37 @@ class Filters:
         olds = [request for request in self._requests if request not in stays]
         try:
             fresh = self._plant_all(news, how)
-            hits = self._give_up(olds)
         except NoRegisters:
             if not olds:
                 raise
-            hits = self._give_up(olds)
+            hits, gone = self._stop(olds)
+            self._give_up(gone)
             try:
                 fresh = self._plant_all(news, how)
             except BaseException:
                 self._restore(olds, hits)
                 raise
+            gone = []
+        else:
+            hits, gone = self._stop(olds)
         for planted in fresh:
             self._take_up(planted, hits.get(key(planted.request.target), 0))
+        # Last, as it takes the kernel a while: nothing is seen between the old watch's end and the new one's start.
+        self._give_up(gone)
         self._requests, self._how = wanted, how
 
-    def _give_up(self, requests: Sequence[Request]) -> dict[Key, int]:
-        """Give registers back; returns the hits up to then, by target."""
-        hits = {}
-        for request in requests:
-            planted = self._planted.pop(request)
+    def _stop(self, requests: Sequence[Request]) -> tuple[dict[Key, int], list[Planted]]:
+        """End watches; returns the hits up to then, by target, and what still has their registers."""
+        stopped = [self._planted.pop(request) for request in requests]
+        for planted in stopped:
             planted.disable()
+        return {key(planted.request.target): planted.hits for planted in stopped}, stopped
+
+    def _give_up(self, stopped: Sequence[Planted]) -> None:
+        """Take what stopped watches have caught, and give their registers back."""
+        for planted in stopped:
             self._leaving(planted)
-            hits[key(request.target)] = planted.hits
             planted.close()
-        return hits
 
     def _take_up(self, planted: Planted, hits: int) -> None:
         request = planted.request
