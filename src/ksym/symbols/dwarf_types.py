@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from ksym.symbols.dwarf_tree import Parents, children
 from ksym.symbols.types import (
     Array,
     Encoding,
@@ -52,6 +53,7 @@ class TypeReader:
     def __init__(self, dwarf: Dwarf) -> None:
         self._dwarf = dwarf
         self._known: dict[tuple[int, int], Type] = {}
+        self._parents = Parents()
         self._depth = 0
 
     # -- DIEs ----------------------------------------------------------------------------------------
@@ -161,7 +163,7 @@ class TypeReader:
     def _enum(self, die: Any) -> Type:
         names = [
             (_text(child), int(child.attributes["DW_AT_const_value"].value))
-            for child in die.iter_children()
+            for child in children(die)
             if child.tag == "DW_TAG_enumerator" and "DW_AT_const_value" in child.attributes
         ]
         under = self._target(die)
@@ -187,7 +189,7 @@ class TypeReader:
 
     def _fields(self, die: Any) -> tuple[Field, ...]:
         found = []
-        for child in die.iter_children():
+        for child in children(die):
             if child.tag == "DW_TAG_inheritance":
                 place = child.attributes.get("DW_AT_data_member_location")
                 if place is None or not isinstance(place.value, int):
@@ -254,7 +256,7 @@ class TypeReader:
             return self._spell(self._target(die), inner + suffix, depth + 1)
         if tag == "DW_TAG_subroutine_type":
             arguments = []
-            for child in die.iter_children():
+            for child in children(die):
                 if child.tag == "DW_TAG_formal_parameter":
                     arguments.append(self._spell(self._target(child), "", depth + 1))
                 elif child.tag == "DW_TAG_unspecified_parameters":
@@ -278,10 +280,10 @@ class TypeReader:
         if not name or not self._plain_names(die.cu) or die.tag == "DW_TAG_base_type":
             return name
         parts = [name]
-        parent = whole[-1].get_parent()
+        parent = self._parents.of(whole[-1])
         while parent is not None and parent.tag in _SCOPES:
             parts.append(_text(parent) or "(anonymous namespace)")
-            parent = parent.get_parent()
+            parent = self._parents.of(parent)
         return "::".join(reversed(parts))
 
 
@@ -324,7 +326,7 @@ def _member_location(die: Any) -> int:
 def _bounds(die: Any) -> list[int]:
     # Elements of each dimension; 0 where it is open (a flexible array) or known only at run time.
     found = []
-    for child in die.iter_children():
+    for child in children(die):
         if child.tag == "DW_TAG_subrange_type":
             count = _number(child, "DW_AT_count", -1)
             found.append(
