@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Run the fuzzers: ``python -m fuzz [TARGET...] [--runs N] [--jobs N] [--work FOLDER] [--totals FILE]``.
+"""Run the fuzzers: ``python -m fuzz [TARGET...] [--runs N] [--jobs N] [--work FOLDER] [--totals FILE] [--resume]``.
 
 Exits with 1 where a contract was broken; the inputs that broke it are in FOLDER/TARGET/found, and what happened in
 FOLDER/TARGET/faults. Mend it, and put the input into tests/fuzz/found/TARGET.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shutil
 import signal
 import struct
 import subprocess
@@ -29,13 +30,18 @@ class Campaign:
         name: The target's.
         work: Where what it finds is kept.
         runs: How many executions it is to have.
+        resume: Count what was done there before; else what was found is forgotten, and what reached new code is kept.
     """
 
-    def __init__(self, name: str, work: Path, runs: int) -> None:
+    def __init__(self, name: str, work: Path, runs: int, *, resume: bool) -> None:
         self.name, self.folder, self.runs = name, work / name, runs
         self.crashes = 0
         self.child: subprocess.Popen[bytes] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            shutil.rmtree(self.folder / "found", ignore_errors=True)
+            for file in ("count", "faults"):
+                (self.folder / file).unlink(missing_ok=True)
 
     @property
     def executions(self) -> int:
@@ -88,10 +94,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     parser.add_argument("--work", type=Path, default=Path("build/fuzz"), help="where what they find is kept")
     parser.add_argument("--totals", type=Path, help="a file that tells how it stands")
+    parser.add_argument("--resume", action="store_true", help="count what earlier runs in FOLDER did")
     args = parser.parse_args()
     if unknown := set(args.targets) - set(targets.NAMES):
         parser.error(f"no such target: {', '.join(sorted(unknown))}")
-    campaigns = [Campaign(name, args.work, args.runs) for name in args.targets or targets.NAMES]
+    campaigns = [
+        Campaign(name, args.work, args.runs, resume=args.resume) for name in args.targets or targets.NAMES
+    ]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the children end with this one
     try:
         _run(campaigns, args.jobs, args.totals)
