@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit native lab test-kernels test-spark bench pyz man dist clean setup
+.PHONY: help demo test lint unit native lab test-kernels test-spark fuzz bench pyz man dist clean setup
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,10 @@ test-kernels: setup ## the tests on every emulated kernel that the suite knows
 test-spark: setup ## read exported Parquet files with Spark on this machine (installs PySpark; needs Java)
 	$(BIN)/pip install --quiet --retries 2 --editable '.[spark]'
 	KSYM_SPARK=1 $(PYTEST) tests/unit/test_export_command.py -k spark
+
+fuzz: setup ## run the fuzzers, FUZZ_RUNS executions of each (installs atheris)
+	$(BIN)/pip install --quiet --retries 2 'atheris>=3'
+	PYTHONPATH=src:tests nice $(BIN)/python -m fuzz --runs $${FUZZ_RUNS:-2000}
 
 bench: setup ## measure what ksym costs
 	$(BIN)/python scripts/bench
