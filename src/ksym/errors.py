@@ -83,5 +83,9 @@ class NoRegisters(KsymError):
     """More debug registers are needed than are free."""
 
 
+class NoMemory(KsymError):
+    """It would take more memory than there is."""
+
+
 class NotPermitted(KsymError):
     """Privileges, lockdown or kernel configuration are in the way."""

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ksym.errors import KsymError, NoRegisters, NotPermitted, UsageError
+from ksym.errors import KsymError, NoRegisters, NotPermitted, Place, Span, UsageError
 from ksym.linux.cpus import online_cpus, possible_cpus
 from ksym.tracing.buffer import ENTRY_BYTES
+from ksym.tracing.error_log import ErrorLog
 from ksym.tracing.files import TracingDirectory
 from ksym.tracing.instance import Instance
-from ksym.tracing.nodes import Caller, Directory
+from ksym.tracing.nodes import Caller, Directory, File
 from ksym.tracing.opened import open_file
 from ksym.tracing.planted import How
 from ksym.tracing.readme import ERRORS, FILES, OPTIONS, README
@@ -445,7 +446,7 @@ def test_options_that_plant_anew(it: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0\n", "-1", "1048577", "9" * 5000, "ten", "1.5", "0x10", "\xb2", "1 2", "\n", "\xff\0"]
+    "text", ["0\n", "-1", "9" * 5000, "ten", "1.5", "0x10", "\xb2", "1 2", "\n", "\xff\0"]
 )
 def test_no_size_of_a_buffer(it: Files, text: str) -> None:
     assert it.error("buffer_size_kb", text) == errno.EINVAL
@@ -624,7 +625,7 @@ def test_any_bytes_are_taken_or_refused(data: st.DataObject) -> None:
         assert it.read(path).replace("\n", "").isprintable()
     assert it.machine.used == sum(2 if ":r--" in line else 1 for line in it.read(FILTER).splitlines())
     assert it.instance.opened == 0
-    assert refused <= {errno.EINVAL, errno.ENOSPC, errno.EBADF}
+    assert refused <= {errno.EINVAL, errno.ENOSPC, errno.ENOMEM, errno.EBADF}
     it.write(FILTER)
     assert it.machine.used == 0
 
@@ -637,3 +638,55 @@ def test_who_writes_counts_and_not_who_opened_the_file(it: Files) -> None:
     filters.write(0, b"task(self).comm:rw-\n", writer)
     assert "<...>-4711" in it.read("trace")
     assert it.read(FILTER) == "task(4711).comm:rw-\n"
+
+
+def test_a_pipe_gives_no_more_at_once_than_a_reader_may_lose(it: Files) -> None:
+    it.write(FILTER, "a:-w-\n")
+    it.machine.hit("a", 200)
+    handle = it.open("trace_pipe")
+    parts = [part for _ in range(3) if (part := handle.read(0, 1 << 17))]
+    assert [len(part) for part in parts] == [4096] * 3
+
+
+def test_a_trace_is_read_in_pieces(it: Files) -> None:
+    it.write(FILTER, "a:-w-\n")
+    it.machine.hit("a", 1000)
+    assert len(it.open("trace").read(0, 1 << 17) or b"") == 32 << 10
+    assert len(rows(it.read("trace"))) == 1000
+
+
+def test_a_removed_instance_plants_nothing(it: Files) -> None:
+    """Its files can still be reached, by a descriptor of one of them that was opened with O_PATH."""
+    it.instance.close()
+    for name, node in it.names.items():
+        if isinstance(node, File):
+            with pytest.raises(OSError, match="No such device") as refused:
+                it.open(name, os.O_WRONLY if node.mode == 0o200 else os.O_RDONLY)
+            assert refused.value.errno == errno.ENODEV
+
+
+def test_what_c_programs_write_may_end_in_a_nul(it: Files) -> None:
+    it.write(FILTER, b"a:rw-\0")
+    it.write("tracing_on", b"0\0")
+    assert (it.read(FILTER), it.read("tracing_on")) == ("a:rw-\n", "0\n")
+
+
+def test_an_error_in_a_long_line_is_shown_with_what_is_around_it(it: Files) -> None:
+    assert it.error(FILTER, "x" * 100_000 + ":rwz") == errno.EINVAL
+    assert len(it.read("error_log")) < 1000
+
+
+@pytest.mark.parametrize(("name", "columns"), [("abc", 3), ("\u65e5\u672c", 4), ("e\u0301", 1)])
+def test_the_caret_stands_under_the_place_on_a_terminal(it: Files, name: str, columns: int) -> None:
+    log = ErrorLog()
+    text = f"{name}:rwz"
+    place = Place(text, Span(len(name) + 3, len(name) + 4))
+    log.add(FILTER, KsymError("cannot", "why", place=place), text)
+    assert log.text().splitlines()[-1] == " " * (len("  Command: ") + columns + 3) + "^"
+
+
+def test_a_buffer_that_memory_cannot_hold_is_refused(it: Files) -> None:
+    assert it.error("buffer_size_kb", "99999999999") == errno.ENOMEM
+    assert "of this machine's memory; give " in it.read("error_log")
+    assert it.error("buffer_size_kb", "9" * 5000) == errno.EINVAL
+    assert it.read("buffer_size_kb") == "1408\n"

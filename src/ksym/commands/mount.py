@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import select
 import sys
@@ -31,6 +32,9 @@ from ksym.watch.run import ROUND_SECONDS, Signals
 _MANY = 100
 _BUSY_ROUND_SECONDS = ROUND_SECONDS / 10
 """After a round that found more than _MANY entries: who reads a file waits for the round to end."""
+
+_COLLECT = (20_000, 10, 10)
+"""See gc.set_threshold: short runs collect next to nothing, but a watch that was given up must go in time."""
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     background = _Background(args.daemon)
     if background.child:
         return background.outcome()
+    gc.set_threshold(*_COLLECT)
     with Signals() as signals:
         try:
             with Server(os.path.abspath(args.directory), directory.root, _report) as server:
@@ -120,9 +125,9 @@ class _Service:
         """Take what was caught; returns whether it was so much that others would wait for long the next time."""
         most = 0
         for instance, pipe in self._directory:
-            count = instance.collect()
-            most = max(most, count)
-            if count or (pipe.taken and not instance.on):
+            most = max(most, instance.collect())
+            # What another file's access has collected is for who waits here, too.
+            if pipe.taken and (instance.buffer.count() or not instance.on):
                 self._server.wake(pipe)
         return most > _MANY
 
@@ -153,7 +158,11 @@ class _Background:
             self.child = os.fork() or None
         if self._pipe and self.child is None:
             os.close(self._pipe[0])
-            os.setsid()
+            # A lock or a pipe that the caller happens to have open must not be held for weeks.
+            for fd in map(int, os.listdir("/proc/self/fd")):
+                if fd > 2 and fd != self._pipe[1]:
+                    with contextlib.suppress(OSError):  # the listing's own
+                        os.close(fd)
 
     def outcome(self) -> int:
         """In the parent: wait until the child is ready, or has failed and said why; the exit status for it."""
@@ -169,6 +178,7 @@ class _Background:
         """In the child: all is well; leave the terminal and the folder to their owner."""
         if not self._pipe:
             return
+        os.setsid()  # not before: Ctrl-C until here is for both
         os.chdir("/")
         sys.stderr.flush()
         nothing = os.open(os.devnull, os.O_RDWR)

@@ -11,6 +11,7 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from ksym.linux.files import read_bytes
 
@@ -52,6 +53,8 @@ class Kallsyms:
         slide: Added to every address of the kernel itself (KASLR, for a System.map).
     """
 
+    _last: ClassVar[Kallsyms | None] = None
+
     def __init__(self, data: bytes, source: str = "/proc/kallsyms", slide: int = 0) -> None:
         self.data = data if data.endswith(b"\n") or not data else data + b"\n"
         self.source, self.slide = source, slide
@@ -63,7 +66,11 @@ class Kallsyms:
         Raises:
             OSError: there is none (CONFIG_KALLSYMS is off).
         """
-        return cls(read_bytes("/proc/kallsyms"))
+        # Who watches for weeks asks often, and the table with what is found in it takes 30 MB.
+        data = read_bytes("/proc/kallsyms")
+        if cls._last is None or cls._last.data != data:
+            cls._last = cls(data)
+        return cls._last
 
     @classmethod
     def shown(cls) -> Kallsyms | None:

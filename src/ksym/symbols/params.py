@@ -70,6 +70,7 @@ class Parameters:
     def __init__(self, kallsyms: Kallsyms, memory: Memory) -> None:
         self._kallsyms, self._memory = kallsyms, memory
         self._pages: dict[int, bytes] = {}
+        self._getters: dict[int, str] = {}
 
     def find(self, scope: str, name: str) -> Parameter | None:
         """The parameter ``scope.name``, of a built-in or loaded module; ``-`` and ``_`` are the same in it."""
@@ -151,9 +152,11 @@ class Parameters:
 
     def _getter(self, ops: int) -> str:
         """Name of ``ops->get``; struct kernel_param_ops: unsigned int flags; set, get, free."""
-        (getter,) = self._pointers(ops + 16, 1)
-        names = [symbol.name for symbol in self._kallsyms.at(getter)]
-        return names[0] if names else ""
+        if ops not in self._getters:
+            (getter,) = self._pointers(ops + 16, 1)
+            names = [symbol.name for symbol in self._kallsyms.at(getter)]
+            self._getters[ops] = names[0] if names else ""
+        return self._getters[ops]
 
 
 def _plain(name: str) -> str:

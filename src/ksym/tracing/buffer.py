@@ -4,18 +4,30 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections import deque
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import NamedTuple
 
 from ksym.capture.access import Access
+from ksym.linux.cpus import online_cpus
+from ksym.linux.files import read_text
 
 DEFAULT_KB = 1408
 """What tracefs has, for each CPU."""
-MOST_KB = 1 << 20
 ENTRY_BYTES = 64
 """What an entry counts for: about as much as its record takes in a ring of the kernel's."""
+
+
+MEMORY_FACTOR = 11
+"""Bytes that an entry truly takes here, to each of those that it counts for."""
+
+
+def most_kilobytes() -> int:
+    """The largest size, for each CPU, with which full buffers take half of the memory that is free now."""
+    available = re.search(r"^MemAvailable:\s*(\d+)", read_text("/proc/meminfo"), re.MULTILINE)
+    return int(available.group(1) if available else 0) // (2 * MEMORY_FACTOR * len(online_cpus())) or 1
 
 
 class Marker(NamedTuple):

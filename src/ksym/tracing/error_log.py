@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import errno
 import time
+import unicodedata
 from collections import deque
 
-from ksym.errors import KsymError, NoRegisters, NotPermitted
+from ksym.errors import KsymError, NoMemory, NoRegisters, NotPermitted
 from ksym.views.text import printable
 
 _KEPT = 8
 """As many as tracefs keeps."""
 _COMMAND = "  Command: "
+_AHEAD, _BEHIND = 60, 140
+"""Characters that are shown in front of the place of an error, and behind it."""
+_LINE_MOST = 600
 
 
 def number_of(error: KsymError) -> int:
@@ -21,7 +25,17 @@ def number_of(error: KsymError) -> int:
         return errno.ENOSPC
     if isinstance(error, NotPermitted):
         return errno.EPERM
+    if isinstance(error, NoMemory):
+        return errno.ENOMEM
     return errno.EINVAL
+
+
+def _width(text: str) -> int:
+    """Columns that a terminal takes for it."""
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )
 
 
 class ErrorLog:
@@ -42,8 +56,14 @@ class ErrorLog:
         start = place.span.start if place else 0
         # What is wrong with one line of several is shown with that line.
         shown = place.text if place else command.strip()
-        ahead = printable(shown[:start])
-        self._put(file, error.line(), printable(shown), " " * len(ahead))
+        first = max(0, start - _AHEAD)
+        cut = "..." if first else ""
+        behind = "..." if len(shown) > start + _BEHIND else ""
+        command = f"{cut}{printable(shown[first : start + _BEHIND])}{behind}"
+        line = error.line()
+        if len(line) > _LINE_MOST:
+            line = f"{line[:_LINE_MOST]}..."
+        self._put(file, line, command, " " * _width(cut + printable(shown[first:start])))
 
     def note(self, file: str, what: str, text: str) -> None:
         """Keep what went wrong later.

@@ -18,6 +18,9 @@ from ksym.tracing.readme import README
 
 _MARKER_MOST = 4096
 """Bytes of one marker; tracefs takes no more at a time either (TRACE_MARKER_MAX_SIZE, kernel/trace/trace.c)."""
+_TRACE_MOST = 32 << 10
+_PIPE_MOST = 4096
+"""Bytes of one read of trace_pipe, as in tracefs: what a killed reader takes with it."""
 _READ_WRITE, _READ, _WRITE = 0o600, 0o400, 0o200
 
 
@@ -46,6 +49,8 @@ class _Opened(Handle):
     """A file of an instance, open; the instance knows how many are."""
 
     def __init__(self, instance: Instance) -> None:
+        if instance.closed:  # it was reached by a descriptor of its folder
+            raise refusal(errno.ENODEV)
         self._instance = instance
         instance.opened += 1
 
@@ -92,7 +97,7 @@ class _Control(_Shown):
     def write(self, offset: int, data: bytes, caller: Caller) -> int:
         """See Handle.write."""
         try:
-            text = data.decode(errors="replace")
+            text = data.rstrip(b"\0").decode(errors="replace")  # C programs write sizeof a string
             self._instance.attempt(self._name, lambda text: self._act(text, caller), text)
         except KsymError as error:
             raise refusal(number_of(error)) from error
@@ -142,7 +147,8 @@ class _Trace(_Opened):
         self._rest: Iterator[Entry] | None = None
 
     def read(self, offset: int, size: int) -> bytes:
-        """See Handle.read."""
+        """See Handle.read; in pieces, between which others are served."""
+        size = min(size, _TRACE_MOST)
         if self._rest is None or not offset:
             self._begin()
         assert self._rest is not None
@@ -180,6 +186,7 @@ class _Pipe(_Opened):
 
     def read(self, offset: int, size: int) -> bytes | None:
         """See Handle.read; once tracing is off, who has read something gets to an end, as in ftrace."""
+        size = min(size, _PIPE_MOST)
         self._instance.collect()
         rows = self._instance.rows([])
         text = bytearray(self._left)
@@ -216,8 +223,9 @@ class PipeFile(File):
         """See File.open."""
         if self.taken:
             raise refusal(errno.EBUSY)
+        handle = _Pipe(self._instance, self)
         self.taken = True
-        return _Pipe(self._instance, self)
+        return handle
 
 
 class _Marker(_Opened):

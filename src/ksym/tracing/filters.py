@@ -7,6 +7,7 @@ short, these are given up first, and planted again if that did not help either.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from ksym.errors import KsymError, NoRegisters, RequestError, Span
@@ -110,11 +111,16 @@ class Filters:
                 self._restore(olds, hits)
                 raise
             gone = []
+            for planted in fresh:
+                if key(planted.request.target) in hits:
+                    self._told(
+                        planted.request, "no register was free beside it: for a moment nothing was seen"
+                    )
         else:
             hits, gone = self._stop(olds)
         for planted in fresh:
             self._take_up(planted, hits.get(key(planted.request.target), 0))
-        # Last, as it takes the kernel a while: nothing is seen between the old watch's end and the new one's start.
+        # Last, as it takes the kernel a while, in which the new ones see accesses already.
         self._give_up(gone)
         self._requests, self._how = wanted, how
 
@@ -156,10 +162,11 @@ class Filters:
         for request in requests:
             try:
                 planted = self._plant(request, self._how)
-            except KsymError as error:
+            except (KsymError, OSError) as error:
                 # Somebody else took the registers in between.
+                why = error.why if isinstance(error, KsymError) else os.strerror(error.errno or 0)
                 self._requests.clear(request)
-                self._told(request, f"it had to give way and could not be planted again: {error.why}")
+                self._told(request, f"it had to give way and could not be planted again: {why}")
             else:
                 self._take_up(planted, hits[key(request.target)])
 

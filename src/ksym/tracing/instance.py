@@ -10,10 +10,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ksym.errors import KsymError, Place, Span, UsageError
+from ksym.errors import KsymError, NoMemory, Place, Span, UsageError
 from ksym.language.request import Request
 from ksym.tracing import layout
-from ksym.tracing.buffer import MOST_KB, TIME, Buffer, Entry, Marker
+from ksym.tracing.buffer import MEMORY_FACTOR, TIME, Buffer, Entry, Marker, most_kilobytes
 from ksym.tracing.error_log import ErrorLog
 from ksym.tracing.filters import Filters, Plant
 from ksym.tracing.layout import Layout, OwnRows, SeedRows
@@ -89,11 +89,14 @@ class Instance:
         self._held: list[Entry] = []
         self.opened = 0
         """Files of it that somebody has open."""
+        self.closed = False
+        """It was removed; who still reaches one of its files gets nothing of it."""
         self.filters = Filters(self._how(self.options), self._told, self._leaving, plant)
 
     def close(self) -> None:
-        """Give all registers back."""
+        """Give all registers back, for good."""
         self.filters.clear()
+        self.closed = True
 
     # -- what it does ------------------------------------------------------------------------------------
 
@@ -160,11 +163,18 @@ class Instance:
             UsageError: that is no size.
         """
         word = text.strip()
-        if not word.isascii() or not word.isdigit() or not 1 <= int(word[:20]) <= MOST_KB:
+        if not word.isascii() or not word.isdigit() or len(word) > 20 or not int(word):
             raise UsageError(
-                f"cannot set the buffer's size to '{word}'", f"it is no number from 1 to {MOST_KB}",
+                f"cannot set the buffer's size to '{word}'", "it is no number from 1 on",
                 "give kilobytes for each CPU",
             )  # fmt: skip
+        most = most_kilobytes()
+        if int(word) > most:
+            raise NoMemory(
+                f"cannot set the buffer's size to {word} KB for each CPU",
+                f"full, it would take {MEMORY_FACTOR} times that of this machine's memory",
+                f"give {most} or less",
+            )
         self.buffer.kilobytes = int(word)
 
     def mark(self, cpu: int, tid: int, comm: str, text: str) -> bool:

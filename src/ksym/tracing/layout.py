@@ -97,11 +97,6 @@ def _mark(marker: Marker) -> str:
 Layout = SeedRows | OwnRows
 
 
-def lines(layout: Layout, entries: Iterable[Entry]) -> str:
-    """The lines of some entries."""
-    return "".join(map(layout.text, entries))
-
-
 def watches_of(entries: Iterable[Entry]) -> list[Watch]:
     """What the entries are of."""
     return list({id(entry.watch): entry.watch for entry in entries if isinstance(entry, Access)}.values())

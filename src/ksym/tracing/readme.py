@@ -44,6 +44,8 @@ ERRORS = {
     "ENOSPC": "not enough registers are free",
     "EPERM": "privileges, lockdown or the kernel's configuration are in the way",
     "EBUSY": "trace_pipe has a reader already; an instance whose files are open cannot be removed",
+    "ENOMEM": "a buffer that would not fit into half of the memory that is free",
+    "ENODEV": "the instance was removed",
     "EBADF": "trace_marker while tracing_on is 0",
     "EACCES": "the file cannot be read, or cannot be written; or the user is not root",
 }
