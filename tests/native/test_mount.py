@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ksym.commands.samples import Sample
+from ksym.language.parser import parse_request
 from ksym.linux.mounts import mount_at
+from ksym.tracing.planted import How, Planted
 from native.running import ONE_LINE, as_nobody, nobody, sample, touch
 from support.program import command, environment, ksym
 
@@ -352,6 +355,17 @@ def test_changes_leave_no_descriptor_behind(it: Mounted, variable: Sample) -> No
     for _ in range(3):
         last = changed()
     assert [each for each in last if each.startswith(kinds)] == first
+
+
+def test_a_watch_that_was_given_up_leaves_no_tables_behind(variable: Sample) -> None:
+    """Each takes some 10 MB, and a server sees thousands of them."""
+    planted = Planted(parse_request(f"{variable.request}:rw-"), How())
+    session, live = weakref.ref(planted._session), weakref.ref(planted._live)
+    planted.enable()
+    touch(variable.file)
+    assert planted.take()
+    planted.close()
+    assert (session(), live()) == (None, None)
 
 
 def test_off_and_nop(it: Mounted, variable: Sample) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import select
 import sys
@@ -32,9 +31,6 @@ from ksym.watch.run import ROUND_SECONDS, Signals
 _MANY = 100
 _BUSY_ROUND_SECONDS = ROUND_SECONDS / 10
 """After a round that found more than _MANY entries: who reads a file waits for the round to end."""
-
-_COLLECT = (20_000, 10, 10)
-"""See gc.set_threshold: short runs collect next to nothing, but a watch that was given up must go in time."""
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
     background = _Background(args.daemon)
     if background.child:
         return background.outcome()
-    gc.set_threshold(*_COLLECT)
     with Signals() as signals:
         try:
             with Server(os.path.abspath(args.directory), directory.root, _report) as server:

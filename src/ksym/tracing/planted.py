@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -111,5 +112,8 @@ class Planted:
         return self._earlier + sum(self._session.armed.counts())
 
     def close(self) -> None:
-        """Give the registers back."""
+        """Give the registers back; it is of no use any more."""
         self._stack.close()
+        # Its tables of symbols are large and refer to each other. What short runs leave to their end would pile up.
+        del self._session, self._live
+        gc.collect()
