@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from ksym.symbols.elf import SHT_NOBITS, ElfError, ElfFile
 
 DEBUG_ROOT = "/usr/lib/debug"
+_LARGEST_SUMMED = 4 << 30
+"""A sparse file may be of any length, and reading all of it would take hours."""
 _LARGEST_MINI = 64 << 20
 _LARGEST_DICTIONARY = 256 << 20
 """What unpacking it may take; a file may ask for 4 GB."""
@@ -83,7 +85,7 @@ def _belongs(found: ElfFile, elf: ElfFile, check_crc: bool) -> bool:
     if found.build_id or elf.build_id:
         return found.build_id == elf.build_id
     link = elf.debuglink
-    if not check_crc or link is None:
+    if not check_crc or link is None or found.length > _LARGEST_SUMMED:
         return False
     crc = 0
     for at in range(0, found.length, 1 << 20):

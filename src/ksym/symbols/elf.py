@@ -7,7 +7,6 @@ offset and size is checked against the file's real length, and what does not fit
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 import zlib
@@ -17,6 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
+from ksym.linux.regular_file import Bytes, RegularFile
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,7 +38,9 @@ _ELFCOMPRESS_ZLIB = 1
 COPY_RELOCATIONS = {3: 5, 62: 5, 183: 1024, 40: 20, 243: 4, 20: 19, 21: 19, 22: 9, 258: 4}
 """``R_*_COPY`` of each ``e_machine``: 386, x86-64, AArch64, ARM, RISC-V, PPC, PPC64, s390, LoongArch."""
 
-_LIMIT_INFLATED = 1 << 32
+# More than any program has; a file of a few bytes can claim as much as it likes, being sparse or compressed.
+_LARGEST_INFLATED, _LARGEST_NOTE = 1 << 30, 1 << 16
+_MOST_SECTIONS, _MOST_SEGMENTS, _LONGEST_NAME, _LONGEST_SECTION_NAME = 1 << 18, 1 << 16, 1 << 14, 1 << 10
 
 
 class ElfError(KsymError):
@@ -75,7 +77,7 @@ class Section:
 
 
 class ElfFile:
-    """One ELF file, mapped read-only; a context manager.
+    """One ELF file, open for reading; a context manager.
 
     Args:
         path: The file.
@@ -89,8 +91,8 @@ class ElfFile:
     def __init__(self, path: str | os.PathLike[str], *, data: bytes | None = None, label: str = "") -> None:
         self.path = os.fspath(path)
         self.label = label or self.path
-        self._buffer: bytes | mmap.mmap = _map(self.path, self.label) if data is None else data
-        self.length = len(self._buffer)
+        self._source = _open(self.path, self.label) if data is None else Bytes(data)
+        self.length = self._source.length
         try:
             self._read_header()
         except ElfError:
@@ -106,10 +108,8 @@ class ElfFile:
         self.close()
 
     def close(self) -> None:
-        """Unmap the file; symbols that were read stay usable."""
-        if isinstance(self._buffer, mmap.mmap):
-            self._buffer.close()
-        self._buffer = b""
+        """Close the file; symbols that were read stay usable."""
+        self._source.close()
         self.length = 0
 
     def error(self, why: str) -> ElfError:
@@ -122,11 +122,17 @@ class ElfFile:
         """``size`` bytes at a file offset.
 
         Raises:
-            ElfError: they do not lie within the file.
+            ElfError: they do not lie within the file, or cannot be read.
         """
         if size < 0 or offset < 0 or offset + size > self.length:
             raise self.error(f"it is damaged: its {what} lies outside of the file")
-        return self._buffer[offset : offset + size]
+        try:
+            data = self._source.read(offset, size)
+        except OSError as error:
+            raise self.error(f"its {what} cannot be read ({error.strerror})") from error
+        if len(data) < size:
+            raise self.error("it has become shorter meanwhile")
+        return data
 
     def content(self, section: Section) -> bytes:
         """A section's bytes, unpacked where they are compressed; none for ``.bss`` and its like."""
@@ -149,7 +155,7 @@ class ElfFile:
                 f"section {section.name} is compressed with method {kind}; only zlib is known here"
             )
         # deflate packs 1 to 1032 at most, so a size beyond that is made up
-        if size > min(_LIMIT_INFLATED, 1040 * len(data)):
+        if size > min(_LARGEST_INFLATED, 1040 * len(data)):
             raise self.error(f"it is damaged: section {section.name} claims {size} bytes")
         try:
             return zlib.decompressobj().decompress(memoryview(data)[layout.size :], size) if size else b""
@@ -158,7 +164,7 @@ class ElfFile:
 
     def string(self, table: bytes, offset: int) -> str:
         """The NUL-terminated string at ``offset`` of a string table."""
-        end = table.find(b"\0", offset)
+        end = table.find(b"\0", offset, offset + _LONGEST_NAME)
         if offset < 0 or end < 0:
             raise self.error("it is damaged: a name lies outside of its string table")
         return table[offset:end].decode("utf-8", "surrogateescape")
@@ -166,8 +172,8 @@ class ElfFile:
     # -- headers -------------------------------------------------------------------------------------
 
     def _read_header(self) -> None:
-        ident = self._buffer[:16]
-        if len(ident) < 16 or ident[:4] != b"\x7fELF":
+        ident = self.bytes_at(0, 16, "file header") if self.length >= 16 else b""
+        if ident[:4] != b"\x7fELF":
             raise ElfError(
                 f"cannot read {self.label}", "it is not an ELF file", "name a program or a shared library"
             )
@@ -194,8 +200,8 @@ class ElfFile:
             count = self._raw_section(0)[7]  # sh_info of section 0 holds the real number
         if not count or not self._phoff:
             return ()
-        if self._phentsize < layout.size:
-            raise self.error("it is damaged: its program headers are too short")
+        if self._phentsize < layout.size or count > _MOST_SEGMENTS:
+            raise self.error("it is damaged: its program headers are too short, or too many")
         table = self.bytes_at(self._phoff, count * self._phentsize, "program header table")
         found = []
         for at in range(0, len(table), self._phentsize):
@@ -227,7 +233,7 @@ class ElfFile:
         # Numbers that do not fit the header are kept in section 0 (man 5 elf, e_shnum and e_shstrndx).
         count = self._shnum or first[5]
         names_index = first[6] if self._shstrndx == _SHN_XINDEX else self._shstrndx
-        if self._shoff + count * self._shentsize > self.length:
+        if self._shoff + count * self._shentsize > self.length or count > _MOST_SECTIONS:
             raise self.error("it is damaged: its section header table lies outside of the file")
         raw = [self._raw_section(index) for index in range(count)]
         names = b""
@@ -235,7 +241,7 @@ class ElfFile:
             names = self.bytes_at(raw[names_index][4], raw[names_index][5], "table of section names")
         found = []
         for index, (name, kind, flags, addr, offset, size, link, info, _, entsize) in enumerate(raw):
-            text = self.string(names, name) if names else ""
+            text = self.string(names[name : name + _LONGEST_SECTION_NAME], 0) if names else ""
             found.append(Section(index, text, kind, flags, addr, offset, size, link, info, entsize))
         return tuple(found)
 
@@ -261,9 +267,12 @@ class ElfFile:
     @cached_property
     def build_id(self) -> str | None:
         """The build id as hexadecimal digits, from the note ``GNU``, type 3."""
-        notes = [self.content(s) for s in self.sections if s.type == SHT_NOTE]
-        if not self.sections:
-            notes = [self.bytes_at(s.offset, s.filesz, "notes") for s in self.segments if s.type == PT_NOTE]
+        if self.sections:
+            small = [s for s in self.sections if s.type == SHT_NOTE and s.size <= _LARGEST_NOTE]
+            notes = (self.content(s) for s in small if not s.flags & SHF_COMPRESSED)
+        else:
+            places = [s for s in self.segments if s.type == PT_NOTE and s.filesz <= _LARGEST_NOTE]
+            notes = (self.bytes_at(s.offset, s.filesz, "notes") for s in places)
         for data in notes:
             for name, kind, payload in _notes(data, self.order):
                 if name == b"GNU\0" and kind == _NT_GNU_BUILD_ID and payload:
@@ -317,9 +326,9 @@ class ElfFile:
         """``.symtab`` and ``.dynsym``, those that there are."""
         from ksym.symbols.symtab import SymbolTable
 
-        found = [s for kind in (SHT_SYMTAB, SHT_DYNSYM) for s in self.sections if s.type == kind]
-        # A separate debug file keeps the headers of what was left out, as SHT_NOBITS.
-        return tuple(SymbolTable(self, section) for section in found)
+        # One of each (System V ABI). A separate debug file keeps the headers of what was left out, as SHT_NOBITS.
+        kinds = {s.type: s for s in reversed(self.sections)}
+        return tuple(SymbolTable(self, kinds[kind]) for kind in (SHT_SYMTAB, SHT_DYNSYM) if kind in kinds)
 
     @property
     def has_symtab(self) -> bool:
@@ -373,20 +382,11 @@ class ElfFile:
         return frozenset(found)
 
 
-def _map(path: str, label: str) -> mmap.mmap:
+def _open(path: str, label: str) -> RegularFile | Bytes:
     try:
-        # O_NONBLOCK: a fifo that somebody named must not hang us
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        return RegularFile(path)
     except OSError as error:
         raise ElfError(f"cannot open {label}", error.strerror or str(error)) from error
-    except ValueError as error:  # a NUL in the path
-        raise ElfError(f"cannot open {label!r}", str(error)) from error
-    try:
-        return mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:
-        raise ElfError(f"cannot read {label}", "it is empty or not a regular file") from error
-    finally:
-        os.close(fd)
 
 
 def _notes(data: bytes, order: str) -> Iterator[tuple[bytes, int, bytes]]:

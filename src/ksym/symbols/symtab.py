@@ -35,6 +35,8 @@ STT_NOTYPE, STT_OBJECT, STT_FUNC, STT_SECTION, STT_FILE, STT_COMMON, STT_TLS, ST
 STB_LOCAL, STB_GLOBAL, STB_WEAK = 0, 1, 2
 _SHN_LORESERVE, _SHN_ABS = 0xFF00, 0xFFF1
 _SHF_EXECINSTR = 4
+_MOST_SYMBOLS = 1 << 22
+"""Each takes some 200 bytes here; what a file claims to have costs it next to nothing, being sparse or compressed."""
 _MANY_PLACES = 8
 """From so many places in the string table on, one pass over all records is cheaper than a search for each."""
 
@@ -88,6 +90,8 @@ class SymbolTable:
         self._shndx = struct.Struct(elf.order + ("6xH" if self._wide else "14xH"))
         data = elf.content(section)
         self.count = len(data) // self._layout.size
+        if self.count > _MOST_SYMBOLS:
+            raise elf.error(f"its {self.name} has {self.count} symbols, more than any program has")
         self._data = data[: self.count * self._layout.size]
         self._strings_index = section.link
 

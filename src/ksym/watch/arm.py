@@ -20,6 +20,7 @@ from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
+from ksym.linux.regular_file import MOST_OPEN
 from ksym.linux.ring import Ring
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, PlannedEvent, Role, Scope
@@ -122,9 +123,10 @@ class ArmedWatch:
 
     def _descriptors(self, scope: Scope) -> int:
         events = len(self.plan.events(scope, sampling=self._samples))
+        others = MOST_OPEN + 64
         if self.options.counting:
-            return events + 64
-        return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches) + 64
+            return events + others
+        return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches) + others
 
     def _open_scope(self, scope: Scope) -> None:
         if not self.options.counting:
