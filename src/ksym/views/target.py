@@ -2,8 +2,9 @@
 """Where ``-o`` and the like lead: one rule for rows, exports and pages.
 
 ``-`` is stdout. What takes bytes as they come (a terminal, a FIFO, /dev/null) is written to, also through a symbolic
-link. All else is a new file of mode 0600: one that is there is replaced with ``--force`` alone, and a symbolic link is
-never followed, as whoever made it decides where it leads.
+link; but not what another user has put into a folder that all may write to (/tmp), as it would be his to read. All
+else is a new file of mode 0600: one that is there is replaced with ``--force`` alone, and a symbolic link is never
+followed, as whoever made it decides where it leads.
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def check(name: str, *, force: bool, option: str = "-o") -> None:
         raise UsageError(
             "cannot write the output", "its name is empty", f"name a file with {option}, - for stdout"
         )
-    if name == STDOUT or is_stream(name):
+    if name == STDOUT:
+        return
+    if is_stream(name):
+        _check_owner(name, option)
         return
     try:
         mode = os.lstat(name).st_mode
@@ -56,13 +60,39 @@ def check(name: str, *, force: bool, option: str = "-o") -> None:
     raise KsymError(f"cannot write {name}", why, todo)
 
 
-def is_stream(name: str) -> bool:
+def is_stream(name: str | int) -> bool:
     """Whether it takes what is written to it as it comes: a terminal, a FIFO, /dev/null."""
     try:
         mode = os.stat(name).st_mode
     except (OSError, ValueError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _check_owner(name: str, option: str) -> None:
+    """Refuse what another user has put where all may: as the kernel does if asked to create (fs.protected_fifos)."""
+    folder = os.stat(os.path.dirname(name) or ".")
+    shared = folder.st_mode & stat.S_ISVTX and folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if shared and os.lstat(name).st_uid not in (os.geteuid(), folder.st_uid):
+        raise KsymError(
+            f"cannot write {name}", "another user made it, in a folder that all may write to",
+            f"name another with {option}",
+        )  # fmt: skip
+
+
+def _open_stream(name: str, option: str) -> int:
+    fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    try:
+        # Again, as it may have been put there since; what is not another user's now cannot be exchanged by one.
+        _check_owner(name, option)
+        if not is_stream(fd) or not os.path.samestat(os.fstat(fd), os.stat(name)):
+            raise KsymError(
+                f"cannot write {name}", "it was exchanged meanwhile", f"name another with {option}"
+            )
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def make_folders(path: Path) -> None:
@@ -90,7 +120,7 @@ def opened(name: str, *, force: bool) -> int:
     """
     check(name, force=force)
     if is_stream(name):
-        return os.open(name, os.O_WRONLY | os.O_CLOEXEC)
+        return _open_stream(name, "-o")
     if force:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -115,7 +145,7 @@ def created(name: str, *, force: bool, option: str = "-o") -> Iterator[BinaryIO]
         return
     try:
         if is_stream(name):
-            with open(name, "wb") as stream:
+            with open(_open_stream(name, option), "wb") as stream:
                 yield stream
             return
         # mkstemp's mode is 0600.
