@@ -41,6 +41,7 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         path="run.data",
         counts={},
         sampled=None,
+        unopened=None,
         cut=None,
     )
     monkeypatch.setattr(reader, "open_recording", lambda path, progress: found)

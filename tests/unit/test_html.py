@@ -211,7 +211,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     rows = [Row(at * 10**9, "RWRW"[at], new=at) for at in range(4)]
     accesses = make_accesses(rows)
     recording = SimpleNamespace(
-        path="x.data", machine=Machine("vm", "6.1", "x86_64", 2), counts={}, cut=None, sampled=None, by_ksym=True,
+        path="x.data", machine=Machine("vm", "6.1", "x86_64", 2), counts={}, cut=None, sampled=None, unopened=None,
+        by_ksym=True,
         start=SimpleNamespace(version="0.1"), accesses=lambda: accesses,
     )  # fmt: skip
     monkeypatch.setattr(reader, "open_recording", lambda path, progress: recording)

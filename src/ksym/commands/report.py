@@ -168,6 +168,7 @@ def _about(recording: Recording) -> About:
         return value if isinstance(value, int) else 0
 
     notes = counts.get("notes")
+    unopened = [recording.unopened] if recording.unopened else []
     return About(
         recording.path,
         machine={
@@ -176,6 +177,6 @@ def _about(recording: Recording) -> About:
         made_by=made_by, lost=number("lost"), rejected=number("rejected"), suppressed=number("suppressed"),
         disarmed=number("disarmed"), removed=number("removed"), unwritten=number("unwritten"),
         continues=number("file") > 1, cut=recording.cut,
-        notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
+        notes=tuple(map(str, [*(notes if isinstance(notes, list) else []), *unopened])),
         sampled=recording.sampled,
     )  # fmt: skip

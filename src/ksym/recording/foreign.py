@@ -17,14 +17,13 @@ from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.users import Image, Users, open_image
 from ksym.linux.memory import Memory
-from ksym.recording.header import Machine
+from ksym.recording.header import KERNEL, Machine
 from ksym.recording.noted import Era
 from ksym.recording.timeline import Ranked
 from ksym.symbols.image import running_build_id
 from ksym.symbols.kallsyms import Function, Kallsyms
 from ksym.symbols.kernel import Kernel
 
-_KERNEL = "[kernel.kallsyms]"
 _NO_FILES = ("/dev/", "/proc/", "/sys/")
 
 
@@ -34,10 +33,11 @@ class ForeignCode:
     Args:
         machine: Where it was made.
         kernel: The mappings of its kernel.
+        files: Files that it names may be opened here.
     """
 
-    def __init__(self, machine: Machine, kernel: Sequence[MmapRecord]) -> None:
-        self._users = _Files(machine)
+    def __init__(self, machine: Machine, kernel: Sequence[MmapRecord], *, files: bool) -> None:
+        self._users = _Files(machine, files)
         self._kernel = _RecordedKernel(machine, kernel)
         self._sites = Sites(self._kernel.symbols, self._kernel.memory, self._users)
         self._changes: Ranked = ()
@@ -79,8 +79,9 @@ class ForeignCode:
 class _Files(Users):
     """User-space code by the files that a recording names; no process of this machine is asked."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, allowed: bool) -> None:
         super().__init__()
+        self._allowed = allowed
         self._build_ids = machine.build_ids
         self._same_host = machine.hostname == os.uname().nodename
 
@@ -92,7 +93,7 @@ class _Files(Users):
 
     def _open(self, path: str) -> Image | None:
         wanted = self._build_ids.get(path)
-        if not (wanted or self._same_host) or not _is_file(path):
+        if not self._allowed or not (wanted or self._same_host) or not _is_file(path):
             return None
         image = open_image(path)
         if image and wanted and image.elf.build_id != wanted:
@@ -117,7 +118,7 @@ class _RecordedKernel:
     """This machine's kernel, if it is the one that was recorded, at the addresses that it had then."""
 
     def __init__(self, machine: Machine, mappings: Sequence[MmapRecord]) -> None:
-        recorded, running = machine.build_ids.get(_KERNEL), running_build_id()
+        recorded, running = machine.build_ids.get(KERNEL), running_build_id()
         same = recorded == running if recorded else machine.release == os.uname().release
         self._mappings = mappings if same else ()
         self._same = same
@@ -130,9 +131,9 @@ class _RecordedKernel:
     def slide(self) -> int | None:
         """How much higher the kernel lay; None: this is not the kernel."""
         for mapping in self._mappings:
-            if mapping.path.startswith(_KERNEL) and self._table:
+            if mapping.path.startswith(KERNEL) and self._table:
                 # The offset is the address that the symbol behind the name had (machine__create_kernel_maps).
-                now = self._table.edge(mapping.path.removeprefix(_KERNEL) or "_text")
+                now = self._table.edge(mapping.path.removeprefix(KERNEL) or "_text")
                 if now is not None:
                     return mapping.offset - now
         return None

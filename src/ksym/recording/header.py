@@ -23,6 +23,8 @@ _ATTR = struct.Struct("<IIQQQQQIIQQ")
 """struct perf_event_attr up to bp_len."""
 _MOST_EVENTS, _MOST_ID_BYTES = 4096, 32 << 20
 _MOST_FEATURE_BYTES = 64 << 20
+KERNEL = "[kernel.kallsyms]"
+"""What it is called among the files."""
 _TODO = "record again, or give a file of ksym record or perf record"
 
 
@@ -80,6 +82,8 @@ class FileHead:
     """The file is shorter than its header says."""
     machine: Machine
     modified_ns: int
+    own: bool
+    """It belongs to who reads it, or to root. Else no file that it names is to be opened (perf refuses such ones)."""
     by_ksym: bool
     """ksym wrote it: what it has not sealed does not count."""
     check_sum: int
@@ -142,10 +146,13 @@ def read_head(file: Bytes, path: str) -> FileHead:
     machine, whole = Machine(), False
     if features and counted <= size:
         machine, whole = _features(file, counted, features, size, events)
+    own = os.fstat(file.fileno()).st_uid in (0, os.geteuid())
+    if not own:
+        machine.build_ids = {path: value for path, value in machine.build_ids.items() if path == KERNEL}
     behind = _at(file, HEADER.size, min(data_at - HEADER.size, 2 * _MOST_ID_BYTES))
     return FileHead(
         path, events, data_at, min(counted, size), whole and bool(data_size), counted > size, machine,
-        os.fstat(file.fileno()).st_mtime_ns, NOTE_MARK in _at(file, HEADER.size, len(MAKER)),
+        os.fstat(file.fileno()).st_mtime_ns, own, NOTE_MARK in _at(file, HEADER.size, len(MAKER)),
         zlib.crc32(start[CONSTANT] + behind),
     )  # fmt: skip
 

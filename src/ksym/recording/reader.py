@@ -54,6 +54,7 @@ class Recording:
             another behind it, ``removed``: hits in those that are not kept. ``stopped``: why it could not be written
             on, ``unwritten``: hits that are not in it for that. perf tells of lost ones alone.
         cut: Why it is not whole, in a clause; None: it is.
+        own: It belongs to who reads it, or to root; else no file that it names is opened.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Recording:
     start: Start
     counts: dict[str, Any]
     cut: str | None
+    own: bool
     _source: Source | None = field(repr=False)
     _accesses: Accesses | None = field(default=None, repr=False)
 
@@ -73,6 +75,15 @@ class Recording:
     def sampled(self) -> str | None:
         """Why it has not every access, in a clause, where perf was asked for some of them; None: it has."""
         return self.start.sampled
+
+    @property
+    def unopened(self) -> str | None:
+        """Why programs' code has no source lines (perf's: no names either), in a clause; None: it may have."""
+        if self.own:
+            return None
+        lacking = "source lines" if self.by_ksym else "names and source lines"
+        why = f"it belongs to another user, so no program that it names was opened for {lacking}"
+        return f"{why} (read it as that user, or chown it)"
 
     @property
     def watches(self) -> tuple[Watch, ...]:
@@ -244,7 +255,7 @@ class _Reading:
             sideband.changes, code, start.offset, pointers, judges,
         )  # fmt: skip
         machine = self._head.machine if self._head.whole else start.machine or self._head.machine
-        return Recording(self._head.path, machine, start, counts, cut, source)
+        return Recording(self._head.path, machine, start, counts, cut, self._head.own, source)
 
     def _code(self, start: Start) -> Code:
         if start.version:
@@ -252,7 +263,7 @@ class _Reading:
             return NotedCode(self._sideband.notes, executes, traps_after=start.arch == "x86_64")
         from ksym.recording.foreign import ForeignCode
 
-        return ForeignCode(self._head.machine, self._sideband.kernel)
+        return ForeignCode(self._head.machine, self._sideband.kernel, files=self._head.own)
 
     def _cut(self) -> str | None:
         """Why the file is not whole."""

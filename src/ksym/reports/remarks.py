@@ -19,6 +19,8 @@ def remarks(recording: Recording) -> list[str]:
         found.append(f"{name} has not every access: {recording.sampled}")
     if isinstance(lost, int) and lost:
         found.append(f"{name}: {count(lost, 'hit')} lost while it was recorded")
+    if recording.unopened and not recording.by_ksym:
+        found.append(f"{name} has no names of programs' code: {recording.unopened}")
     if recording.cut:
         found.append(f"{name} is not whole: {printable(recording.cut)}")
     return [f"ksym: {line}\n" for line in found]

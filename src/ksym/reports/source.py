@@ -87,7 +87,8 @@ def _with_lines(path: str, build_id: str) -> ElfFile | None:
     """The file of that build id, or its debug file: whichever has DWARF."""
     if len(build_id) < 8 or build_id.strip("0123456789abcdef"):
         return None
-    for place in (f"{DEBUG_ROOT}/.build-id/{build_id[:2]}/{build_id[2:]}.debug", path):
+    places = [f"{DEBUG_ROOT}/.build-id/{build_id[:2]}/{build_id[2:]}.debug"]
+    for place in [*places, path] if path.startswith("/") else places:
         elf = None
         try:
             if not stat.S_ISREG(os.stat(place).st_mode):
