@@ -11,7 +11,6 @@ import ctypes
 import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -85,7 +84,15 @@ class FuseMount:
         self.path = os.path.realpath(path)
         with _told(path):
             detach_dead(self.path)
-            _check(path, self.path)
+        place = _directory(path, self.path)
+        try:
+            # What was looked at is what is mounted on, though somebody may put a link to /etc in its place meanwhile.
+            self.path = os.readlink(f"/proc/self/fd/{place}")
+            self._attach(path, f"/proc/self/fd/{place}", max_read)
+        finally:
+            os.close(place)
+
+    def _attach(self, path: str, place: str, max_read: int) -> None:
         self.device = _open_device(path)
         # Without allow_other the kernel itself turns away whoever is not root (EACCES), before a request is made.
         options = (
@@ -94,7 +101,7 @@ class FuseMount:
         try:
             with _told(path):
                 _call(
-                    "mount", NAME.encode(), os.fsencode(self.path), KIND.encode(),
+                    "mount", NAME.encode(), place.encode(), KIND.encode(),
                     _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options.encode(),
                 )  # fmt: skip
                 self._mount = mount_at(self.path)
@@ -135,24 +142,32 @@ def detach_dead(path: str) -> bool:
     return found
 
 
-def _check(path: str, real: str) -> None:
-    """Raise for a place that is not fit."""
+def _directory(path: str, real: str) -> int:
+    """Open it; raise for a place that is not fit."""
     what = _what(path)
-    try:
-        directory = stat.S_ISDIR(os.stat(real).st_mode)
-    except FileNotFoundError:
-        raise KsymError(what, "it does not exist", f"mkdir {path}") from None
-    except NotADirectoryError:
-        directory = False
-    if not directory:
-        raise KsymError(what, "it is not a directory", "give an empty directory")
+    with _told(path):
+        try:
+            place = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise KsymError(what, "it does not exist", f"mkdir {path}") from None
+        except NotADirectoryError:
+            raise KsymError(what, "it is not a directory", "give an empty directory") from None
+        try:
+            _check(path, real, place)
+        except BaseException:
+            os.close(place)
+            raise
+    return place
+
+
+def _check(path: str, real: str, place: int) -> None:
     mount = mount_at(real)
     if mount is not None and mount.kind == KIND:
-        raise KsymError(what, "a tracing directory is mounted there", f"use it, or umount {path}")
-    with os.scandir(real) as entries:
+        raise KsymError(_what(path), "a tracing directory is mounted there", f"use it, or umount {path}")
+    with os.scandir(place) as entries:
         if next(entries, None) is not None:
             raise KsymError(
-                what, "it is not empty, and a mount would hide its files", "give an empty directory"
+                _what(path), "it is not empty, and a mount would hide its files", "give an empty directory"
             )
 
 
