@@ -130,12 +130,10 @@ def build(image: Image, job: Job, root: Path) -> bytes:
     """
     places = [shlex.quote(str(place)) for place in job.writable]
     modules, home = f"/lib/modules/{image.release}", shlex.quote(str(image.modules))
+    shares = [(f"-o ro ro{index}", shlex.quote(str(place))) for index, place in enumerate(job.readable)]
+    shares += [(f"rw{index}", place) for index, place in enumerate(places)]
     mounts = [
-        f"mkdir -p {place}; mount -t virtiofs {options} {place} || fail 'mount {place}'"
-        for options, place in [
-            *((f"-o ro ro{index}", shlex.quote(str(place))) for index, place in enumerate(job.readable)),
-            *((f"rw{index}", place) for index, place in enumerate(places)),
-        ]
+        f"mkdir -p {place}; mount -t virtiofs {what} {place} || fail 'mount {what}'" for what, place in shares
     ]
     mounts.append(f"mkdir -p {modules}; mount --bind {home} {modules}")
     main = MAIN.format(
