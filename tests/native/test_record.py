@@ -362,22 +362,14 @@ def recorded_so_far(path: Path) -> Recording | None:
         return None
 
 
+ENDLESS = ("record", "-f", "-o", "x.data", "--flush-ms", "1", "./loop:counter", "--", "./loop", "1000000000")
+"""Records until somebody ends it."""
+
+
 def test_a_killed_recorder_leaves_what_it_flushed(loop: Path) -> None:
     path = loop.parent / "x.data"
     path.unlink(missing_ok=True)
-    words = (
-        "record",
-        "-f",
-        "-o",
-        "x.data",
-        "--flush-ms",
-        "1",
-        "./loop:counter",
-        "--",
-        "./loop",
-        "1000000000",
-    )
-    with started(*words, cwd=loop.parent) as process:
+    with started(*ENDLESS, cwd=loop.parent) as process:
         recording = None
         while recording is None or len(recording.accesses()) < 1000:
             assert process.poll() is None
@@ -555,19 +547,7 @@ def test_a_folder_that_is_not_there(loop: Path) -> None:
 def test_ctrl_c_ends_a_recording_in_order(loop: Path) -> None:
     path = loop.parent / "x.data"
     path.unlink(missing_ok=True)
-    words = (
-        "record",
-        "-f",
-        "-o",
-        "x.data",
-        "--flush-ms",
-        "1",
-        "./loop:counter",
-        "--",
-        "./loop",
-        "1000000000",
-    )
-    with started(*words, cwd=loop.parent) as process:
+    with started(*ENDLESS, cwd=loop.parent) as process:
         recording = None
         while recording is None or not len(recording.accesses()):
             assert process.poll() is None
