@@ -109,7 +109,7 @@ class Stream:
         start, end = self.head.data_at, self.head.data_end
         self._sum = self.head.check_sum
         # One buffer for all pieces: what is new to the process costs more to get than to fill.
-        buffer = bytearray(_PIECE + _MOST_LEFT)
+        buffer = bytearray(min(_PIECE, max(0, end - start)) + _MOST_LEFT)
         at, left = start, 0
         while at < end and self.damage is None:
             self.file.seek(at)
