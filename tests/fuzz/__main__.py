@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fuzz import targets
 
-_STEP = 25_000
+_STEP = 50_000
 """Executions of a child before it is another target's turn; what it found is kept."""
 
 

@@ -7,6 +7,7 @@ goes on. FOLDER/count holds how many inputs were tried, as 8 bytes, so that it i
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import mmap
 import struct
@@ -30,7 +31,7 @@ def main() -> None:
         each.mkdir(parents=True, exist_ok=True)
     count = _counter(folder / "count")
     # What ksym imports late is to be instrumented as well: the hook stays.
-    with atheris.instrument_imports(include=["ksym", "elftools"]):
+    with atheris.instrument_imports(include=["ksym", "elftools"], exclude=targets.apart(name)):
         target = targets.load(name)
         faults = {path.name.rpartition("-")[0] for path in kept.iterdir()}
 
@@ -57,6 +58,7 @@ def main() -> None:
 
             options["custom_mutator"] = mutate
         limit_memory(_ROOM)
+        gc.freeze()  # what is loaded is not to be looked through again and again
         arguments = [
             sys.argv[0], str(corpus), f"-runs={runs}", f"-max_len={target.longest}", f"-artifact_prefix={folder}/",
             "-timeout=300", "-rss_limit_mb=0", "-print_final_stats=1", "-reduce_inputs=0",

@@ -37,7 +37,11 @@ class Bytes:
 
     def byte(self) -> int:
         """One."""
-        return int.from_bytes(self.take(1), "little")
+        at = self._at
+        if at >= len(self._data):
+            return 0
+        self._at = at + 1
+        return self._data[at]
 
     def number(self, known: Sequence[int] = ()) -> int:
         """A number that means something, or any."""

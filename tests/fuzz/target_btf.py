@@ -14,7 +14,7 @@ from ksym.symbols.types import Array, Pointer, Struct, Type, Typedef
 from ksym.symbols.variable import Space, Variable
 from synthetic.btf import BtfWriter
 
-LONGEST = 8192
+LONGEST = 2048
 _TYPES = 40
 _DEEP = 5
 

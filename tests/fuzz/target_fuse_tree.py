@@ -19,7 +19,7 @@ _WRITES = (b"hello\n", b"", b"\0" * 100, b"\x1b[2J")
 
 def run(data: bytes) -> None:
     """One mount."""
-    with mock.patch.object(fuse_tree, "MANY", 30):
+    with mock.patch.object(fuse_tree, "MANY", 12):
         root = fuse_tree.tree(lambda file: kernel.wake(file))
     kernel = Kernel(root, _NAMES, _WRITES)
     pipe = root.names["pipe"]

@@ -7,8 +7,8 @@ from itertools import islice
 
 from ksym.symbols.kallsyms import Kallsyms
 
-LONGEST = 4096
-_SOME = 6
+LONGEST = 1024
+_SOME = 3
 
 
 def run(data: bytes) -> None:
@@ -17,7 +17,7 @@ def run(data: bytes) -> None:
     _ = table.hidden, table.has_data
     table.names(text_only=True)
     names = list(islice(table.names(), _SOME)) + list(islice(table.names(text_only=True), _SOME))
-    for name in [*names, "", "\udc80", "_text"]:
+    for name in dict.fromkeys([*names, "", "\udc80", "_text"]):
         for symbol in table.find(name)[:_SOME]:
             assert symbol.name == name
             table.room(symbol)

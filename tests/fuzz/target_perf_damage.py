@@ -12,7 +12,7 @@ import struct
 
 from fuzz import targets
 from fuzz.contract import Broken
-from fuzz.target_perf_data import opened, rows, told
+from fuzz.target_perf_data import machine, opened, rows, told
 from ksym.errors import KsymError
 
 LONGEST = 41
@@ -22,6 +22,11 @@ _WORDS = (0, 0xFF, 0xFFFFFFFF, 1 << 31, (1 << 64) - 1, 1 << 16, 9, 1 << 63)
 
 def run(data: bytes) -> None:
     """Read the damaged recording, and compare its rows."""
+    with machine():
+        _read(data)
+
+
+def _read(data: bytes) -> None:
     seeds = _seeds()
     name = sorted(seeds)[data[0] % len(seeds)] if data else min(seeds)
     whole, true = seeds[name]
