@@ -134,6 +134,30 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
             ElfFile(path)
 
 
+SYMBOLS = st.builds(
+    Sym,
+    st.sampled_from(["counter", "xcounter", "counter.3", "counte", "a", "\u00e4\u4e16", "ns::x", "x" * 300]),
+    st.integers(0x2000, 0x20F0),
+    st.sampled_from([0, 1, 4, 8, (1 << 31) - 1]),
+    type=st.sampled_from([0, 1, 2]),
+    bind=st.sampled_from([0, 1, 2]),
+    section=st.sampled_from([0, 1, 2]),
+)
+
+
+@given(st.lists(SYMBOLS, max_size=12), st.sampled_from([32, 64]), st.sampled_from("<>"))
+def test_symbols_that_are_written_are_read(symbols: list[Sym], bits: int, order: str) -> None:
+    defined = [each for each in symbols if each.section]
+    with ElfFile("x", data=Image(bits=bits, order=order, symbols=symbols).write()) as elf:
+        for name in {each.name for each in symbols}:
+            places = {(each.value, each.size) for each in defined if each.name == name}
+            found = [(each.value, each.size) for each in elf.find(name) if each.name == name]
+            assert set(found) <= places
+            # one place is one symbol, whatever sizes it is given
+            assert sorted(value for value, _ in found) == sorted({value for value, _ in places})
+        assert {each.name for each in defined if each.type == 1} <= set(elf.names())
+
+
 def exercise(data: bytes) -> None:
     """Everything that reads the file; nothing but ElfError may come out."""
     for action in (
@@ -210,6 +234,11 @@ def test_extreme_numbers(at: int, value: int) -> None:
     size = max(1, (value.bit_length() + 7) // 8)
     data[at : at + size] = value.to_bytes(size, "little")
     exercise(bytes(data))
+
+
+@given(st.binary(max_size=300), st.sampled_from([b"\1\1\1", b"\2\1\1", b"\1\2\1", b"\2\2\1"]))
+def test_any_bytes_behind_the_mark(data: bytes, kind: bytes) -> None:
+    exercise(b"\x7fELF" + kind + bytes(9) + data)
 
 
 # -- against binutils -----------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import struct
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ksym.errors import NotPermitted
 from ksym.symbols import percpu
@@ -92,6 +94,72 @@ def test_a_system_map_is_moved() -> None:
 
 def test_modules() -> None:
     assert TABLE.modules() == {"mod", "bpf"}
+
+
+# Few names and addresses, so that they meet; a name may hold what is no letter, as those of modules do.
+_NAMES = st.sampled_from(["a", "aa", "b.0", "init_module", "_text", "__ksym_marker", "\udcff\u1234"])
+_ROWS = st.lists(
+    st.tuples(
+        st.integers(BASE, BASE + 24) | st.integers(1, (1 << 64) - 1),
+        st.sampled_from("TtDdBbRrAaWwVv"),
+        _NAMES.map(lambda name: name.encode(errors="surrogateescape").decode(errors="replace")),
+    ),
+    max_size=12,
+)
+
+
+@given(_ROWS, st.lists(st.tuples(_ROWS, st.sampled_from(["m", "m2", "bpf"])), max_size=3))
+def test_what_is_written_is_read(
+    rows: list[tuple[int, str, str]], modules: list[tuple[list[tuple[int, str, str]], str]]
+) -> None:
+    """The kernel sorts its own symbols by address; those of modules follow as they come."""
+    rows = sorted(rows, key=lambda row: row[0])
+    theirs = [(*row, module) for found, module in modules for row in found]
+    table = kallsyms([*rows, *theirs])
+    lines = [(address, kind, name, None) for address, kind, name in rows] + theirs
+
+    def wanted(key: int, value: object) -> list[tuple[object, ...]]:
+        return [line for line in lines if line[key] == value]
+
+    def of(symbols: list[Any]) -> list[tuple[object, ...]]:
+        return [(each.address, each.kind, each.name, each.module) for each in symbols]
+
+    for name in {line[2] for line in lines} | {"nowhere"}:
+        assert of(table.find(name)) == wanted(2, name)
+        for module in ("m", "m2"):
+            assert of(table.find(name, module)) == [line for line in wanted(2, name) if line[3] == module]
+    for address in {line[0] for line in lines} | {0}:
+        assert of(table.at(address)) == wanted(0, address)
+    assert table.modules() == {line[3] for line in theirs}
+    for symbol in table.find("a"):
+        peers = theirs if symbol.module else rows
+        above = [
+            row[0] for row in peers if row[0] > symbol.address and (row[3:] or (None,)) == (symbol.module,)
+        ]
+        assert table.room(symbol) == (min(above) - symbol.address if above else None)
+
+
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(
+    [b"ffffffff81000000", b"0", b"-1", b" ", b"\t", b"\n", b"\x85", b"\r", b"T", b"t", b"d", b"a", b"[m]", b"]", b"\0"]
+), max_size=40).map(b"".join))  # fmt: skip
+def test_any_bytes_are_a_table(data: bytes) -> None:
+    """Lines that are none are passed over: a System.map may be any file."""
+    table = Kallsyms(data, "System.map", slide=1 << 63)
+    assert isinstance(table.hidden, bool)
+    assert not table.has_data
+    names = [*table.names(), *table.names(text_only=True), "", "a"]
+    for name in names:
+        for symbol in table.find(name):
+            assert symbol.name == name
+            assert symbol.kind
+            assert (table.room(symbol) or 1) > 0
+            assert symbol in table.find(name, symbol.module)
+        table.edge(name)
+    for address in (0, 0xFFFFFFFF81000000, 1 << 64):
+        found = table.function_at(address)
+        assert found is None or found.start <= address < found.end
+        assert all(symbol.address == address for symbol in table.at(address))
+    assert all(isinstance(module, str) for module in table.modules())
 
 
 @pytest.mark.parametrize(

@@ -482,6 +482,43 @@ def test_events_that_cannot_be_told_are_refused(tmp_path: Path, attrs: list[byte
     assert why in caught.value.line()
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*Kind, 0, 13, 255]), st.integers(0, 0xFFFF), st.binary(max_size=64),
+            st.sampled_from([None, 0, 7, 8, 12, 0xFFFF]),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from([7, 0x8F, 0x10087, 0x1048F]),
+)  # fmt: skip
+@settings(deadline=None, max_examples=200)
+def test_any_records_give_rows_or_one_line(
+    records: list[tuple[int, int, bytes, int | None]], sample_type: int
+) -> None:
+    """As one of perf's would have them: types that are known and not, sizes that are right and not."""
+    body = b"".join(
+        struct.pack("<IHH", kind, misc, 8 + -(-len(data) // 8) * 8 if size is None else size)
+        + data.ljust(-(-len(data) // 8) * 8, b"\0")
+        for kind, misc, data, size in records
+    )
+    head = HEADER.pack(
+        b"PERFILE2", 104, ATTR_SIZE + 16, 104, ATTR_SIZE + 16, 120 + ATTR_SIZE, len(body), 0, 0, bytes(32)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        path.write_bytes(head + attr(sample_type) + body)
+        read(path, ALL)
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_give_rows_or_one_line(data: bytes, marked: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        path.write_bytes((b"PERFILE2" + (104).to_bytes(8, "little") if marked else b"") + data)
+        read(path, ALL)
+
+
 def test_a_compressed_part_that_unpacks_without_end_is_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
