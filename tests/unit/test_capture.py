@@ -137,6 +137,42 @@ def test_a_record_of_this_round_is_held_back() -> None:
     assert merge.horizon == 200
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_rings_are_drained_while_what_they_held_waits(ends: bool) -> None:
+    """Whatever is collected before it is merged comes out whole, and in order."""
+    clock, rings = Clock(), [perf.FakeRing() for _ in range(2)]
+    merge = Merge(cast(Any, rings), chains=False, clock=clock)
+    for at in range(1, 300):
+        clock.now = at * 1_000_000
+        rings[at % 2].put(perf.sample(clock.now - 1, cpu=at % 2, event=at))
+        merge.collect()
+        assert not rings[at % 2].drain()
+    got: list[Record] = []
+    while merge.behind:
+        until = merge.horizon
+        sweep = merge.next_sweep()
+        assert all(record.time < until for record in sweep)
+        got += sweep
+    held = merge.rest() if ends else merge.ready() + merge.ready()
+    assert [cast(SampleRecord, record).id for record in got + held] == list(range(1, 300))
+    assert held
+
+
+def test_what_waits_is_bounded_and_the_rings_keep_the_rest() -> None:
+    clock, ring = Clock(), perf.FakeRing()
+    merge = Merge(cast(Any, [ring]), chains=False, clock=clock, backlog=100)
+    for at in (1, 2, 3, 4):
+        clock.now += 1000
+        ring.put(perf.sample(at, event=at))
+        merge.collect()
+    size = len(perf.sample(1))
+    waiting = -(-100 // size)
+    assert len(ring.drain()) == (4 - waiting) * size
+    assert len(merge.ready(last=True)) == waiting
+    ring.put(perf.sample(5, event=5))
+    assert len(merge.ready(last=True)) == 1
+
+
 # -- what programs write ------------------------------------------------------------------------------
 
 values = st.sampled_from([0, 4, 8, 12, 64]).flatmap(

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterator
 
 from ksym.capture.access import Access
 from ksym.capture.instructions import available
@@ -11,6 +12,7 @@ from ksym.capture.judge import judges
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
 from ksym.capture.pointers import pointer_names, user_pointer_names
+from ksym.capture.records import Record
 from ksym.capture.sites import Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
@@ -22,6 +24,10 @@ from ksym.runs.session import Session
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.symbols.variable import Space
 from ksym.views.summary import Tally, number
+from ksym.watch.run import ROUND_SECONDS
+
+_PART = 4096
+"""Records between two looks at the rings: some 30 ms of work, in which a ring of 4 MiB does not run full."""
 
 
 class Live:
@@ -67,24 +73,55 @@ class Live:
         self._unknown_types = 0
 
     def batches(self) -> Generator[list[Access]]:
-        """What each round finds, until the run is over; mostly there is something in it."""
-        for _ in self._session.run.rounds():
-            yield self.next()
-        yield self.rest()
+        """The accesses of each round, some at a time, until the run is over; mostly there are some.
+
+        Between them the rings are drained, as what is made of the accesses takes longer than to make them.
+        """
+        run, merge = self._session.run, self._merge
+        for _ in run.rounds():
+            merge.collect()
+            until = time.monotonic() + ROUND_SECONDS
+            while merge.behind:
+                yield from self._sweep()
+                if time.monotonic() >= until:
+                    break
+            run.behind = merge.behind
+        merge.collect()
+        while merge.behind:
+            yield from self._sweep()
+        yield from self._taken(merge.rest(), None)
 
     def now(self) -> list[Access]:
         """What was caught up to now, without waiting for a round; the run goes on."""
         # What a ring holds is certain to be in order once all have been read again.
-        return self.next() + self.next()
-
-    def next(self) -> list[Access]:
-        """What is certain to be in order by now; the rest comes a round later."""
-        until = self._merge.horizon
-        return self._count(self._pipeline.take(self._merge.ready(), until=until))
+        self._merge.collect()
+        return [access for _ in range(2) for access in self._next()]
 
     def rest(self) -> list[Access]:
         """What the rings still hold once nothing is armed any more."""
-        return self._count(self._pipeline.take(self._merge.ready(last=True), until=None))
+        found = self._next()
+        return found + [access for part in self._taken(self._merge.rest(), None) for access in part]
+
+    def _next(self) -> list[Access]:
+        self._merge.collect()
+        found = []
+        while self._merge.behind:
+            for part in self._sweep():
+                found += part
+        return found
+
+    def _sweep(self) -> Iterator[list[Access]]:
+        until = self._merge.horizon
+        return self._taken(self._merge.next_sweep(), until)
+
+    def _taken(self, records: list[Record], until: int | None) -> Iterator[list[Access]]:
+        """The accesses of records in order of time, up to which all will have been given then."""
+        for at in range(_PART, len(records), _PART):
+            part = records[at - _PART : at]
+            yield self._count(self._pipeline.take(part, until=part[-1].time))
+            self._merge.collect()
+        rest = records[(len(records) - 1) // _PART * _PART :] if records else records
+        yield self._count(self._pipeline.take(rest, until=until))
 
     def _count(self, accesses: list[Access]) -> list[Access]:
         if self._limit is not None:

@@ -147,6 +147,8 @@ class Run:
         """Told of each note at once."""
         self.armed_at = 0.0
         self.ended_by = ""
+        self.behind = False
+        """Set by who has not done all that came with the last rounds: the next one does not wait."""
 
     def signalled(self) -> bool:
         """Whether a signal has come that ends the run."""
@@ -207,7 +209,7 @@ class Run:
             until = due if deadline is None else min(due, deadline)
             if self._guard or self._presence:
                 until = min(until, look)
-            events = poll.poll(max(0.0, until - now) * 1000)
+            events = poll.poll(0 if self.behind else max(0.0, until - now) * 1000)
             woken = {fd for fd, _ in events}
             for fd, event in events:
                 # The thread that a ring's owner follows has ended: others still write into the ring, but its
@@ -223,7 +225,7 @@ class Run:
                 self.follow_cpus(cpu_events.take())
                 rings = self._register_rings(poll, rings)
             now = time.monotonic()
-            if now >= due or woken & rings:
+            if now >= due or woken & rings or self.behind:
                 due = max(due + self._every, now) if now >= due else due
                 yield
 
