@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.program.layout import Hit
+from ksym.recording.hits import Decoder
 from ksym.recording.perf_file import ATTR_SIZE, CONSTANT, HEADER, MAKER, NOTE_MARK, Kind, note, record
 from ksym.recording.reader import Recording, open_recording
 from ksym.recording.zstd import Compressor, ZstdMissing
@@ -463,6 +464,23 @@ def attr(sample_type: int, kind: int = 5) -> bytes:
     return fields.ljust(ATTR_SIZE, b"\0") + struct.pack("<QQ", 0, 0)
 
 
+def test_a_small_file_unpacks_to_little(tmp_path: Path) -> None:
+    """Some KB of names that repeat themselves are not taken for the hundreds of megabytes that they could be."""
+    names = perf.comm(5, 1, 1, "x") * (1 << 19)
+    packed = zstd()().compress(names)
+    assert len(packed) < 1 << 15
+    body = b"".join(
+        struct.pack("<IHH", Kind.COMPRESSED, 0, 8 + len(part)) + part
+        for part in (packed[at : at + 60_000] for at in range(0, len(packed), 60_000))
+    )
+    head = HEADER.pack(b"PERFILE2", 104, 128, 104, 128, 232, len(body), 0, 0, bytes(32))
+    path = tmp_path / "x.data"
+    path.write_bytes(head + attr(0x10087) + body)
+    recording = open_recording(str(path))
+    assert recording.cut is not None
+    assert "it unpacks to an impossible size" in recording.cut
+
+
 @pytest.mark.parametrize(
     ("attrs", "why"),
     [
@@ -480,6 +498,78 @@ def test_events_that_cannot_be_told_are_refused(tmp_path: Path, attrs: list[byte
     with pytest.raises(KsymError) as caught:
         open_recording(str(path))
     assert why in caught.value.line()
+
+
+TRAILER = bytes(32)
+"""What stands behind each record of a recording of ksym's."""
+
+
+def forged(change: Callable[[dict[str, Any]], object], *more: bytes) -> bytes:
+    """The small recording with another start note, notes behind it, and right check sums."""
+    data, _ = small()
+    first, length = HEADER.unpack_from(data)[5:7]
+    at, out = first, b""
+    while at < first + length:
+        size = struct.unpack_from("<IHH", data, at)[2]
+        part, at = data[at : at + size], at + size
+        if part[28:34] == b"start\0":
+            (long,) = struct.unpack_from("<I", part, 24)
+            content = json.loads(part[34 : 28 + long])
+            change(content)
+            part = note("start", json.dumps(content).encode(), TRAILER) + b"".join(more)
+        out += part
+    fields = list(HEADER.unpack_from(data))
+    fields[6], fields[9] = len(out), bytes(32)
+    return sealed(HEADER.pack(*fields) + data[HEADER.size : first] + out)
+
+
+def test_a_table_of_identifiers_that_no_machine_has_is_refused(tmp_path: Path) -> None:
+    """A row has 256 pieces: as many rows as a list of some hundred KB names would take a gigabyte."""
+    path = tmp_path / "x.data"
+
+    def events(count: int) -> Callable[[dict[str, Any]], object]:
+        made = [[1000 + at, 255 * (at == 1), 0, 0, "ONLY"] for at in range(count)]
+        return lambda start: start.update(events=made)
+
+    path.write_bytes(forged(events(1000)))
+    assert read(path) is not None
+    path.write_bytes(forged(events(1 << 16)))
+    with pytest.raises(KsymError) as caught:
+        open_recording(str(path))
+    assert "what it says of its watches is damaged" in caught.value.line()
+
+
+def test_identifiers_that_come_up_before_the_first_hit_are_known(tmp_path: Path) -> None:
+    """As those of a CPU that came up as soon as all was armed; whatever is noted behind them."""
+    _, whole = small()
+    path = tmp_path / "x.data"
+    later = note("events", json.dumps([[101, 0, 0, 0, "ONLY"]]).encode(), TRAILER)
+    for more in (b"", note("names", b"[]", TRAILER)):
+        path.write_bytes(forged(lambda start: start["events"].pop(), later, more))
+        found = read(path)
+        assert found is not None
+        assert found[0] == whole
+
+
+def test_identifiers_that_come_one_by_one_take_no_longer_than_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is planned once, however many come behind it."""
+    path = tmp_path / "x.data"
+    rows = [[1000 + at, 0, 0, 0, "ONLY"] for at in range(300)]
+    notes = [note("events", json.dumps([row]).encode(), TRAILER) for row in rows]
+    path.write_bytes(forged(lambda start: None, *notes))
+    told: list[int] = []
+    plan = Decoder.plan
+
+    def counted(self: Decoder, padded: Any, executes: Any, numbers: Any) -> None:
+        told.append(len(numbers))
+        plan(self, padded, executes, numbers)
+
+    monkeypatch.setattr(Decoder, "plan", counted)
+    assert read(path) is not None
+    assert len(told) == 301
+    assert sum(told[1:]) == 300
 
 
 @given(

@@ -21,7 +21,7 @@ Bytes = io.RawIOBase | io.BufferedIOBase
 
 _ATTR = struct.Struct("<IIQQQQQIIQQ")
 """struct perf_event_attr up to bp_len."""
-_MOST_EVENTS, _MOST_ID_BYTES = 4096, 32 << 20
+_MOST_EVENTS, _MOST_ID_BYTES = 4096, 8 << 20
 _MOST_FEATURE_BYTES = 64 << 20
 KERNEL = "[kernel.kallsyms]"
 """What it is called among the files."""

@@ -31,6 +31,8 @@ _ENDING = (_TID, _TIME, _ID, _STREAM, _CPU, _IDENTIFIER)
 _FORMAT_GROUP, _FORMAT_MEMBERS, _FORMAT_TIMES = 1 << 3, (1 << 2) | (1 << 4), (1, 2)
 _RAW_WORDS = 3
 """Size and flags, time, user; then the two values."""
+# ksym plans some hundred events a CPU or thread; the table that tells them apart has a row each.
+_MOST_PIECES, _MOST_NUMBERS = 256, 1 << 23
 _KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE)
 
 
@@ -203,27 +205,45 @@ class Decoder:
         self.columns = Columns(width)
         self.damaged = False
         """One sample cannot be one; it and all behind it are left out."""
+        self._only = False
+        self._ids = np.zeros(0, np.uint64)
+        self._numbers = np.full((0, 1), -1, np.int64)
+        """Of each identifier, in the order of ``_ids``, and piece."""
+        self._padded, self._execute = (
+            np.zeros(1, np.int64),
+            np.zeros(1, np.bool_),
+        )  # the last is that of no number
 
     def plan(
         self, padded: Sequence[int], executes: Sequence[bool], numbers: Mapping[tuple[int, int], int]
     ) -> None:
-        """What hits may be of; more may come later.
+        """What hits may be of, besides what was told before.
 
         Args:
             padded: Of each thing that was planned, the bytes of either value in its records.
             executes: Of each, whether it is an execution.
             numbers: (identifier, piece) -> number of what was planned; identifier -1: of all samples.
+
+        Raises:
+            ValueError: there are more of them than any machine has.
         """
-        ids = sorted({identifier for identifier, _ in numbers})
-        self._only = ids == [-1]
-        self._ids = np.array([] if self._only else ids, np.uint64)
-        self._numbers = np.full((max(1, len(ids)), 256), -1, np.int64)
-        rows = {identifier: row for row, identifier in enumerate(ids)}
-        for (identifier, piece), number in numbers.items():
-            if piece < 256:
-                self._numbers[rows[identifier], piece] = number
-        self._padded = np.array([*padded, 0], np.int64)
-        self._execute = np.array([*executes, False], np.bool_)
+        self._padded = np.concatenate((self._padded[:-1], np.array([*padded, 0], np.int64)))
+        self._execute = np.concatenate((self._execute[:-1], np.array([*executes, False], np.bool_)))
+        self._only = self._only or (-1, 0) in numbers
+        known = {key: number for key, number in numbers.items() if key[1] < _MOST_PIECES}
+        if self._only or not known:
+            return
+        ids = np.array([identifier for identifier, _ in known], np.uint64)
+        pieces = np.array([piece for _, piece in known], np.int64)
+        width = max(self._numbers.shape[1], int(pieces.max()) + 1)
+        fresh = np.setdiff1d(ids, self._ids)
+        if (len(self._ids) + len(fresh)) * width > _MOST_NUMBERS:
+            raise ValueError("too many identifiers")
+        at = np.searchsorted(self._ids, fresh)
+        self._ids = np.insert(self._ids, at, fresh)
+        wider = np.pad(self._numbers, ((0, 0), (0, width - self._numbers.shape[1])), constant_values=-1)
+        self._numbers = np.insert(wider, at, -1, axis=0)
+        self._numbers[np.searchsorted(self._ids, ids), pieces] = list(known.values())
 
     def take(self, piece: Piece) -> list[Other]:
         """Take the samples of a piece; returns its other records, with the number of hits in front of each."""
@@ -278,7 +298,7 @@ class Decoder:
             hits.keep_while(hits.raw + _RAW_WORDS <= hits.size)
             head = hits.word(hits.raw)
             hits.flags = (head >> np.uint64(32)).astype(np.int64)
-        hits.planned = self._numbers[hits.row, hits.flags >> PIECE_SHIFT]
+        hits.planned = self._planned(hits.row, hits.flags >> PIECE_SHIFT)
         if self._by_program:
             padded = self._padded[hits.planned]
             fits = (head & np.uint64(0xFFFFFFFF)).astype(np.int64) == 20 + 2 * padded
@@ -288,6 +308,15 @@ class Decoder:
             hits.select(np.flatnonzero(hits.planned >= 0))
         if len(hits.at):
             self._add(hits)
+
+    def _planned(self, row: Ints, piece: Ints) -> Ints:
+        """Numbers of what was planned; -1 where nothing was."""
+        if self._only:
+            return np.zeros(len(row), np.int64)
+        width = self._numbers.shape[1]
+        if (inside := piece < width).all():
+            return self._numbers[row, piece]
+        return np.where(inside, self._numbers[row, np.minimum(piece, width - 1)], -1)
 
     def _add(self, hits: _Hits) -> None:
         layout = self._layout

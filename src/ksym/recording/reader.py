@@ -13,7 +13,7 @@ the damage counts up to the recorder's last round, as a name that belongs to a h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from ksym.recording.perf_file import is_note
 from ksym.recording.sideband import Damaged, Sideband
 from ksym.recording.start import BAD_NOTE, BREAKPOINT, Start, perf_start, start_from
 from ksym.recording.stream import Other, Piece, Stream
-from ksym.watch.plan import Watch
+from ksym.watch.plan import PlannedEvent, Watch
 
 if TYPE_CHECKING:
     from ksym.capture.judge import Judge
@@ -144,7 +144,7 @@ class _Reading:
         self._sideband = Sideband(by_ksym=head.by_ksym or head.machine.version.startswith("ksym"))
         self._damage: str | None = None
         self._learned = 0
-        """Number of the last note on further identifiers."""
+        """Notes that were looked through for further identifiers."""
         self._at = head.data_at
         self._limit = _NO_END
         """Hits from that one on are behind a damage."""
@@ -171,19 +171,28 @@ class _Reading:
         return self._finish(*(found or self._start()))
 
     def _samples(self, part: Piece, start: Start, decoder: Decoder) -> None:
+        self._learn(start, decoder)
+        if self._damage is not None:
+            return
         for other in decoder.take(part):
             self._take(other)
         if decoder.damaged:
             self._damage = self._damage or "a sample is damaged"
-        note = self._sideband.notes[-1] if self._sideband.notes else None
-        if note is None or note.name != "events" or note.order <= self._learned:
-            return
-        self._learned = note.order
-        try:
-            start.add(note.content)
-        except BAD_NOTE:
-            self._damage, self._limit = "a note of ksym's is damaged", note.before
-        _plan(decoder, start)
+
+    def _learn(self, start: Start, decoder: Decoder) -> None:
+        """Take in the notes on further identifiers that have come since."""
+        notes = self._sideband.notes
+        for note in notes[self._learned :]:
+            if note.name != "events":
+                continue
+            planned = len(start.planned)
+            try:
+                added = start.add(note.content)
+                _plan(decoder, start.planned[planned:], added)
+            except BAD_NOTE:
+                self._damage, self._limit = "a note of ksym's is damaged", note.before
+                break
+        self._learned = len(notes)
 
     def _take(self, other: Other) -> None:
         if self._damage is not None:
@@ -201,7 +210,10 @@ class _Reading:
             start = perf_start(self._head, self._layout)
         sizes = [padded(watch.variable.length) for watch in start.watches]
         decoder = Decoder(self._layout, max(8, *sizes), by_program=start.values)
-        _plan(decoder, start)
+        try:
+            _plan(decoder, start.planned, start.numbers)
+        except ValueError as bad:
+            raise self._unreadable() from bad
         return start, decoder
 
     def _noted_start(self) -> Start | None:
@@ -294,13 +306,13 @@ def _judge(watch: Watch, condition: Condition | None, *, traps_after: bool) -> J
     return judge_of(watch, condition, traps_after=traps_after)
 
 
-def _plan(decoder: Decoder, start: Start) -> None:
-    executes = [each.watch.mode is Mode.EXECUTE for each in start.planned]
+def _plan(decoder: Decoder, planned: Sequence[PlannedEvent], numbers: Mapping[tuple[int, int], int]) -> None:
+    executes = [each.watch.mode is Mode.EXECUTE for each in planned]
     sizes = [
         0 if execute else padded(each.watch.variable.length)
-        for each, execute in zip(start.planned, executes, strict=True)
+        for each, execute in zip(planned, executes, strict=True)
     ]
-    decoder.plan(sizes, executes, start.numbers)
+    decoder.plan(sizes, executes, numbers)
 
 
 def _parts(piece: Piece) -> Iterator[Piece]:

@@ -67,19 +67,25 @@ class Start:
     limit: int = 0
     sampled: str | None = None
 
-    def add(self, events: Any) -> None:
+    def add(self, events: Any) -> dict[tuple[int, int], int]:
         """Take what further identifiers stand for, as notes have it.
+
+        Returns:
+            What came to ``numbers``.
 
         Raises:
             BAD_NOTE: it is no such list.
         """
+        added = {}
         for event, piece, watch, index, role in events:
             of = self.watches[watch]
             identifier = int(event)
             if identifier not in _ADDRESSES or min(piece, watch, index) < 0:
                 raise ValueError(event)
-            self.numbers[identifier, int(piece)] = len(self.planned)
+            added[identifier, int(piece)] = len(self.planned)
             self.planned.append(PlannedEvent(of, of.pieces[index], -1, -1, Role[role]))
+        self.numbers.update(added)
+        return added
 
 
 def start_from(data: Any) -> Start:

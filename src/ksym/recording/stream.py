@@ -32,6 +32,8 @@ _ALIKE = 16
 _BAD_SIZE = "a record has an impossible size"
 _MOST_UNPACKED = 256
 """How many times its size a file may unpack to; ksym's own samples, all alike, come to 40."""
+_SMALL = 1 << 16
+"""A smaller file counts as one of that size."""
 
 
 class Other(NamedTuple):
@@ -163,7 +165,7 @@ class Stream:
                 raise error(
                     self.head.path, "it is compressed, and libzstd.so.1 is not installed", "install libzstd1"
                 ) from None
-        most = (self.head.data_end + (1 << 20)) * _MOST_UNPACKED
+        most = max(self.head.data_end, _SMALL) * _MOST_UNPACKED
         try:
             for part in self._unpack.parts(body):
                 self._unpacked += len(part)
