@@ -126,7 +126,7 @@ def _run(campaigns: list[Campaign], jobs: int, totals: Path | None) -> None:
             running.remove(campaign)
             queue.append(campaign)
         if totals:
-            draft = totals.with_suffix(".new")
+            draft = totals.with_name(f"{totals.name}.new")
             draft.write_text(_totals(campaigns))
             draft.replace(totals)
 

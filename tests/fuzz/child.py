@@ -59,6 +59,7 @@ def main() -> None:
             options["custom_mutator"] = mutate
         limit_memory(_ROOM)
         gc.freeze()  # what is loaded is not to be looked through again and again
+        gc.set_threshold(20_000)
         arguments = [
             sys.argv[0], str(corpus), f"-runs={runs}", f"-max_len={target.longest}", f"-artifact_prefix={folder}/",
             "-timeout=300", "-rss_limit_mb=0", "-print_final_stats=1", "-reduce_inputs=0",

@@ -113,7 +113,7 @@ def _kallsyms() -> Seeds:
         b" __start___param\n",
         b" do_exit\n",
     )
-    some = [line for at, line in enumerate(lines) if at % (len(lines) // 16) == 0 or line.endswith(wanted)]
+    some = [line for at, line in enumerate(lines) if at % (len(lines) // 5) == 0 or line.endswith(wanted)]
     modules = [line for line in lines if b"\t[" in line][:3]
     yield "kernel", b"".join(some)
     yield (

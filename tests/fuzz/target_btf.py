@@ -14,8 +14,8 @@ from ksym.symbols.types import Array, Pointer, Struct, Type, Typedef
 from ksym.symbols.variable import Space, Variable
 from synthetic.btf import BtfWriter
 
-LONGEST = 2048
-_TYPES = 40
+LONGEST = 1300
+_TYPES = 24
 _DEEP = 5
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 from ksym.symbols.kallsyms import Kallsyms
 
-LONGEST = 1024
+LONGEST = 640
 _SOME = 3
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 from fuzz.contract import Broken
@@ -30,32 +30,38 @@ from ksym.views.rows import FORMATS
 LONGEST = 12288
 _KALLSYMS = b"ffffffff81000000 T _text\nffffffff81000100 T do_it\nffffffff82000000 T _etext\n"
 _MOST_ROWS = 400
-_REPORTS = 8
+_REPORTS = 32
 """A report of one in so many: it takes longer than the rest."""
 
 
 def run(data: bytes) -> None:
     """Read it, and show it in one way or another."""
-    with machine():
-        _read(data)
-
-
-def _read(data: bytes) -> None:
-    recording = opened(data)
-    if recording is None:
-        return
-    try:
-        accesses = recording.accesses()
-    except KsymError as error:
-        told(error)
-        return
     chance = zlib.crc32(data)
-    name = tuple(FORMATS)[chance % len(FORMATS)]
-    text = rows(name, accesses.select(slice(_MOST_ROWS)))
-    if name != "json" and not text.replace("\n", "").isprintable():
-        raise Broken(f"{name}: control characters")
-    if (chance >> 8) % _REPORTS == 0:
-        _report(recording, accesses)
+    name = FORMATS[chance % len(FORMATS)]
+    _read(data, [name], reported=(chance >> 8) % _REPORTS == 0)
+
+
+def replay(data: bytes) -> None:
+    """Read it, and show it in every way."""
+    _read(data, FORMATS, reported=True)
+
+
+def _read(data: bytes, formats: Sequence[str], *, reported: bool) -> None:
+    with machine():
+        recording = opened(data)
+        if recording is None:
+            return
+        try:
+            accesses = recording.accesses()
+        except KsymError as error:
+            told(error)
+            return
+        for name in formats:
+            text = rows(name, accesses.select(slice(_MOST_ROWS)))
+            if name != "json" and not text.replace("\n", "").isprintable():
+                raise Broken(f"{name}: control characters")
+        if reported:
+            _report(recording, accesses)
 
 
 def opened(data: bytes) -> Recording | None:

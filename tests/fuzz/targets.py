@@ -35,17 +35,21 @@ class Target(NamedTuple):
         run: Gives it some, and looks whether it keeps its contract.
         mutate: Makes other bytes of some: (them, bytes at most, seed); None: as atheris does.
         longest: Bytes that are worth a try.
+        replay: The same with all that takes too long for a million of them.
     """
 
     run: Callable[[bytes], None]
     mutate: Callable[[bytes, int, int], bytes] | None
     longest: int
+    replay: Callable[[bytes], None]
 
 
 def load(name: str) -> Target:
     """The target of that name."""
     module = import_module(f"fuzz.target_{name}")
-    return Target(module.run, getattr(module, "mutate", None), module.LONGEST)
+    return Target(
+        module.run, getattr(module, "mutate", None), module.LONGEST, getattr(module, "replay", module.run)
+    )
 
 
 def seeds(name: str) -> list[Path]:

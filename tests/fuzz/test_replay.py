@@ -27,8 +27,8 @@ def test_contract(name: str, path: Path) -> None:
         pytest.importorskip("elftools")
     data = path.read_bytes()
     target = targets.load(name)
-    if (fault := fault_of(target.run, data, seconds=_SECONDS)) is not None:
-        target.run(data)  # so that the error itself is shown
+    if (fault := fault_of(target.replay, data, seconds=_SECONDS)) is not None:
+        target.replay(data)  # so that the error itself is shown
         pytest.fail(fault)
 
 
