@@ -40,6 +40,33 @@ SENTENCES = [
         id="no such module",
     ),
     pytest.param(
+        "workqueue.panic_on_stall",
+        "cannot watch workqueue: it is a module, and those have a ':' behind them; write workqueue:NAME",
+        id="a dot behind a module",
+    ),
+    pytest.param(
+        "kernel.nosuchname",
+        "cannot watch kernel: the kernel has no variable of that name, sysctls alone are called so; "
+        "write the name of the variable, often that behind 'kernel.'",
+        id="sysctl",
+    ),
+    pytest.param(
+        "nosuchprogram:counter",
+        "cannot watch nosuchprogram:counter: there is no module nosuchprogram (not loaded, or without parameters); "
+        "modprobe nosuchprogram, write counter alone, or for a program ./nosuchprogram:counter",
+        id="program without a slash",
+    ),
+    pytest.param(
+        "do_exit:foo",
+        "cannot watch do_exit:foo: do_exit is no module but a symbol, and foo no ACCESS; write do_exit:--x",
+        id="no ACCESS",
+    ),
+    pytest.param(
+        "current->comm",
+        "cannot watch current: a task is named by its PID; write task(PID)->MEMBER, or task(self)->MEMBER",
+        id="current",
+    ),
+    pytest.param(
         "nosuchname_of_all",
         "cannot watch nosuchname_of_all: this kernel's /proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off); "
         "give --vmlinux FILE (a vmlinux or System.map), a module parameter (MODULE:NAME), a per-CPU variable, "
@@ -117,6 +144,8 @@ USAGE = {
     ("x", "--frmat", "json"): "unrecognized arguments: --frmat json; see ksym trace --help",
     ("x", "-C", "a"): "argument -C/--cpus: 'a' is no list of CPUs like 0-3,8; see ksym trace --help",
     ("x", "--duration", ""): "argument --duration: '' is no number of seconds above 0; see ksym trace --help",
+    ("x", "-w-"): "-w- stands alone; write ACCESS behind the variable, as in pid_max:-w-",
+    ("x", "--x"): "--x stands alone; write ACCESS behind the variable, as in pid_max:-w-",
     ("x", "--"): "there is nothing behind --; name a COMMAND there",
 }
 
@@ -394,6 +423,16 @@ def test_a_folder_that_is_not_there() -> None:
     result = ksym("trace", sample().request, "-o", "/nosuch/rows", "--", "true")
     expected = "ksym: cannot write /nosuch/rows: No such file or directory; choose another file with -o\n"
     assert (result.status, result.err) == (125, expected)
+
+
+def test_a_run_that_is_refused_makes_and_replaces_no_file(tmp_path: Path) -> None:
+    rows = tmp_path / "rows"
+    words = ("trace", "nosuchmodule:nosuchname", "-o", str(rows))
+    assert ksym(*words).status == 125
+    assert not rows.exists()
+    rows.write_text("of an earlier run\n")
+    assert ksym(*words, "--force").status == 125
+    assert rows.read_text() == "of an earlier run\n"
 
 
 # -- signals -----------------------------------------------------------------------------------------

@@ -67,3 +67,16 @@ def test_a_reader_that_is_gone(fifo: Path) -> None:
     with pytest.raises(ReaderGone):
         target.write("row\n")
     target.close()
+
+
+def test_a_file_is_made_when_the_rows_begin(tmp_path: Path) -> None:
+    """What is refused before that leaves the folder, and with --force what was there, as it was."""
+    path = tmp_path / "rows"
+    Output(str(path)).close()
+    assert not path.exists()
+    path.write_text("of an earlier run\n")
+    target = Output(str(path), force=True)
+    assert path.read_text() == "of an earlier run\n"
+    target.begin()
+    assert path.read_text() == ""
+    target.close()

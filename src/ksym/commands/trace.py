@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         closing(Output(args.output, force=args.force)) as output,
         open_session(asked(args), planting) as session,
     ):
+        output.begin()
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
         if not args.quiet:
             session.tell_lacking()

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 
 from ksym.errors import KsymError
-from ksym.views.target import STDOUT, opened
+from ksym.views.target import STDOUT, check, is_stream, opened
 
 _PATIENCE = 1000
 """Milliseconds that a reader may stand still once the run is to end."""
@@ -22,27 +22,51 @@ class ReaderGone(Exception):
 class Output:
     """Rows to stdout, or with ``path`` to a file that can be read while it grows (`views.target`).
 
+    A FIFO or terminal is opened at once: a FIFO waits for its reader, and nothing should be planted meanwhile. A file
+    is made, or put in the place of another, when the rows begin: a run that is refused leaves everything as it was.
+
     Args:
         path: Where to; None or ``-`` for stdout.
         force: Replace a file that is there.
 
     Raises:
-        KsymError: the file cannot be opened.
+        KsymError: the file cannot be written.
     """
 
     def __init__(self, path: str | None, *, force: bool = False) -> None:
         self._path, self._fd = None if path == STDOUT else path, 1
+        self._began = False
         self.ending: Callable[[], bool] = lambda: False
         """Whether the run is to end; asked each second while a reader takes nothing."""
-        if self._path is not None:
-            try:
-                self._fd = opened(self._path, force=force)
-            except (OSError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else "its name has a NUL"
-                raise KsymError(
-                    f"cannot write {path}", why or "it fails", "choose another file with -o"
-                ) from error
+        self._force = force
         self._poll = select.poll()
+        if self._path is None:
+            self._watch()
+        elif is_stream(self._path):
+            self.begin()
+        else:
+            check(self._path, force=force)
+            self._fd = -1
+
+    def begin(self) -> None:
+        """Make the file, where there is none yet.
+
+        Raises:
+            KsymError: it cannot be made.
+        """
+        if self._path is None or self._began:
+            return
+        try:
+            self._fd = opened(self._path, force=self._force)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "its name has a NUL"
+            raise KsymError(
+                f"cannot write {self._path}", why or "it fails", "choose another file with -o"
+            ) from error
+        self._began = True
+        self._watch()
+
+    def _watch(self) -> None:
         try:
             self._always_ready = stat.S_ISREG(os.fstat(self._fd).st_mode)
             self._poll.register(self._fd, select.POLLOUT)
@@ -54,8 +78,9 @@ class Output:
 
         Raises:
             ReaderGone: stdout is a closed pipe.
-            KsymError: writing failed (a full disk).
+            KsymError: writing failed (a full disk), or there cannot be such a file.
         """
+        self.begin()
         data = memoryview(text.encode("utf-8", "backslashreplace"))
         try:
             while data:
