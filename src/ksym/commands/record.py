@@ -261,7 +261,7 @@ class _Recording:
             lines.append(f"ksym: {number(removed, 'hit')} in files that were removed (--max-size)")
         if not self._args.quiet:
             more = f" (and {path}.1: {number(before, 'hit')})" if before else ""
-            length = in_bytes(self._recorder.bytes_written)
+            length = in_bytes(self._recorder.length)
             lines.append(f"ksym: {path}: {number(here, 'hit')}, {length}{more}; ksym report {path}")
         return lines
 

@@ -107,6 +107,11 @@ class Recorder:
         """Size of the present file."""
         return self._writer.bytes_written + self._writer.waiting
 
+    @property
+    def length(self) -> int:
+        """Size of the present file, once it is finished."""
+        return self._writer.length
+
     def round(self, counts: Callable[[], dict[str, Any]]) -> None:
         """Take what the rings hold.
 

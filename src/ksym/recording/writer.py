@@ -111,8 +111,13 @@ class PerfWriter:
 
     @property
     def bytes_written(self) -> int:
-        """Size of the file, as far as it is flushed."""
+        """Size of the file, as far as it is flushed; what ``finish`` puts behind the data is not in it."""
         return self._data_at + self.size
+
+    @property
+    def length(self) -> int:
+        """Size of the file that was finished."""
+        return max(self._most, self.bytes_written)
 
     def trailer(self, time: int = 0, pid: int = 0, tid: int = 0) -> bytes:
         """What a record of ksym's own making ends with."""
@@ -189,8 +194,8 @@ class PerfWriter:
         self.flush()
         at, known = self._data_at + self.size, self._known(features)
         done, error = _written(self._fd, _table(known, at), at)
+        self._most = at + done
         if error:
-            self._most = at + done
             raise error
         _write(self._fd, self._header(known), 0)
 
@@ -216,6 +221,7 @@ class PerfWriter:
             return
         os.ftruncate(self._fd, at)
         _write(self._fd, behind, at)
+        self._most = at + len(behind)
         self.size = size + len(last)
         while self._written[-1].size > size:
             self._written.pop()
