@@ -55,6 +55,7 @@ def test_at_most_n_and_each_once() -> None:
 def test_suggestion_is_worded() -> None:
     assert suggestion("pid_maxx", ["pid_max"]) == "did you mean pid_max?"
     assert suggestion("pid_ma", ["pid_max", "pid_mab"]) == "did you mean pid_mab or pid_max?"
+    assert suggestion("name_", ["name_a", "name_b", "name_c"]) == "did you mean name_a, name_b or name_c?"
 
 
 @given(st.text("abcdef_", min_size=6, max_size=20), st.integers(0, 100), st.sampled_from("xyz"))

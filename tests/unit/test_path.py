@@ -159,7 +159,8 @@ def test_one_read_for_each_pointer_of_eight_bytes_where_it_lies() -> None:
         (
             "signal.nr",
             {TASK + 24: 0},
-            "cannot reach t.signal.nr: the pointer (signal_t *) before this step is NULL",
+            "cannot reach t.signal.nr: the pointer (signal_t *) before this step is NULL; "
+            "choose an object in which it points to something",
             (8, 11),
         ),
         (
@@ -172,7 +173,8 @@ def test_one_read_for_each_pointer_of_eight_bytes_where_it_lies() -> None:
             "signal.nr",
             {TASK + 24: 0x10},
             "cannot reach t.signal.nr: "
-            "the pointer (signal_t *) before this step is 0x10, which is no address",
+            "the pointer (signal_t *) before this step is 0x10, which is no address; "
+            "choose an object in which it points to something",
             (8, 11),
         ),
         (
@@ -209,13 +211,13 @@ def test_one_read_for_each_pointer_of_eight_bytes_where_it_lies() -> None:
         (
             "pid.x",
             {},
-            "cannot reach t.pid.x: it is a member of an int, which has none",
+            "cannot reach t.pid.x: it is a member of an int, which has none; write t.pid",
             (5, 7),
         ),
         (
             "pid[0]",
             {},
-            "cannot reach t.pid[0]: it is an element of an int, which has none",
+            "cannot reach t.pid[0]: it is an element of an int, which has none; write t.pid",
             (5, 8),
         ),
         (
@@ -233,13 +235,13 @@ def test_one_read_for_each_pointer_of_eight_bytes_where_it_lies() -> None:
         (
             "void.x",
             {TASK + 64: OTHER},
-            "cannot reach t.void.x: it is a member of a void, which has none",
+            "cannot reach t.void.x: it is a member of a void, which has none; write t.void",
             (6, 8),
         ),
         (
             "first.x",
             {},
-            "cannot reach t.first.x: it is a member of a bit field, which has none",
+            "cannot reach t.first.x: it is a member of a bit field, which has none; write t.first",
             (7, 9),
         ),
     ],

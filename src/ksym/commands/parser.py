@@ -13,15 +13,27 @@ from ksym.errors import UsageError
 from ksym.linux.cpus import parse_cpus
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal. Left to itself argparse imports shutil to ask that, whether help is wanted or not."""
+class _Formatter(argparse.HelpFormatter):
+    """As wide as the terminal, up to 100 columns; 80 where there is none.
+
+    Left to itself argparse imports shutil to ask for the width, whether help is wanted or not.
+    """
 
     def __init__(self, prog: str) -> None:
         try:
             columns = os.get_terminal_size(1).columns
         except OSError:
-            columns = 100
-        super().__init__(prog, width=max(60, min(columns, 120)) - 2)
+            columns = 80
+        super().__init__(prog, width=max(60, min(columns, 100)) - 2)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """A description: its paragraphs fill the lines, but for examples, which are indented."""
+        return "\n\n".join(
+            paragraph
+            if paragraph.startswith(" ")
+            else super(_Formatter, self)._fill_text(paragraph, width, indent)
+            for paragraph in text.split("\n\n")
+        )
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,7 +45,12 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: always.
         """
-        raise UsageError("cannot read the command line", message, f"see {self.prog} --help")
+        word = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
+        if word != message.partition(" ")[0] and not word.strip("rwx-"):
+            message, todo = f"{word} stands alone", "write ACCESS behind the variable, as in pid_max:-w-"
+        else:
+            todo = f"see {self.prog} --help"
+        raise UsageError("cannot read the command line", message, todo)
 
 
 def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +83,10 @@ def make_parser(name: str, module: ModuleType) -> Parser:
         description=description,
         formatter_class=_Formatter,
         allow_abbrev=False,
+        add_help=False,
     )
+    parser._positionals.title = "arguments"
+    parser.add_argument("-h", "--help", action="help", help="show this and leave")
     if getattr(module, "TAKES_COMMAND", False):
         parser.usage = f"ksym {name} [OPTION...] REQUEST... [-- COMMAND [ARGUMENT...]]"
     module.prepare_parser(parser)

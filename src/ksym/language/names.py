@@ -11,8 +11,10 @@ from __future__ import annotations
 from ksym.errors import Span
 from ksym.language.request import Address, Symbol, UserSymbol
 from ksym.language.tokens import (
+    CHARACTER,
     END,
     NUMBER,
+    STRING,
     WORD,
     Cursor,
     Source,
@@ -55,9 +57,14 @@ class Names(Cursor):
             scope = self.source.text[start:colon]
             if scope[:2] in ("0x", "0X"):
                 why = "an address belongs to no module"
-                raise self.source.error(why, f"write {scope} alone", start, colon)
+                rest = self.source.text[colon + 1 : self.end].strip()
+                todo = f"write {scope}/{rest}" if is_decimal(rest) else f"write {scope} alone"
+                raise self.source.error(why, todo, start, colon)
             while self.token.start <= colon and self.token.kind != END:
                 self.take()
+            if self.token.text[:2] in ("0x", "0X"):  # mem:0xADDRESS, as perf has it
+                todo = f"write {self.slice(colon + 1, self.end)}"
+                raise self.source.error("an address belongs to no module", todo, start, colon)
         name = self.name("of the variable")
         # 16 digits that begin with ffff are a kernel address copied from /proc/kallsyms.
         if len(name) == 16 and name.lower().startswith("ffff") and not name.lower().strip(_HEX):
@@ -95,6 +102,9 @@ class Names(Cursor):
                 raise self.refuse(f"the name {whose} is missing", "put it in front of ACCESS", token)
             if token.kind == NUMBER:
                 raise self.refuse(f"the name {whose} cannot begin with a digit", "write its name", token)
+            if token.kind in (STRING, CHARACTER):
+                todo = f"write {token.text.strip(token.text[0]) or 'its name'}"
+                raise self.refuse("names stand without quotes", todo, token)
             if token.is_op(":"):
                 raise self.refuse("the module's name is missing before ':'", "write MODULE:SYMBOL", token)
             why = f"the name {whose} is expected, not {quote(token.text)}"

@@ -87,6 +87,8 @@ def _parse_head(source: Source, end: int, *, seed: bool) -> tuple[Target, Mode]:
     is_user = _is_program(program)
     if is_user and (first < 0 or not text[first + 1 : end].strip()):
         why = f"the name of a variable of {quote(program)} is missing"
+        if file := _kernel_file(program):
+            raise source.error(*file, 0, end)
         raise source.error(why, f"write {program}:VARIABLE", max(first, end - 1) if first < 0 else first)
     start = first + 1 if is_user else 0
     colons = _single_colons(text, start, end)
@@ -102,6 +104,16 @@ def _parse_head(source: Source, end: int, *, seed: bool) -> tuple[Target, Mode]:
     if colon is not None:
         mode = parse_access(source, colon + 1, end, target_text, seed=seed)
     return parse_target(source, 0, target_end, first if is_user else None), mode
+
+
+def _kernel_file(path: str) -> tuple[str, str] | None:
+    """Why a file of the kernel's is no variable, and what to write for the one behind it."""
+    parts = path.split("/")
+    if path.startswith("/sys/module/") and len(parts) == len(("", "sys", "module", "M", "parameters", "P")):
+        return "that is a file, not a variable", f"write {parts[3]}:{parts[5]}"
+    if path.startswith("/proc/sys/") and parts[-1]:
+        return "that is a file, not a variable", f"write the variable behind it, often called {parts[-1]}"
+    return None
 
 
 def _is_program(text: str) -> bool:

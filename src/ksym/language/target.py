@@ -170,7 +170,8 @@ class _Parser(Casts):
             return self.refuse(f"the word {quote(token.text)} is not understood here", todo, token)
         if token.kind == NUMBER:
             why = f"{quote(token.text)} is not expected here"
-            todo = f"write {before}[{token.text}] for an element"
+            is_task = before == "task" and is_decimal(token.text)
+            todo = f"write task({token.text})" if is_task else f"write {before}[{token.text}] for an element"
         elif token.is_op("::") and self.object_end is None:
             why = "'::' belongs to C++ names of programs"
             todo = f"write ./PROGRAM:{before}::{rest}, or {before}:{rest} for a module's variable"
@@ -181,6 +182,9 @@ class _Parser(Casts):
             why, todo = "a length goes with an address only", f"write {before}, its type gives the length"
         elif token.is_op("@"):
             why, todo = "@cpuN is given twice", "leave one out"
+        elif token.is_op("==", "!=", "<", "<=", ">", ">=", "=") and rest and is_word_char(rest[0]):
+            operator = "==" if token.text == "=" else token.text
+            why, todo = "a condition stands behind 'if'", f"write {before} if new {operator} {rest}"
         elif token.is_op("("):
             why, todo = "only task(PID) takes parentheses after a name", f"write {before}"
         elif token.is_op(","):

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+
 from ksym.errors import KsymError, NoSuchVariable, NotWatchable
 from ksym.language.request import Symbol
 from ksym.symbols import known
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.kallsyms import TEXT_KINDS, Kallsyms
 from ksym.symbols.kernel import Kernel
-from ksym.symbols.nearest import nearest
+from ksym.symbols.nearest import did_you_mean, nearest
 from ksym.symbols.params import Parameter
 from ksym.symbols.types import Struct
 
@@ -20,7 +23,7 @@ _NO_DATA = "/proc/kallsyms has no variables (CONFIG_KALLSYMS_ALL is off)"
 def missing_function(kernel: Kernel, symbol: Symbol) -> KsymError:
     """The error for a function that is not there."""
     close = nearest(symbol.name, kernel.kallsyms.names(text_only=True))
-    todo = _did_you_mean([f"{name}:--x" for name in close]) or "search /proc/kallsyms for it"
+    todo = did_you_mean([f"{name}:--x" for name in close]) or "search /proc/kallsyms for it"
     where = f"module {symbol.scope}" if symbol.scope else "the kernel"
     return NoSuchVariable(f"cannot watch {symbol.name}:--x", f"{where} has no function of that name", todo)
 
@@ -37,16 +40,19 @@ def missing_variable(kernel: Kernel, symbol: Symbol) -> KsymError:
         return NoSuchVariable(
             what, "it is a module parameter, not a variable's own name", f"write {' or '.join(same)}"
         )
+    other = _other_notation(symbol.name, parameters or ())
+    if other:
+        return NoSuchVariable(what, *other)
     members = _members_of_well_known(kernel, symbol.name)
     if members:
-        return NoSuchVariable(what, _NONE_OF_THAT_NAME, _did_you_mean(members))
+        return NoSuchVariable(what, _NONE_OF_THAT_NAME, did_you_mean(members))
     table = kernel.kallsyms
     if table.has_data:
-        todo = _did_you_mean(nearest(symbol.name, table.names())) or "search /proc/kallsyms for it"
+        todo = did_you_mean(nearest(symbol.name, table.names())) or "search /proc/kallsyms for it"
         return NoSuchVariable(what, _NONE_OF_THAT_NAME, todo)
     names = [name for each in parameters or () for name in (str(each), each.name)]
     per_cpu = kernel.btf.variable_names() if kernel.btf else ()
-    hint = _did_you_mean(nearest(symbol.name, [*names, *per_cpu, *known.REACHABLE]))
+    hint = did_you_mean(nearest(symbol.name, [*names, *per_cpu, *known.REACHABLE]))
     return NoSuchVariable(
         what,
         f"this kernel's {_NO_DATA}" + ("" if kernel.btf else ", and it has no BTF"),
@@ -55,8 +61,16 @@ def missing_variable(kernel: Kernel, symbol: Symbol) -> KsymError:
     )
 
 
-def _did_you_mean(names: list[str]) -> str:
-    return f"did you mean {', '.join(names)}?" if names else ""
+def _other_notation(name: str, parameters: Iterable[Parameter]) -> tuple[str, str] | None:
+    """Why a name from the kernel's command line, from sysctl(8) or from its sources is none, and what is meant."""
+    if name in ("current", "self"):
+        return "a task is named by its PID", "write task(PID)->MEMBER, or task(self)->MEMBER"
+    if any(each.scope == name for each in parameters):
+        return "it is a module, and those have a ':' behind them", f"write {name}:NAME"
+    if name.isidentifier() and os.path.isdir(f"/proc/sys/{name}"):
+        why = "the kernel has no variable of that name, sysctls alone are called so"
+        return why, f"write the name of the variable, often that behind '{name}.'"
+    return None
 
 
 def _members_of_well_known(kernel: Kernel, name: str) -> list[str]:
@@ -64,8 +78,8 @@ def _members_of_well_known(kernel: Kernel, name: str) -> list[str]:
     found = []
     for variable in ("init_pid_ns", "init_uts_ns", "init_task", "init_net"):
         kind = parse_type(known.TYPES[variable], kernel.btf) if kernel.btf else None
-        if isinstance(kind, Struct) and any(each.name == name for each in kind.fields):
-            found.append(f"{variable}.{name}")
+        if isinstance(kind, Struct) and name.lower() in {each.name for each in kind.fields}:
+            found.append(f"{variable}.{name.lower()}")
     return found
 
 
@@ -85,17 +99,22 @@ def _missing_in_scope(
         why = f"module {scope} has no variable and no parameter of that name"
         if not table.has_data and scope not in modules:
             why = f"no parameter of {scope} has that name, and {_NO_DATA}"
-        todo = _did_you_mean([f"{scope}:{name}" for name in close])
+        todo = did_you_mean([f"{scope}:{name}" for name in close])
         return NoSuchVariable(what, why, todo or f"see /sys/module/{scope}/parameters")
     if table.find(symbol.name):
         return NotWatchable(
             what, f"{scope} is no module, but {symbol.name} is a symbol", f"write {symbol.name}"
         )
+    if symbols := table.find(scope):
+        mode = "--x" if all(each.is_text for each in symbols) else "rw-"
+        return NotWatchable(
+            what, f"{scope} is no module but a symbol, and {symbol.name} no ACCESS", f"write {scope}:{mode}"
+        )
     close = nearest(scope, modules | {each.scope for each in parameters if each.scope})
-    todo = _did_you_mean([f"{name}:{symbol.name}" for name in close])
+    todo = did_you_mean([f"{name}:{symbol.name}" for name in close])
     return NoSuchVariable(
         what, f"there is no module {scope} (not loaded, or without parameters)",
-        todo or f"modprobe {scope}, or write the name alone",
+        todo or f"modprobe {scope}, write {symbol.name} alone, or for a program ./{scope}:{symbol.name}",
     )  # fmt: skip
 
 

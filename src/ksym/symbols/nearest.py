@@ -41,8 +41,18 @@ def suggestion(name: str, candidates: Iterable[str]) -> str:
     >>> suggestion("pid_mx", ["pid_max", "jiffies"])
     'did you mean pid_max?'
     """
-    found = nearest(name, candidates)
-    return f"did you mean {' or '.join(found)}?" if found else ""
+    return did_you_mean(nearest(name, candidates))
+
+
+def did_you_mean(names: list[str]) -> str:
+    """Them as the last part of an error message; empty when there are none.
+
+    >>> did_you_mean(["a", "b", "c"])
+    'did you mean a, b or c?'
+    """
+    *others, last = names or [""]
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return f"did you mean {listed}?" if names else ""
 
 
 def _close(name: str, pool: list[str], n: int) -> list[str]:

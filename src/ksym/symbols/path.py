@@ -144,7 +144,7 @@ class _Here:
     def member(self, step: Member) -> Location:
         address, kind = self.location.address, resolve(self.location.type)
         if self.location.bits:
-            raise self.error("it is a member of a bit field, which has none")
+            raise self.error("it is a member of a bit field, which has none", self.without())
         if isinstance(kind, Pointer):
             address, kind = self.follow(kind)
         if isinstance(kind, Array):
@@ -152,7 +152,7 @@ class _Here:
             why = f"it is a member of an array ({kind.name})"
             raise self.error(why, f"choose one of its {count}, as in [0]")
         if not isinstance(kind, Struct):
-            raise self.error(f"it is a member of {_a(kind)}, which has none")
+            raise self.error(f"it is a member of {_a(kind)}, which has none", self.without())
         if not kind.size and not kind.fields:
             raise self.error(f"{kind.name} is only declared, its members are not known")
         found = find_member(kind, step.name)
@@ -173,7 +173,7 @@ class _Here:
                 raise self.error(f"the array has {many}", f"number them {last}")
             return Location(self.location.address + step.number * kind.element.size, kind.element)
         if not isinstance(kind, Pointer) or self.location.bits:
-            raise self.error(f"it is an element of {_a(kind)}, which has none")
+            raise self.error(f"it is an element of {_a(kind)}, which has none", self.without())
         address, target = self.follow(kind)
         if not target.size:
             raise self.error(f"elements of {target.name} have no known size")
@@ -189,7 +189,8 @@ class _Here:
         value = int.from_bytes(data, "big" if self.byteorder == "big" else "little")
         if value < _FIRST_PAGE:
             what = "NULL" if not value else f"{value:#x}, which is no address"
-            raise self.error(f"the pointer ({kind.name}) before this step is {what}")
+            todo = "choose an object in which it points to something"
+            raise self.error(f"the pointer ({kind.name}) before this step is {what}", todo)
         if value >= 2**64 - _ERR_PTR:
             raise self.error(f"the pointer ({kind.name}) before this step holds the error {value - 2**64}")
         return value, resolve(kind.target)
@@ -210,6 +211,11 @@ class _Here:
                 skipped = base + unit - end if self.byteorder == "big" else start - base
                 return Location(base, found.type, (8 * skipped + first % 8, width), unit)
         raise self.error("the bit field crosses a boundary of 8 bytes, which no register can watch at once")
+
+    def without(self) -> str:
+        """What to watch instead of what its last step does not lead to."""
+        place = self.place(self.step.span) if self.place else None
+        return f"write {place.text[: place.span.start].rstrip()}" if place else "leave it out"
 
     def error(self, why: str, todo: str = "", cls: type[KsymError] = KsymError) -> KsymError:
         place = self.place(self.step.span) if self.place else None

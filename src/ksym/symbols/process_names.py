@@ -62,5 +62,5 @@ def _untyped(request: Request, root: UserSymbol, facts: tuple[Fact, ...]) -> Ksy
         why, missing = "DWARF is read by pyelftools, which is not installed", "pip install pyelftools"
     return NoSuchVariable(
         f"cannot reach {request.target.text}", f"the type of {root.name} is not known: {why}",
-        f"{missing}, or watch ADDRESS/LENGTH (`ksym resolve {root.object}:{root.name}` shows it)",
+        f"{missing}, or watch ADDRESS/LENGTH (`ksym resolve -p PID {root.object}:{root.name}` shows it)",
     )  # fmt: skip

@@ -156,12 +156,11 @@ def _source_file(loaded: LoadedObject, symbol: ElfSymbol) -> str:
 
 
 def _no_symbol(loaded: LoadedObject, name: str, label: str) -> KsymError:
-    from ksym.symbols.nearest import nearest
+    from ksym.symbols.nearest import suggestion
 
     stripped = not loaded.elf.has_symtab and loaded.debug is None
     what = f"cannot watch {label}"
-    near = nearest(name, {text for table in loaded.tables for text in table.variable_names()})
-    hint = f"did you mean {', '.join(near)}?" if near else ""
+    hint = suggestion(name, {text for table in loaded.tables for text in table.variable_names()})
     if stripped:
         build = f" (build id {loaded.elf.build_id})" if loaded.elf.build_id else ""
         todo = f"install its debug symbols{build}, or use a build that is not stripped"
