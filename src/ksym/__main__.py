@@ -28,7 +28,7 @@ from ksym.errors import KsymError, UsageError
 COMMANDS = {
     "trace": "live table, a row an access",
     "stat": "counts only, at the hardware's own cost",
-    "record": "lossless recording, that perf opens too",
+    "record": "lossless recording that perf opens, too",
     "report": "who touches it: reads, writes, tasks, values, stacks",
     "script": "a recording's rows, in any of trace's formats",
     "export": "a recording for DuckDB, Spark, Perfetto, flame graphs",
@@ -36,7 +36,7 @@ COMMANDS = {
     "resolve": "what ksym knows about a name; plants nothing",
     "doctor": "what this machine can and cannot do, and why",
     "selftest": "plants watches, touches them, checks the exact counts",
-    "demo": "a real kernel variable, read and written while it is watched",
+    "demo": "a kernel variable, read and written while it is watched",
 }
 
 
@@ -45,14 +45,16 @@ def usage() -> str:
     rows = "\n".join(f"  ksym {name:<9} {what}" for name, what in COMMANDS.items())
     return (
         "usage: ksym COMMAND ...\n\n"
-        "Who reads or writes this variable? Hardware watchpoints on kernel and user variables, by name.\n\n"
+        "Who reads or writes this variable?\n"
+        "Hardware watchpoints on kernel and user variables, by name.\n\n"
         f"commands (ksym COMMAND --help tells more):\n{rows}\n\n"
         "examples:\n"
-        "  ksym trace workqueue:panic_on_stall         every access to a module's parameter, built-in ones too\n"
-        "  ksym trace jiffies_64:-w- --limit 10        the next ten writes\n"
-        "  ksym stat workqueue:panic_on_stall -I 1000  hits a second of a module's parameter\n"
-        "  ksym trace 'task(1).comm' -g                a member of a task, with stacks\n"
-        "  ksym trace ./prog:counter -- ./prog         a variable of a program, from its first instruction\n"
+        "  ksym trace panic_timeout                every access to a kernel variable\n"
+        "  ksym trace jiffies_64:-w- --limit 10    the next ten writes\n"
+        "  ksym stat printk:time -I 1000           a module's parameter: hits a second\n"
+        "  ksym trace 'task(1).comm' -g            a member of a task, with stacks\n"
+        "  ksym trace ./prog:counter -- ./prog     a program's variable, from its start\n\n"
+        "ksym --version says which this is.\n"
     )
 
 
@@ -140,9 +142,14 @@ def _failed(error: KsymError) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments:
+        print(usage(), end="", file=sys.stderr)
+        return UsageError.status
+    if arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
+    if arguments[0] in ("-h", "--help"):
         print(usage(), end="")
-        return 0 if arguments else UsageError.status
+        return 0
     if arguments[0] in ("-V", "--version"):
         print(f"ksym {__version__}")
         return 0

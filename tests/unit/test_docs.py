@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import re
 import shlex
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ksym.__main__ import COMMANDS
+from ksym.__main__ import COMMANDS, main
 from ksym.commands.parser import make_parser, parse
 from ksym.errors import KsymError
 from ksym.language import parse_request
@@ -151,6 +152,18 @@ def test_page_of_a_command(name: str) -> None:
             assert str(action.metavar) in text
 
 
+@pytest.mark.parametrize("words", [(), *((name,) for name in COMMANDS)], ids=" ".join)
+def test_help_fits_a_narrow_terminal(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"usage: ksym {' '.join(words)}")
+    assert max(map(len, shown.splitlines())) <= 80
+    with contextlib.suppress(SystemExit):
+        main(["help", *words])
+    assert capsys.readouterr().out == shown
+
+
 def test_man_page(tmp_path: Path) -> None:
     target = tmp_path / "ksym.1"
     subprocess.run(
@@ -163,5 +176,7 @@ def test_man_page(tmp_path: Path) -> None:
             assert all(option in text for option in action.option_strings)
     # A line that began with a dot or quote of the text would be a request to roff.
     assert all(
-        re.match(r"\.(TH|SH|SS|TP|PP|BR?|I|nf|fi)\b", line) for line in text.splitlines() if line[:1] in ".'"
+        re.match(r"\.(TH|SH|SS|TP|PP|BR?|RI|I|br|nf|fi)\b", line)
+        for line in text.splitlines()
+        if line[:1] in ".'"
     )

@@ -10,8 +10,16 @@ from ksym.runs.planting import TWINS
 from ksym.runs.session import Asked
 
 
-def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
-    """The options that trace and stat share; ``verbose`` is what -v does."""
+def add_run_options(
+    parser: argparse.ArgumentParser, *, verbose: str, lacks: str = "no values, no conditions on them"
+) -> None:
+    """The options that trace, stat and record share.
+
+    Args:
+        parser: The command's.
+        verbose: What ``-v`` does.
+        lacks: What there is not with ``--no-bpf``.
+    """
     parser.add_argument("requests", nargs="+", metavar="REQUEST", help="TARGET[:ACCESS], e.g. pid_max:rw-")
     parser.add_argument("-p", "--pid", type=positive, help="this process: all its threads, and those to come")
     parser.add_argument("-C", "--cpus", type=cpu_list, metavar="CPUS", help="these CPUs only, e.g. 0-3,8")
@@ -30,9 +38,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, verbose: str) -> None:
         "--twin", choices=TWINS, default="auto",
         help="a second register for each piece of rw- tells reads from writes (default: where they are free)",
     )  # fmt: skip
-    parser.add_argument(
-        "--no-bpf", action="store_true", help="plain perf events only: no values, no conditions on them"
-    )
+    parser.add_argument("--no-bpf", action="store_true", help=f"plain perf events only: {lacks}")
     parser.add_argument(
         "--guard", type=percent, metavar="PERCENT|off",
         help="disarm a watch whose hits take more of a CPU's time (default: 25, for kernel variables without -p)",

@@ -41,7 +41,9 @@ _KEYS = ("function", "task", "cpu")
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_run_options(parser, verbose="show the hits of each CPU or thread, too")
+    add_run_options(
+        parser, verbose="show the hits of each CPU or thread, too", lacks="no --by and no conditions"
+    )
     parser.add_argument(
         "--by", type=_keys, metavar="KEY[,KEY]", default=(),
         help="tell hits apart by who made them: function, task, cpu, or several of them",
