@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ksym.errors import KsymError
 
 __all__ = ["Access", "Accesses", "KsymError", "Recording", "__version__", "open", "trace"]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _PLACES = {
     "Access": "ksym.api.live",
