@@ -13,7 +13,6 @@ import contextlib
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -148,6 +147,8 @@ def created(name: str, *, force: bool, option: str = "-o") -> Iterator[BinaryIO]
             with open(_open_stream(name, option), "wb") as stream:
                 yield stream
             return
+        import tempfile  # late: trace, which never comes here, is armed the sooner
+
         # mkstemp's mode is 0600.
         fd, unfinished = tempfile.mkstemp(prefix=".ksym-", dir=os.path.dirname(name) or ".")
         try:
