@@ -14,10 +14,12 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from ksym.errors import KsymError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STDOUT = "-"
 
