@@ -15,6 +15,7 @@ from ksym.linux.libc import MACHINE
 from native.programs.assembly import BOTH_WAYS, source
 from native.programs.exact import Rows, trace
 from native.programs.instructions import CASES, PLACED, VALUE, WAYS_OF_ONE, Case, Placed
+from support.processor import flags, of_processor
 from support.program import ksym
 from synthetic.compile import build
 
@@ -32,20 +33,6 @@ WAYS = {
 }
 WITHOUT_PROGRAMS = {"twins": "rw-", "-w-": "-w-", "r--": "r--"}
 """Ways that must not differ with ``--no-bpf``: the records of twins are told apart outside of the kernel then."""
-
-
-def of_processor(name: str) -> str:
-    """A field of the first processor in /proc/cpuinfo."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""
-
-
-@cache
-def flags() -> frozenset[str]:
-    return frozenset(of_processor("flags").split())
 
 
 def can_run(case: Case) -> bool:
