@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from ksym.linux.libc import syscall
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = range(5)
-_PROG_LOAD, _PROG_TEST_RUN = 5, 10
+_PROG_LOAD, _PROG_TEST_RUN, _LINK_CREATE = 5, 10, 28
+_ATTACH_PERF_EVENT = 41
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, MAP_TYPE_LRU_HASH = (
     1,
     2,
@@ -171,6 +172,15 @@ def load(kind: int, code: bytes, *, flags: int = 0, name: str = "ksym") -> int:
             if log.value and again.errno is not None:
                 raise VerifierError(again.errno, log.value.decode(errors="replace")) from None
             raise again from None
+
+
+def link(program: int, event: int) -> int:
+    """Attach a program to a perf event until the descriptor that this returns is closed (5.15, commit b89fbfbb854c).
+
+    Raises:
+        OSError: EINVAL where the kernel has no such links.
+    """
+    return syscall("bpf", _LINK_CREATE, struct.pack("=IIIIQ", program, event, _ATTACH_PERF_EVENT, 0, 0), 24)
 
 
 def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:

@@ -65,6 +65,7 @@ IOC_DISABLE = 0x2401
 IOC_REFRESH = 0x2402
 IOC_SET_OUTPUT = 0x2405
 IOC_SET_BPF = 0x40042408
+IOC_MODIFY_ATTRIBUTES = 0x4008240B
 
 # struct perf_event_attr up to sample_max_stack: 112 bytes, PERF_ATTR_SIZE_VER5 (4.8).
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHH")
@@ -98,7 +99,7 @@ class Attr:
 class PerfEvent:
     """One open event: a file descriptor that gives its debug register back when closed."""
 
-    __slots__ = ("cpu", "fd", "id", "pid", "read_format")
+    __slots__ = ("_link", "cpu", "fd", "id", "pid", "read_format")
 
     def __init__(self, attr: Attr, *, pid: int, cpu: int) -> None:
         """Open the event.
@@ -113,12 +114,14 @@ class PerfEvent:
         """
         self.pid, self.cpu, self.read_format = pid, cpu, attr.read_format
         self.fd = syscall("perf_event_open", attr.pack(), pid, cpu, -1, FLAG_FD_CLOEXEC)
+        self._link = -1
         self.id = 0
         if attr.read_format & FORMAT_ID:
             self.id = self.read()[1]
 
     def close(self) -> None:
         """Give the event back; closing twice does nothing."""
+        self.detach()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -135,9 +138,48 @@ class PerfEvent:
         """Start; the kernel stops the event by itself after so many overflows (not for inherited events: EINVAL)."""
         fcntl.ioctl(self.fd, IOC_REFRESH, hits)
 
-    def attach(self, program: int) -> None:
-        """Run a BPF program at each overflow; where it returns 0 there is no sample (4.9, commit aa6a5f3cb2b2)."""
+    def modify(self, attr: Attr) -> None:
+        """Watch something else, with the same register and on the same counter (4.17, commit 32ff77e8cc9e).
+
+        Args:
+            attr: Address, length and kind as they are to be, DISABLED in its flags or not: the event is off or on
+                accordingly. All else as the event was opened with.
+
+        Raises:
+            OSError: EINVAL, EOPNOTSUPP: it watches what it did; but if it was opened with DISABLED it is off now,
+                whether or not it had been enabled since (kernel/events/core.c, perf_event_modify_breakpoint).
+        """
+        fcntl.ioctl(self.fd, IOC_MODIFY_ATTRIBUTES, attr.pack())
+
+    def attach(self, program: int, *, for_good: bool = True) -> None:
+        """Run a BPF program at each overflow; where it returns 0 there is no sample (4.9, commit aa6a5f3cb2b2).
+
+        Args:
+            program: Its descriptor.
+            for_good: There will never be another one; else one more descriptor is needed.
+        """
+        if not for_good:
+            from ksym.linux import bpf
+
+            try:
+                self._link = bpf.link(program, self.fd)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                return
         fcntl.ioctl(self.fd, IOC_SET_BPF, program)
+
+    @property
+    def linked(self) -> bool:
+        """Whether it has a program that can be taken off."""
+        return self._link >= 0
+
+    def detach(self) -> None:
+        """Take the program off, if it was not attached for good."""
+        if self._link >= 0:
+            os.close(self._link)
+            self._link = -1
 
     def output_to(self, other: PerfEvent) -> None:
         """Send this event's records into the ring of ``other``, an event of the same CPU."""
