@@ -7,15 +7,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from ksym.linux import perf_event
-from ksym.linux.cpus import online_cpus
 from ksym.linux.libc import MACHINE
-from ksym.linux.perf_event import Attr, Flag, PerfEvent
 from ksym.symbols.kallsyms import Kallsyms
 from native.running import ONE_LINE, ended, free, line, nobody, row, sample, started, summary, touch
 from support.program import command, environment, ksym, shell
@@ -207,72 +203,6 @@ def test_a_traceback_for_developers_alone(monkeypatch: pytest.MonkeyPatch) -> No
     result = ksym("trace", "no_such_thing")
     assert result.err.startswith("Traceback (most recent call last):\n")
     assert result.status == 125
-
-
-# -- registers ---------------------------------------------------------------------------------------
-
-
-@X86
-def test_too_many_registers_for_one_object() -> None:
-    address = KERNEL.find("_text")[0].address
-    result = ksym("trace", f"{address:#x}/40")
-    assert result.status == 125
-    why = "it takes 5 debug registers and CPU 0 has 4 free (40 bytes, at most 8 a register)"
-    assert result.err.startswith(f"ksym: cannot watch {address:#x}/40: {why}")
-    assert ONE_LINE.fullmatch(result.err)
-
-
-HOLDER = """
-import ctypes, sys
-from ksym.linux.cpus import online_cpus
-from ksym.linux.perf_event import Attr, Flag, PerfEvent
-data = ctypes.c_uint64()
-flags = Flag.DISABLED | Flag.EXCLUDE_KERNEL
-attr = Attr(5, flags=flags, bp_type=2, bp_address=ctypes.addressof(data), bp_length=8)
-held = [PerfEvent(attr, pid=-1, cpu=cpu) for cpu in online_cpus() for _ in range(int(sys.argv[1]))]
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@X86
-def test_registers_that_somebody_else_holds_are_named() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, "3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-    ) as holder:  # fmt: skip
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        one = ksym("trace", sample().request, "--", "cat", str(sample().file))
-        two = ksym("trace", "task(1).comm")
-        holder.stdin.close()
-    assert summary(one.err).startswith("ksym: 1 access (1 hit), 0 lost")
-    assert two.status == 125
-    assert "it takes 2 debug registers and CPU 0 has 1 free (16 bytes, at most 8 a register)" in two.err
-    assert re.search(
-        rf"held perhaps by [^;]*\(pid {holder.pid}, perf events\)[^;]*; end one of them", two.err
-    )
-    assert ONE_LINE.fullmatch(two.err)
-
-
-@X86
-def test_two_runs_at_once_share_what_there_is() -> None:
-    chosen = sample()
-    more = ("--limit", "1", "--format", "csv")
-    with started("trace", chosen.request, "task(1).comm:-w-", "--twin", "off", *more) as first:
-        assert line(first).startswith("time_ns")  # planted: 3
-        with started("trace", chosen.request, *more) as second:
-            assert line(second).startswith("time_ns")  # 1, as there is no room for a twin
-            third = ksym("trace", chosen.request)
-            while first.poll() is None or second.poll() is None:
-                touch(chosen.file)
-            for process in (first, second):
-                out, error = ended(process)
-                assert process.returncode == 0
-                assert len(out.splitlines()) == 1
-                assert summary(error).startswith("ksym: 1 access (1 hit), 0 lost")
-    assert third.status == 125
-    assert "it takes 1 debug register and CPU 0 has 0 free" in third.err
 
 
 # -- COMMAND -----------------------------------------------------------------------------------------
@@ -538,26 +468,3 @@ def test_doctor_and_selftest_expect_less_of_nobody() -> None:
     assert (doctor.status, selftest.status) == (0, 0)
     assert re.search(r"^limited +watch kernel variables ", doctor.out, re.MULTILINE)
     assert re.search(r"^skipped +kernel variable: ", selftest.out, re.MULTILINE)
-
-
-def test_a_gdb_on_one_task_blocks_a_cpu_wide_watch() -> None:
-    """Registers of one task count against every CPU that it may run on."""
-    data = (1 << 64) - 4096
-    attr = Attr(
-        perf_event.TYPE_BREAKPOINT,
-        flags=Flag.DISABLED | Flag.EXCLUDE_HV,
-        bp_type=2,
-        bp_address=data,
-        bp_length=8,
-    )
-    events = []
-    try:
-        for _ in range(4):
-            events.append(PerfEvent(attr, pid=0, cpu=-1))
-        result = ksym("trace", sample().request)
-    finally:
-        for event in events:
-            event.close()
-    assert result.status == 125
-    assert f"CPU {online_cpus()[0]} has 0 free" in result.err
-    assert f"(pid {os.getpid()}, perf events)" in result.err
