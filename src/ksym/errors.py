@@ -83,6 +83,10 @@ class NoRegisters(KsymError):
     """More debug registers are needed than are free."""
 
 
+class NotTakenOver(NoRegisters):
+    """Registers of a watch that gives way cannot be handed on: it has to be closed first."""
+
+
 class NoMemory(KsymError):
     """It would take more memory than there is."""
 

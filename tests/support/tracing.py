@@ -40,10 +40,11 @@ class Machine:
 
     @property
     def used(self) -> int:
-        return sum(each.cost for each in self.planted)
+        return sum(each.cost - each.lent for each in self.planted)
 
-    def plant(self, request: Request, how: How) -> Planted:
-        return FakePlanted(self, request, how)
+    def plant(self, request: Request, how: How, instead: Planted | None = None) -> Planted:
+        assert instead is None or isinstance(instead, FakePlanted)
+        return FakePlanted(self, request, how, instead)
 
     def named(self, name: str) -> FakePlanted:
         (found,) = [each for each in self.planted if each.request.target.text == name]
@@ -59,17 +60,23 @@ class Machine:
 class FakePlanted(Planted):
     """A request in the registers of a Machine."""
 
-    def __init__(self, machine: Machine, request: Request, how: How) -> None:
+    def __init__(
+        self, machine: Machine, request: Request, how: How, instead: FakePlanted | None = None
+    ) -> None:
         name = request.target.text
         if (error := machine.refusal(request)) is not None:
             raise error
         if name.startswith("no"):
             raise NoSuchVariable(f"cannot watch {name}", "there is no such variable")
         self.cost = 2 if request.mode is Mode.READ else 1
-        if machine.used + self.cost > machine.registers:
+        self.lent, self.instead = 0, instead
+        borrowed = min(self.cost, instead.cost) if instead else 0
+        if machine.used + self.cost - borrowed > machine.registers:
             raise NoRegisters(f"cannot watch {name}", "there are not enough registers")
+        self.enabled = self.was_enabled = False
+        if instead:
+            instead.lent, instead.was_enabled, instead.enabled = borrowed, instead.enabled, False
         self.machine, self.request, self.how = machine, request, how
-        self.enabled = False
         self.earlier = self.own = 0
         self.caught: list[Access] = []
         self.told: Callable[[str], None] = lambda note: None
@@ -83,6 +90,7 @@ class FakePlanted(Planted):
 
     def follow(self, earlier: int, told: Callable[[str], None]) -> None:
         self.earlier, self.told = earlier, told
+        self.instead = None
 
     def enable(self) -> None:
         self.enabled = True
@@ -117,6 +125,8 @@ class FakePlanted(Planted):
         return self.earlier + self.own
 
     def close(self) -> None:
+        if self.instead:
+            self.instead.lent, self.instead.enabled = 0, self.instead.was_enabled
         self.machine.planted.remove(self)
         self.machine.events.append(f"{self.request} closed")
 

@@ -29,6 +29,6 @@ def test_threads_that_start_while_a_process_is_armed_are_reached_again(
 ) -> None:
     armed, event = object.__new__(ArmedWatch), FakeEvent()
     armed.options, armed.engine, armed.after_enabling = Options(), None, lambda: None
-    armed.scope, armed.events = scope, [ArmedEvent(cast(Any, None), cast(Any, event))]
+    armed.scope, armed.events = scope, [ArmedEvent(cast(Any, None), cast(Any, event), cast(Any, None))]
     armed.enable()
     assert (event.enabled > 1) == reached_again

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ksym.errors import KsymError, NoRegisters, NoSuchVariable, NotPermitted, RequestError
+from ksym.errors import KsymError, NoRegisters, NoSuchVariable, NotPermitted, NotTakenOver, RequestError
 from ksym.language.parser import parse_request
 from ksym.language.request import Request
 from ksym.tracing.filters import Filters
@@ -119,7 +119,7 @@ def test_another_spelling_is_a_change_in_place(it: Told) -> None:
 def test_the_old_one_stays_where_the_new_one_cannot_be_planted(it: Told, error: KsymError) -> None:
     it.filters.write("a:rw-")
     it.machine.hit("a", 7)
-    # Out of registers, it is tried again without the old one.
+    # Out of registers, it is tried again with those of the old one.
     it.machine.refusal = failing(error, error if isinstance(error, NoRegisters) else None)
     with pytest.raises(type(error)):
         it.filters.write("a:-w-")
@@ -149,10 +149,48 @@ def test_no_registers_the_old_one_gives_way(it: Told) -> None:
     assert it.machine.named("d").hits == 2
 
 
+def test_no_registers_the_old_ones_are_taken_over(it: Told) -> None:
+    """There is no moment at which somebody else could get them."""
+    for name in ("a", "b"):
+        it.filters.write(f"{name}:r--")
+    it.machine.events.clear()
+    it.filters.write("a:-w-\nb:rw-")
+    assert it.machine.events == ["a:-w- enabled", "b:rw- enabled", "a:r-- closed", "b:r-- closed"]
+    assert it.machine.used == 2
+    assert it.notes == [("a:-w-", GAVE_WAY), ("b:rw-", GAVE_WAY)]
+
+
+def test_what_cannot_be_taken_over_is_given_up(it: Told) -> None:
+    it.filters.write("a:-w-")
+    it.machine.hit("a", 2)
+    it.machine.events.clear()
+    it.machine.refusal = failing(NoRegisters("w", "y"), NotTakenOver("w", "y"))
+    it.filters.write("a:rw-")
+    assert it.machine.events == ["a:-w- closed", "a:rw- enabled"]
+    assert (it.machine.named("a").hits, it.notes) == (2, [("a:rw-", GAVE_WAY)])
+
+
+@pytest.mark.parametrize("error", [NoRegisters("w", "y"), NotPermitted("w", "y")])
+def test_what_was_taken_over_in_vain_comes_back(it: Told, error: KsymError) -> None:
+    for name in ("a", "b", "c", "d"):
+        it.filters.write(f"{name}:-w-")
+        it.machine.hit(name, 3)
+    more = [None, error, error] if isinstance(error, NoRegisters) else [None, error]
+    it.machine.refusal = failing(NoRegisters("w", "y"), *more)
+    with pytest.raises(type(error)):
+        it.filters.write("a:rw-\nb:rw-")
+    assert lines(it) == ["d:-w-", "c:-w-", "b:-w-", "a:-w-"]
+    assert (it.machine.used, it.notes) == (4, [])
+    for name in ("a", "b", "c", "d"):
+        it.machine.hit(name, 1)
+        assert it.machine.named(name).hits == 4
+
+
 def test_somebody_takes_the_registers_in_between(it: Told) -> None:
     it.filters.write("a:-w-")
     it.filters.write("b:-w-")
-    it.machine.refusal = failing(*[NoRegisters("cannot watch a", "somebody else has them")] * 3)
+    no = NoRegisters("cannot watch a", "somebody else has them")
+    it.machine.refusal = failing(no, NotTakenOver("cannot watch a", "it is of another kind"), no, no)
     with pytest.raises(NoRegisters):
         it.filters.write("a:rw-")
     assert lines(it) == ["b:-w-"]

@@ -36,6 +36,7 @@ class Planting(NamedTuple):
         guard: Percent of a CPU's time that hits may take; 0: any. None: the usual, for watches planted on CPUs:
             what one process does to a variable of its own costs that process alone.
         verbose: Show what the verifier says of a program that it refuses.
+        instead: A watch that gives way to this one; see ArmedWatch.
     """
 
     options: Options
@@ -44,6 +45,7 @@ class Planting(NamedTuple):
     bpf: bool = True
     guard: float | None = None
     verbose: bool = False
+    instead: ArmedWatch | None = None
 
 
 class Planted(NamedTuple):
@@ -100,7 +102,7 @@ def plant(
             )
             options = replace(options, stops_on_demand=limit.cost.stops_on_demand)
         try:
-            armed = stack.enter_context(ArmedWatch(plan, scope, options, engine))
+            armed = stack.enter_context(ArmedWatch(plan, scope, options, engine, instead=planting.instead))
         except NoRegisters:
             if plan is plans[-1]:
                 raise

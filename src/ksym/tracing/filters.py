@@ -2,22 +2,23 @@
 """``ksym_trace_filter``: which requests are planted, and what becomes of them when somebody writes.
 
 A write is done as a whole or not at all. New requests are planted beside those that they replace; where registers are
-short, these are given up first, and planted again if that did not help either.
+short, they take these over; where that cannot be done, the old ones are given up first, and planted again if that did
+not help either.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from ksym.errors import KsymError, NoRegisters, RequestError, Span
+from ksym.errors import KsymError, NoRegisters, NotTakenOver, RequestError, Span
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode, Request, TaskRoot, UserSymbol
 from ksym.language.request_set import Key, RequestSet, key
 from ksym.language.tokens import printable
 from ksym.tracing.planted import How, Planted
 
-Plant = Callable[[Request, How], Planted]
+Plant = Callable[[Request, How, Planted | None], Planted]
 Told = Callable[[Request, str], None]
 
 
@@ -103,14 +104,7 @@ class Filters:
         except NoRegisters:
             if not olds:
                 raise
-            hits, gone = self._stop(olds)
-            self._give_up(gone)
-            try:
-                fresh = self._plant_all(news, how)
-            except BaseException:
-                self._restore(olds, hits)
-                raise
-            gone = []
+            fresh, hits, gone = self._plant_instead(news, how, olds)
             for planted in fresh:
                 if key(planted.request.target) in hits:
                     self._told(
@@ -123,6 +117,28 @@ class Filters:
         # Last, as it takes the kernel a while, in which the new ones see accesses already.
         self._give_up(gone)
         self._requests, self._how = wanted, how
+
+    def _plant_instead(
+        self, news: Sequence[Request], how: How, olds: Sequence[Request]
+    ) -> tuple[list[Planted], dict[Key, int], list[Planted]]:
+        """Plant with the registers of what is replaced; returns what `_stop` does, too.
+
+        Each takes over those of its old one. Where that cannot be done, or where one has some that another needs, all
+        old ones are given up: somebody else may get their registers then.
+        """
+        try:
+            fresh = self._plant_all(news, how, {key(old.target): self._planted[old] for old in olds})
+        except NoRegisters as error:
+            if len(olds) == 1 and not isinstance(error, NotTakenOver):
+                raise
+            hits, gone = self._stop(olds)
+            self._give_up(gone)
+            try:
+                return self._plant_all(news, how), hits, []
+            except BaseException:
+                self._restore(olds, hits)
+                raise
+        return fresh, *self._stop(olds)
 
     def _stop(self, requests: Sequence[Request]) -> tuple[dict[Key, int], list[Planted]]:
         """End watches; returns the hits up to then, by target, and what still has their registers."""
@@ -144,11 +160,14 @@ class Filters:
         if self._on:
             planted.enable()
 
-    def _plant_all(self, requests: Sequence[Request], how: How) -> list[Planted]:
+    def _plant_all(
+        self, requests: Sequence[Request], how: How, instead: Mapping[Key, Planted] | None = None
+    ) -> list[Planted]:
         done: list[Planted] = []
         try:
             for request in requests:
-                done.append(self._plant(request, how))
+                old = instead.get(key(request.target)) if instead else None
+                done.append(self._plant(request, how, old))
         except BaseException as error:
             if isinstance(error, KsymError) and error.place is None:
                 error.place = request.place(Span(0, len(request.target.text)))
@@ -161,7 +180,7 @@ class Filters:
         """Plant anew what was given up in vain."""
         for request in requests:
             try:
-                planted = self._plant(request, self._how)
+                planted = self._plant(request, self._how, None)
             except (KsymError, OSError) as error:
                 # Somebody else took the registers in between.
                 why = error.why if isinstance(error, KsymError) else os.strerror(error.errno or 0)

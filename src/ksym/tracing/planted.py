@@ -43,20 +43,23 @@ class Planted:
     Args:
         request: What to watch.
         how: How.
+        instead: One that gives way to it: its registers are taken over, as many as are needed. Closed before it is
+            asked to `follow`, this one gives them back.
 
     Raises:
-        KsymError: it cannot be planted; nothing is left behind.
+        KsymError: it cannot be planted; nothing is left behind, and ``instead`` goes on.
     """
 
-    def __init__(self, request: Request, how: How) -> None:
+    def __init__(self, request: Request, how: How, instead: Planted | None = None) -> None:
         self.request, self.how = request, how
         self._told: Callable[[str], None] = lambda note: None
         self._earlier = 0
         self._told_of_loss = False
-        options = Options(stacks=how.stacks)
+        options = Options(stacks=how.stacks, gives_way=True)
         planting = Planting(
-            options, Wants(Sink.RECORD), "auto" if how.twin else "off", bpf=how.bpf, guard=how.guard
-        )
+            options, Wants(Sink.RECORD), "auto" if how.twin else "off", bpf=how.bpf, guard=how.guard,
+            instead=instead._session.armed if instead else None,
+        )  # fmt: skip
         with ExitStack() as stack:
             asked = Asked([request.text], vmlinux=how.vmlinux)
             self._session: Session = stack.enter_context(open_session(asked, planting, signals=Undisturbed()))
@@ -71,6 +74,7 @@ class Planted:
 
     def follow(self, earlier: int, told: Callable[[str], None]) -> None:
         """Go on from a count, and tell of what is found to be wrong with it (the guard, a module that is gone)."""
+        self._session.armed.settle()
         self._earlier, self._told = earlier, told
         self._session.run.on_note = told
         for note in (*self._session.lacking, *self._session.run.notes):

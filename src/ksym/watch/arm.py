@@ -12,11 +12,11 @@ import errno
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from ksym.errors import KsymError
+from ksym.errors import KsymError, NotTakenOver
 from ksym.language.request import Mode
 from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
@@ -45,6 +45,7 @@ class Options:
         ring_bytes: Ring size a CPU, a power of two; 0 lets the number of CPUs decide.
         stops_on_demand: A program that returns 1 stops its event (`guard.HitCost`).
         both_fire: A write fires both registers of a twin (`registers.both_fire`).
+        gives_way: Its events may be taken over by the watch that follows it.
     """
 
     counting: bool = False
@@ -53,14 +54,28 @@ class Options:
     ring_bytes: int = 0
     stops_on_demand: bool = False
     both_fire: bool = True
+    gives_way: bool = False
 
 
 @dataclass
 class ArmedEvent:
-    """An open event and what it was opened for."""
+    """An open event and what it was opened for.
+
+    Args:
+        planned: That.
+        event: The event.
+        attr: Its attributes; DISABLED is in its flags.
+        before: What it was in the watch from which it was taken over, until that is settled.
+        hits: Its count when it was taken over; it goes on from there.
+        lost: Its lost records at that time.
+    """
 
     planned: PlannedEvent
     event: PerfEvent
+    attr: Attr
+    before: ArmedEvent | None = None
+    hits: int = 0
+    lost: int = 0
 
 
 class ArmedWatch:
@@ -71,15 +86,27 @@ class ArmedWatch:
         scope: Where; asked again when threads appear while arming.
         options: How.
         engine: Programs that run at each hit; None: plain perf events.
+        instead: A watch whose registers this one takes over, as many as it needs, so that nobody else can get them
+            in between. It sees nothing any more then. Closed before it is `settle`d, this one gives them back, and the
+            other goes on.
 
     Raises:
-        KsymError: it cannot be planted; nothing is left behind.
+        KsymError: it cannot be planted; nothing is left behind, and ``instead`` goes on.
+        NotTakenOver: the events of ``instead`` are of another kind, or the kernel can change none (before 5.15).
     """
 
     def __init__(
-        self, plan: Plan, scope: Callable[[], Scope], options: Options, engine: Engine | None = None
+        self,
+        plan: Plan,
+        scope: Callable[[], Scope],
+        options: Options,
+        engine: Engine | None = None,
+        *,
+        instead: ArmedWatch | None = None,
     ) -> None:
         self.plan, self.options, self.engine = plan, options, engine
+        self._instead = instead
+        self._on = False
         self._scope = scope
         self.events: list[ArmedEvent] = []
         self._rings: Rings | None = None
@@ -122,7 +149,7 @@ class ArmedWatch:
         self.unstable_threads = True
 
     def _descriptors(self, scope: Scope) -> int:
-        events = len(self.plan.events(scope, sampling=self._samples))
+        events = len(self.plan.events(scope, sampling=self._samples)) * (2 if self.options.gives_way else 1)
         others = MOST_OPEN + 64
         if self.options.counting:
             return events + others
@@ -186,13 +213,82 @@ class ArmedWatch:
         )
 
     def _open_event(self, planned: PlannedEvent) -> None:
-        event = PerfEvent(self._attr(planned), pid=planned.pid, cpu=planned.cpu)
-        self.events.append(ArmedEvent(planned, event))
+        attr = self._attr(planned)
+        armed = self._take_over(planned, attr)
+        if armed is None:
+            armed = ArmedEvent(planned, PerfEvent(attr, pid=planned.pid, cpu=planned.cpu), attr)
+        self.events.append(armed)
+        self._connect(armed)
+
+    def _connect(self, armed: ArmedEvent) -> None:
+        """Say where its hits go."""
+        planned = armed.planned
         if self.engine:
             piece = planned.watch.pieces.index(planned.piece)
-            event.attach(self.engine.program(planned.watch.index, piece, planned.role))
+            program = self.engine.program(planned.watch.index, piece, planned.role)
+            armed.event.attach(program, for_good=not self.options.gives_way)
         elif self._rings:
-            self._rings.take(planned, event)
+            self._rings.take(planned, armed.event)
+
+    def _take_over(self, planned: PlannedEvent, attr: Attr) -> ArmedEvent | None:
+        """The next event of the watch that gives way, in the order of their registers; None where none is left."""
+        if self._instead is None:
+            return None
+        taken = [armed.event for armed in self.events]
+        for before in self._instead.events:
+            event = before.event
+            if (event.pid, event.cpu) == (planned.pid, planned.cpu) and event not in taken:
+                break
+        else:
+            return None
+        place = {"bp_type": attr.bp_type, "bp_address": attr.bp_address, "bp_length": attr.bp_length}
+        same_else = replace(before.attr, **place) == attr
+        if not same_else or (self.engine and not event.linked) or self._instead.was_stopped:
+            raise NotTakenOver(f"cannot watch {planned.watch.name}", "no register can be taken over")
+        event.disable()
+        event.detach()
+        try:
+            event.modify(attr)
+        except OSError:
+            self._instead.go_on(before)
+            raise
+        hits, _, lost = event.read()
+        return ArmedEvent(planned, event, attr, before, hits, lost)
+
+    def go_on(self, armed: ArmedEvent) -> None:
+        """Watch again with an event that was to be taken over."""
+        armed.event.disable()
+        armed.event.detach()
+        armed.event.modify(armed.attr)
+        self._connect(armed)
+        if self._on:
+            self._enable(armed)
+
+    def settle(self) -> None:
+        """Keep for good what was taken over."""
+        for armed in self.events:
+            if armed.before and self._instead:
+                self._instead.forget(armed.before)
+                armed.before = None
+        self._instead = None
+
+    def forget(self, armed: ArmedEvent) -> None:
+        """An event is not this watch's any more; its count stays in the totals."""
+        self._retired[armed.planned.watch.index] += self._share(armed)
+        self._retired_lost += armed.event.read()[2] - armed.lost
+        self.events.remove(armed)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a program has stopped an event by the kernel's own limit.
+
+        Since 18dbcbfabfff (6.17) it would see nothing any more, whatever it is changed to.
+        """
+        if self.engine is None:
+            return False
+        from ksym.program.shared import Slot
+
+        return any(self.engine.shared.slot(watch.index, Slot.TRIPPED) for watch in self.plan.watches)
 
     def _open_rings(self, scope: Scope) -> None:
         if self._rings is None:
@@ -214,6 +310,7 @@ class ArmedWatch:
         original reaches it (kernel/events/core.c, inherit_event). One that starts right now can so stay off, with
         all that it starts, until it is reached again. A stopped COMMAND starts none.
         """
+        self._on = True
         for again in range(_ENABLE_PASSES if self.scope.only_threads else 1):
             if again:
                 time.sleep(_STARTING_SECONDS)
@@ -234,6 +331,8 @@ class ArmedWatch:
         Args:
             index: This watch alone.
         """
+        if index is None:
+            self._on = False
         for armed in self.events:
             if index in (None, armed.planned.watch.index):
                 with contextlib.suppress(OSError):  # its CPU may have gone
@@ -259,7 +358,7 @@ class ArmedWatch:
 
         An emulator may let it fire the W register alone (`registers.both_fire`).
         """
-        count = armed.event.read()[0]
+        count = armed.event.read()[0] - armed.hits
         planned = armed.planned
         if planned.role is not Role.WRITES:
             return count
@@ -276,7 +375,7 @@ class ArmedWatch:
 
     def lost(self) -> int:
         """Records for which a ring had no room, where the kernel counts them (PERF_FORMAT_LOST)."""
-        return self._retired_lost + sum(armed.event.read()[2] for armed in self.events)
+        return self._retired_lost + sum(armed.event.read()[2] - armed.lost for armed in self.events)
 
     @property
     def _names_user_code(self) -> bool:
@@ -336,10 +435,8 @@ class ArmedWatch:
         The ring stays: records may still lie in it.
         """
         for armed in [armed for armed in self.events if armed.planned.cpu == cpu]:
-            self._retired[armed.planned.watch.index] += self._share(armed)
-            self._retired_lost += armed.event.read()[2]
+            self.forget(armed)
             armed.event.close()
-            self.events.remove(armed)
 
     def add_cpu(self, cpu: int) -> list[PlannedEvent]:
         """Cover a CPU that came online while armed; returns what was planted.
@@ -375,7 +472,10 @@ class ArmedWatch:
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
         for armed in self.events:
-            armed.event.close()
+            if armed.before and self._instead:
+                self._instead.go_on(armed.before)
+            else:
+                armed.event.close()
         self.events.clear()
         if self._rings:
             self._rings.close()

@@ -50,8 +50,11 @@ class HitCost:
     stops_on_demand: bool
 
 
+_measured: dict[bool, HitCost] = {}
+
+
 def measure(*, with_program: bool) -> HitCost:
-    """Time some hits on a variable of our own; a guess where no register is free for that."""
+    """Time some hits on a variable of our own; where no register is free, what was found before, or a guess."""
     target = ctypes.c_uint64()
     attr = Attr(
         perf_event.TYPE_BREAKPOINT,
@@ -70,7 +73,7 @@ def measure(*, with_program: bool) -> HitCost:
             if with_program:
                 event.attach(_load_nothing(stack))
         except OSError:
-            return HitCost(_GUESSED_NS, stops_on_demand=False)
+            return _measured.get(with_program, HitCost(_GUESSED_NS, stops_on_demand=False))
         stops = False
         if with_program:
             event.refresh(1)
@@ -83,7 +86,8 @@ def measure(*, with_program: bool) -> HitCost:
             target.value = number
         spent = time.perf_counter_ns() - started
         event.disable()
-    return HitCost(max(spent // _HITS, 100), stops)
+    _measured[with_program] = HitCost(max(spent // _HITS, 100), stops)
+    return _measured[with_program]
 
 
 def _load_nothing(stack: contextlib.ExitStack) -> int:

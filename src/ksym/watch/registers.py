@@ -69,11 +69,14 @@ def own_place(*, system_wide: bool) -> Iterator[tuple[int, int]]:
         os.sched_setaffinity(0, before)
 
 
+_both_fired: dict[bool, bool] = {}
+
+
 def both_fire(*, system_wide: bool) -> bool:
     """Whether a write fires both watchpoints on an address, as processors do; tried on a variable of our own.
 
     QEMU, where it emulates the processor, reports the first one alone (cpu_check_watchpoint() in its
-    accel/tcg/watchpoint.c). True where no two registers are free to try it.
+    accel/tcg/watchpoint.c). Where no two registers are free to try it, what was found before, or True.
     """
     target = ctypes.c_uint64()
     cell = memoryview(target).cast("B").cast("Q")  # one store, and no read; ctypes reads as well
@@ -91,14 +94,15 @@ def both_fire(*, system_wide: bool) -> bool:
             try:
                 events.append(PerfEvent(attr, pid=pid, cpu=cpu))
             except OSError:
-                return True
+                return _both_fired.get(system_wide, True)
             stack.callback(events[-1].close)
         for event in events:
             event.enable()
         cell[0] = 1
         for event in events:
             event.disable()
-        return events[1].read()[0] > 0
+        _both_fired[system_wide] = events[1].read()[0] > 0
+        return _both_fired[system_wide]
 
 
 @dataclass(frozen=True)
