@@ -9,14 +9,28 @@ import signal
 
 from ksym.linux.libc import MACHINE, ptrace
 
-_TRACEME, _PEEKUSER, _DETACH, _SYSCALL, _SETOPTIONS = 0, 3, 17, 24, 0x4200
+_TRACEME, _PEEKUSER, _CONT, _DETACH, _SYSCALL, _SETOPTIONS, _SEIZE = 0, 3, 7, 17, 24, 0x4200, 0x4206
 _O_SYSGOOD, _O_FORK, _O_VFORK, _O_CLONE, _O_EXEC = 1, 2, 4, 8, 16
-_EVENTS = (1, 2, 3, 4)
+_OPTIONS = _O_SYSGOOD | _O_FORK | _O_VFORK | _O_CLONE | _O_EXEC
+_EVENT_EXEC, _EVENT_STOP = 4, 128
+_EVENTS = (1, 2, 3, _EVENT_EXEC, _EVENT_STOP)
 _WALL = 0x40000000
 
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 # offsetof(struct user, regs.orig_rax), sys/user.h; and the number of mmap, asm/unistd_64.h.
 _ORIG_RAX, _MMAP = 15 * 8, 9
+
+
+def seize(pid: int) -> None:
+    """Trace a child and what it starts; an exec will stop it.
+
+    If the tracer is killed, it goes on, wherever it is stopped. That cannot be said of one that is traced by
+    `trace_me`: an exec sends it SIGTRAP, and what it starts SIGSTOP, and nobody takes them back.
+
+    Raises:
+        PermissionError: it is not dumpable (the interpreter has capabilities of its own), and we may not trace all.
+    """
+    ptrace(_SEIZE, pid, 0, _OPTIONS)
 
 
 def trace_me() -> None:
@@ -26,7 +40,18 @@ def trace_me() -> None:
 
 def follow_children(pid: int) -> None:
     """Trace what ``pid`` starts, too, and mark system call stops apart from SIGTRAP."""
-    ptrace(_SETOPTIONS, pid, 0, _O_SYSGOOD | _O_FORK | _O_VFORK | _O_CLONE | _O_EXEC)
+    ptrace(_SETOPTIONS, pid, 0, _OPTIONS)
+
+
+def has_executed(status: int) -> bool:
+    """Whether this stop is that of an exec: an event, or the SIGTRAP that it sends to who asked to be traced."""
+    return os.WSTOPSIG(status) == signal.SIGTRAP and status >> 16 in (0, _EVENT_EXEC)
+
+
+def go_on(pid: int, number: int = 0) -> None:
+    """Let a stopped tracee run, delivering signal ``number``."""
+    with contextlib.suppress(ProcessLookupError):
+        ptrace(_CONT, pid, 0, number)
 
 
 def to_next_syscall(pid: int, number: int = 0) -> None:

@@ -20,6 +20,8 @@ from ksym.errors import KsymError
 from ksym.linux import ptrace
 
 CANNOT_RUN, NOT_FOUND = 126, 127
+_GO, _ASK = b"g", b"a"
+"""What the gate says: run COMMAND; first ask to be traced, as the parent may not do it unasked."""
 
 
 class CommandError(KsymError):
@@ -52,7 +54,15 @@ class Command:
         self._find()
         gate, self._gate = os.pipe()
         self._failure, failure = os.pipe()
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError as error:
+            for fd in (gate, self._gate, self._failure, failure):
+                os.close(fd)
+            raise KsymError(
+                f"cannot run {self.argv[0]}", f"no process can be started for it: {error.strerror}",
+                "end others, or raise the limits (ulimit -u, pids.max of the cgroup)",
+            ) from error  # fmt: skip
         if self.pid == 0:
             os.close(self._gate)
             self._become(gate, failure)
@@ -79,8 +89,8 @@ class Command:
             for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):  # Python ignores the first two
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
-            if os.read(gate, 1):
-                if self._traced:
+            if word := os.read(gate, 1):
+                if word == _ASK:
                     ptrace.trace_me()
                 os.execvp(self.argv[0], self.argv)  # noqa: S606 - running COMMAND is what was asked for
         except OSError as error:
@@ -105,7 +115,13 @@ class Command:
         self._check_exec()
 
     def _open_gate(self) -> None:
-        os.write(self._gate, b"g")
+        word = _GO
+        if self._traced:
+            try:
+                ptrace.seize(self.pid)
+            except PermissionError:
+                word = _ASK
+        os.write(self._gate, word)
         os.close(self._gate)
         self._gate = -1
 
@@ -152,6 +168,9 @@ class Command:
                     self._check_exec()
                 return None
             if not started:
+                if not ptrace.has_executed(status):  # a signal has come first
+                    ptrace.go_on(pid, ptrace.signal_to_pass(status))
+                    continue
                 started = True
                 self._check_exec()
                 ptrace.follow_children(pid)
