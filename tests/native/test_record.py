@@ -366,10 +366,11 @@ ENDLESS = ("record", "-f", "-o", "x.data", "--flush-ms", "1", "./loop:counter", 
 """Records until somebody ends it."""
 
 
-def test_a_killed_recorder_leaves_what_it_flushed(loop: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-z",)], ids=" ".join)
+def test_a_killed_recorder_leaves_what_it_flushed(loop: Path, options: tuple[str, ...]) -> None:
     path = loop.parent / "x.data"
     path.unlink(missing_ok=True)
-    with started(*ENDLESS, cwd=loop.parent) as process:
+    with started(ENDLESS[0], *options, *ENDLESS[1:], cwd=loop.parent) as process:
         recording = None
         while recording is None or len(recording.accesses()) < 1000:
             assert process.poll() is None

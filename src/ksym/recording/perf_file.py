@@ -45,6 +45,7 @@ class Kind(enum.IntEnum):
     BUILD_ID = 67
     FINISHED_ROUND = 68
     EVENT_UPDATE = 78
+    HEADER_FEATURE = 80
     COMPRESSED = 81
     COMPRESSED2 = 83
 

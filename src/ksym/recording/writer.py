@@ -37,6 +37,8 @@ _TRAILER = struct.Struct("<IIQIIQ")
 """sample_id_all for IDENTIFIER | TID | TIME | CPU: pid, tid, time, cpu, 0, identifier."""
 
 _SEALS_KEPT = 256
+_COMPRESSION = struct.pack("<IIIII", 1, 1, 1, 1, 1 << 20)
+"""Version, type (1: zstd), level, ratio, size of the rings (tools/perf/util/header.c, write_compressed)."""
 
 
 class Event(NamedTuple):
@@ -88,7 +90,8 @@ class PerfWriter:
             sections += event.attr.pack() + SECTION.pack(first + len(identifiers), 8 * len(event.ids))
             identifiers += struct.pack(f"<{len(event.ids)}Q", *event.ids)
         self._data_at = first + len(identifiers)
-        self.size = 0
+        leading = _compression_feature() if compressor else b""
+        self.size = len(leading)
         """Bytes of data that the header counts."""
         self._waiting: list[bytes] = []
         self.waiting = 0
@@ -101,7 +104,7 @@ class PerfWriter:
         """How far the file has reached: when there was no room for more, all that there was."""
         self.mark = 0
         """What the next seal stands for: a number of the caller's, growing."""
-        header, behind = self._header(), MAKER + sections + identifiers
+        header, behind = self._header(), MAKER + sections + identifiers + leading
         self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind), 0
         _write(fd, header + behind, 0)
         for event in events:
@@ -230,8 +233,7 @@ class PerfWriter:
     def _known(self, features: Iterable[tuple[Feature, bytes]]) -> dict[Feature, bytes]:
         known = dict(features) | {Feature.EVENT_DESC: self._descriptions()}
         if self._compressor:
-            # version, type (1: zstd), level, ratio, size of the rings (tools/perf/util/header.c, write_compressed)
-            known[Feature.COMPRESSED] = struct.pack("<IIIII", 1, 1, 1, 1, 1 << 20)
+            known[Feature.COMPRESSED] = _COMPRESSION
         return known
 
     def _header(self, features: Iterable[Feature] = ()) -> bytes:
@@ -255,6 +257,14 @@ class PerfWriter:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _compression_feature() -> bytes:
+    """How the file is compressed, as the first of its records.
+
+    perf unpacks nothing that it has not been told of, and the features come with the end, which a file may never get.
+    """
+    return record(Kind.HEADER_FEATURE, struct.pack("<Q", Feature.COMPRESSED) + _COMPRESSION)
 
 
 def _table(known: dict[Feature, bytes], at: int) -> bytes:
