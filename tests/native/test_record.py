@@ -310,6 +310,8 @@ def test_the_newest_hits_in_a_bounded_size(loop: Path) -> None:
     assert sum(path.stat().st_size for path in paths) <= 1 << 20
     recordings = [open_recording(str(path)) for path in paths]
     assert [recording.cut for recording in recordings] == [None, None]
+    # One wall clock for both, however it was set meanwhile: taken anew, it would differ by nanoseconds at least.
+    assert recordings[0].start.offset == recordings[1].start.offset
     assert summary(result.err) == "ksym: 50000 hits, 0 lost, 0 disarmed; ./loop:counter 50000"
     kept = [recording.accesses() for recording in recordings]
     removed = 50_000 - sum(map(len, kept))

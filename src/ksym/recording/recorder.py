@@ -78,6 +78,8 @@ class Recorder:
         self._open_file, self._make_compressor = open_file, compressor
         self._flush_seconds, self._limit, self._taken = flush_seconds, limit, taken
         self._most_bytes = max(most_bytes // 2 - _END_BYTES, _LEAST_ROOM) if most_bytes else 0
+        # Once for all files: a wall clock that is set meanwhile must not move the rows of the later ones.
+        self._clock = {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
         self._planned = 0
         self._names_of: dict[tuple[int, int], str] = {}
         """Threads' names, by pid and tid, as far as the records have told; for the next file."""
@@ -222,7 +224,7 @@ class Recorder:
             "machine": machine.description(),
             "limit": self._limit,
             "file": self._counting.files,
-            "clock": {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()},
+            "clock": self._clock,
             "values": armed.engine is not None,
             "stacks": armed.options.stacks,
             "both_fire": armed.options.both_fire,
