@@ -41,3 +41,34 @@ def changes(rows: Rows, *comms: str) -> list[tuple[str, Any, Any]]:
 def broken(rows: Rows) -> list[tuple[Any, Any]]:
     """Where the old value of a row is not the new one of the row before."""
     return [(a["new"], b["old"]) for a, b in pairwise(rows) if a["new"] != b["old"]]
+
+
+# -- a CPU that goes and comes while it is hit ---------------------------------------------------------
+
+CYCLES, EACH = 2, 150
+CPU = "/sys/devices/system/cpu/cpu1/online"
+
+
+def hitting(told: Path, folder: Path) -> str:
+    """A script that writes ``panic_on_oops`` 2 * CYCLES * EACH times, while CPU 1 goes and comes.
+
+    One task writes on CPU 0 all the while, another one each time on CPU 1 when that goes: it is moved to CPU 0, and
+    goes on there. The CPU comes back while it is of no use to anybody, as its first moments are not watched.
+
+    Args:
+        told: A file in which ksym tells of CPUs at once.
+        folder: For the script's own.
+    """
+
+    def write(times: int) -> str:
+        return f"i=0; while [ $i -lt {times} ]; do echo 0 > /proc/sys/kernel/panic_on_oops; i=$((i+1)); done"
+
+    def until(text: str) -> str:
+        return f"until grep -q '{text}' {told}; do sleep 0.1; done; : > {told}; "
+
+    script = f"cd {folder}; mkfifo going; taskset -c 0 sh -c '{write(CYCLES * EACH)}' & "
+    for _ in range(CYCLES):
+        script += f"taskset -c 1 sh -c 'echo > going; {write(EACH)}' & n=$!; read line < going; "
+        script += f"echo 0 > {CPU}; {until('went offline')}wait $n; "
+        script += f"echo 1 > {CPU}; {until('came online')}"
+    return script + "wait"

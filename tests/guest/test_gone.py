@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import tallied
+from guest.running import CYCLES, EACH, hitting, tallied
+from ksym.linux.libc import MACHINE
 from support.program import Result, command, environment, ksym, shell
 
 pytestmark = pytest.mark.guest
@@ -61,6 +62,24 @@ def test_recording_of_a_module_that_is_unloaded(tmp_path: Path) -> None:
     assert lost == 0
 
 
+@pytest.mark.usefixtures("_loop_is_loaded", "programs")
+@pytest.mark.parametrize("words", [("stat",), ("trace", "--twin", "on")], ids=["stat", "twin"])
+def test_module_that_comes_back(words: tuple[str, ...], tmp_path: Path) -> None:
+    """What lies at the old address by then is not what was asked for, not even if it is the same again."""
+    told, parameter = tmp_path / "err", "/sys/module/loop/parameters/max_part"
+    script = f"cat {parameter}; rmmod loop; until grep -q unloaded {told}; do sleep 0.1; done; "
+    script += f"modprobe loop; cat {parameter} {parameter}; rmmod loop"
+    with told.open("w") as err:
+        done = subprocess.run(
+            command(*words, "-v", "loop:max_part", *shell(script)),
+            stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=300,
+        )  # fmt: skip
+    said = told.read_text()
+    assert done.returncode == 0, said
+    assert said.splitlines().count(MESSAGE) == 2  # at once, and in the summary
+    assert re.search(r"^ksym: 1 (hit|access \(\d hits?\)), 0 lost, 0 disarmed", said, re.MULTILINE), said
+
+
 def test_recording_follows_a_cpu_that_goes_and_comes(tmp_path: Path) -> None:
     """A write before on that CPU, one meanwhile elsewhere, one behind on it again: each is recorded."""
     cpu, told = "/sys/devices/system/cpu/cpu1/online", tmp_path / "err"
@@ -80,6 +99,25 @@ def test_recording_follows_a_cpu_that_goes_and_comes(tmp_path: Path) -> None:
     result = Result(done.returncode, "", told.read_text())
     assert result.status == 0, result.err
     assert recorded(result) == (3, 0)
+
+
+@pytest.mark.skipif(MACHINE == "aarch64", reason="there a write may trap more than once")
+@pytest.mark.parametrize("verb", ["stat", "trace"])
+def test_a_cpu_that_goes_while_it_is_hit(verb: str, tmp_path: Path) -> None:
+    told = tmp_path / "err"
+    words = (verb, "-q", "-v", "--guard", "off", "panic_on_oops:-w-", *shell(hitting(told, tmp_path)))
+    with told.open("a") as err:  # the script empties it
+        done = subprocess.run(
+            command(*words), stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=300
+        )
+    said = told.read_text()
+    assert done.returncode == 0, said
+    hits = 2 * CYCLES * EACH
+    assert re.search(
+        rf"^ksym: {hits} (hits|accesses \({hits} hits\)), 0 lost, 0 disarmed", said, re.MULTILINE
+    ), said
+    if verb == "trace":
+        assert done.stdout.count("panic_on_oops") == hits
 
 
 def recorded(result: Result) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import PID_MAX
+from guest.running import CYCLES, EACH, PID_MAX, hitting
+from ksym.linux.libc import MACHINE
 from ksym.linux.mounts import mount_at
 from support.docs import fenced
 from support.program import environment, ksym
@@ -30,7 +31,7 @@ def mounted() -> Iterator[Path]:
     """The directory, mounted once: under emulation, a Python takes seconds to start."""
     at = Path("/tmp/mounted")
     at.mkdir()
-    result = ksym("mount", "--daemon", str(at))
+    result = ksym("mount", "--daemon", "--guard", "off", str(at))
     assert (result.status, result.out, result.err) == (0, "", f"ksym: tracing directory on {at}\n")
     try:
         yield at
@@ -188,6 +189,15 @@ def test_a_module_that_is_unloaded(it: Path) -> None:
         "error: loop:max_part is not watched any more: module loop was unloaded\n  Command: loop:max_part:rw-\n"
         in text
     )
+
+
+@pytest.mark.skipif(MACHINE == "aarch64", reason="there a write may trap more than once")
+def test_a_cpu_that_goes_while_it_is_hit(it: Path, tmp_path: Path) -> None:
+    write(it / "ksym_trace_filter", "panic_on_oops:-w-")
+    subprocess.run(["sh", "-c", hitting(it / "error_log", tmp_path)], check=True, timeout=LIMIT)
+    hits = 2 * CYCLES * EACH
+    assert (it / "ksym_profile").read_text().split()[-1] == str(hits)
+    assert f"entries-in-buffer/entries-written: {hits}/{hits}" in (it / "trace").read_text()
 
 
 def test_execution(it: Path) -> None:

@@ -19,7 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ksym.commands.mount import _Background
 from ksym.commands.samples import Sample
+from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.linux.mounts import mount_at
 from ksym.tracing.planted import How, Planted
@@ -473,6 +475,17 @@ def test_in_the_background(tmp_path: Path, variable: Sample) -> None:
     finally:
         while mount_at(str(at)) is not None:
             subprocess.run(["umount", "-l", at], check=True)
+
+
+def test_a_server_that_is_killed_before_it_is_ready() -> None:
+    """The one in front does not end as if all were well, nor without a word."""
+    background = _Background(wanted=True)
+    if background.child is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    with pytest.raises(
+        KsymError, match=r"^cannot mount on it: its server was ended by SIGKILL before it was ready; "
+    ):
+        background.outcome("it")
 
 
 def server_of(name: str) -> int:

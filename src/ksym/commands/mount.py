@@ -14,11 +14,13 @@ import argparse
 import contextlib
 import os
 import select
+import signal
 import sys
 import time
 import traceback
 
 from ksym.commands.parser import add_vmlinux, percent
+from ksym.errors import KsymError
 from ksym.linux.cpus import CpuEvents
 from ksym.tracing.files import TracingDirectory
 from ksym.tracing.instance import Instance
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     # First of all: what is mounted belongs to the process that serves it.
     background = _Background(args.daemon)
     if background.child:
-        return background.outcome()
+        return background.outcome(args.directory)
     with Signals() as signals:
         try:
             with Server(os.path.abspath(args.directory), directory.root, _report) as server:
@@ -105,6 +107,7 @@ class _Service:
                     changes = self._cpu_events.take()
                     for instance, _ in self._directory:
                         instance.follow_cpus(changes)
+                    look = 0.0  # what came may tell of a module that goes
                 now = time.monotonic()
                 if now >= look:
                     look = now + LOOK_SECONDS
@@ -159,15 +162,27 @@ class _Background:
                     with contextlib.suppress(OSError):  # the listing's own
                         os.close(fd)
 
-    def outcome(self) -> int:
-        """In the parent: wait until the child is ready, or has failed and said why; the exit status for it."""
+    def outcome(self, directory: str) -> int:
+        """In the parent: wait until the child is ready, or has failed and said why; the exit status for it.
+
+        Raises:
+            KsymError: it was killed.
+        """
         assert self._pipe is not None
         assert self.child is not None
         os.close(self._pipe[1])
         with os.fdopen(self._pipe[0], "rb") as pipe:
             if pipe.read(1):
                 return 0
-        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        if status < 0:
+            by = signal.Signals(-status).name
+            raise KsymError(
+                f"cannot mount on {directory}",
+                f"its server was ended by {by} before it was ready",
+                "try again",
+            )
+        return status
 
     def ready(self) -> None:
         """In the child: all is well; leave the terminal and the folder to their owner."""

@@ -42,7 +42,9 @@ _KEYS = ("function", "task", "cpu")
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_run_options(
-        parser, verbose="show the hits of each CPU or thread, too", lacks="no --by and no conditions"
+        parser,
+        verbose="show the hits of each CPU or thread, too, and CPUs that come and go at once",
+        lacks="no --by and no conditions",
     )
     parser.add_argument(
         "--by", type=_keys, metavar="KEY[,KEY]", default=(),
@@ -74,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         _check_conditions(session.plan, args.twin)
         if not args.quiet:
             session.tell_lacking()
+        if args.verbose:
+            session.run.on_note = lambda note: print(f"ksym: {printable(note)}", file=sys.stderr, flush=True)
         output.ending = session.run.held_up
         stat = Stat(args, session, output)
         with closing(stat):

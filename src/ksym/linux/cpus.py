@@ -40,7 +40,7 @@ def possible_cpus() -> list[int]:
 
 
 class CpuEvents:
-    """The kernel's uevents about CPUs, as a pollable socket.
+    """The kernel's uevents about CPUs, as a pollable socket; it wakes for those of modules and devices, too.
 
     ``online@/devices/system/cpu/cpu1`` and ``offline@...`` are sent by drivers/base/core.c to the
     multicast group 1 of NETLINK_KOBJECT_UEVENT.

@@ -16,6 +16,7 @@ from ksym.linux.maps import read_maps
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, Watch
 
+_MODULES = "/sys/module"
 Check = tuple[int, str, Callable[[], bool]]
 """Number of a watch, what to say when it is gone, and whether it is there."""
 
@@ -50,11 +51,12 @@ def _of(watch: Watch, pid: int | None) -> Iterable[Check]:
     variable, root = watch.variable, watch.request.target.root
     name = watch.name
     if variable.module is not None:
-        folder = f"/sys/module/{variable.module.replace('-', '_')}"
+        folder = f"{_MODULES}/{variable.module.replace('-', '_')}"
         # Those built in have a folder only if they have parameters, or a version.
-        if os.path.isdir(folder):
+        loaded = _loaded(folder)
+        if loaded is not None:
             message = f"{name} is not watched any more: module {variable.module} was unloaded"
-            yield watch.index, message, lambda: os.path.isdir(folder)
+            yield watch.index, message, lambda: _loaded(folder) == loaded
     if isinstance(root, TaskRoot) and root.pid is not None:
         task = f"/proc/{root.pid}"
         yield (
@@ -67,6 +69,17 @@ def _of(watch: Watch, pid: int | None) -> Iterable[Check]:
         if before is not None:
             message = f"{name} is not watched any more: its memory was unmapped"
             yield watch.index, message, lambda: _file_at(pid, variable.address) in (before, _ENDED)
+
+
+def _loaded(folder: str) -> int | None:
+    """Which loading of a module it is: one that came back since is another one, elsewhere in memory.
+
+    sysfs numbers its files in turn (fs/kernfs/dir.c), so the folder of another loading has another number.
+    """
+    try:
+        return os.stat(folder).st_ino
+    except OSError:
+        return None
 
 
 _ENDED = (0, 0, "ended")

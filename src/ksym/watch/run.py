@@ -25,7 +25,8 @@ from ksym.watch.presence import Presence
 
 ROUND_SECONDS = 0.1
 """How long a row may wait to be shown, and records to be merged."""
-
+_LONGEST_WAIT_SECONDS = 3600.0
+"""poll(2) takes an int of milliseconds."""
 
 _IMPATIENCE_SECONDS = 1.0
 """A second Ctrl-C within this may be the first one's: sent to the group and to ksym, by a terminal and a parent."""
@@ -209,7 +210,8 @@ class Run:
             until = due if deadline is None else min(due, deadline)
             if self._guard or self._presence:
                 until = min(until, look)
-            events = poll.poll(0 if self.behind else max(0.0, until - now) * 1000)
+            wait = 0.0 if self.behind else min(max(0.0, until - now), _LONGEST_WAIT_SECONDS)
+            events = poll.poll(wait * 1000)
             woken = {fd for fd, _ in events}
             for fd, event in events:
                 # The thread that a ring's owner follows has ended: others still write into the ring, but its
@@ -224,6 +226,7 @@ class Run:
             if cpu_events and cpu_events.fileno() in woken:
                 self.follow_cpus(cpu_events.take())
                 rings = self._register_rings(poll, rings)
+                self.look()  # what came may tell of a module that goes: its memory is soon somebody else's
             now = time.monotonic()
             if now >= due or woken & rings or self.behind:
                 due = max(due + self._every, now) if now >= due else due
