@@ -22,7 +22,7 @@ import sys
 from typing import NoReturn
 
 from ksym import __version__
-from ksym.errors import KsymError, UsageError
+from ksym.errors import SHORT_OF, KsymError, UsageError
 
 # Only the chosen command's module is imported: the time from Enter to armed counts.
 COMMANDS = {
@@ -109,12 +109,16 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         # What ksym does to the machine explains its own refusals; what is left is writing to stdout.
         why = error.strerror or "it fails"
+        if error.errno in SHORT_OF:
+            return _failed(KsymError("cannot go on", *SHORT_OF[error.errno]))
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EBADF):
             return _failed(
                 KsymError("ksym has failed", why, "this is a bug: report it with what KSYM_DEBUG=1 shows")
             )
         _drop_stdout()
         return _failed(KsymError("cannot write the output", why, "make room or send it elsewhere"))
+    except MemoryError:
+        return _failed(KsymError("cannot go on", *SHORT_OF[errno.ENOMEM]))
     except KeyboardInterrupt:
         return 130
     except Exception as error:

@@ -8,12 +8,21 @@ directory's ``error_log``) can show a caret under it.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 FAILED = 125
 """Exit status: ksym could not do it."""
 USAGE = 2
 """Exit status: wrong usage."""
+
+_FILES = "it needs more open files than are allowed", "raise the limit with `ulimit -n`"
+SHORT_OF = {
+    errno.ENOMEM: ("there is no memory left", "make room, or raise the limit with `ulimit -v`"),
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+}
+"""Refusals that say nothing of what was asked for, but that there is no more of something: why, and what to do."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import NoReturn
 from ksym.errors import UsageError
 from ksym.linux.cpus import parse_cpus
 
+_MOST_DIGITS = 18
+
 
 class _Formatter(argparse.HelpFormatter):
     """As wide as the terminal, up to 100 columns; 80 where there is none.
@@ -103,9 +105,11 @@ def add_vmlinux(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    """A whole number from 1 on; not more than the kernel can count up to, and a float can hold."""
+    if not text.isascii() or not text.isdigit() or not text.strip("0"):
         raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    if len(text) > _MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"'{text}' is too large; at most {_MOST_DIGITS} digits are taken")
     return int(text)
 
 

@@ -80,10 +80,10 @@ def size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if not match:
         raise argparse.ArgumentTypeError(f"'{text}' is no size such as 1.5M, 100M or 2G")
-    count = int(float(match[1]) * _UNITS[match[2].upper()])
+    count = float(match[1]) * _UNITS[match[2].upper()]  # which may be infinite
     if not LEAST_SIZE <= count < 1 << 62:
         raise argparse.ArgumentTypeError(f"'{text}' is less than 1M, or more than any disk has")
-    return count
+    return int(count)
 
 
 def run(args: argparse.Namespace) -> int:

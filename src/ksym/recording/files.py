@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 
-from ksym.errors import KsymError
+from ksym.errors import SHORT_OF, KsymError
 from ksym.views.text import printable
 
 _NULL = os.makedev(1, 3)
@@ -80,6 +80,8 @@ class Files:
     def error(self, error: OSError) -> KsymError:
         """In words."""
         begun = self._number and error.filename is None
+        if error.errno in SHORT_OF:
+            return KsymError(f"cannot write {printable(self._path)}", *SHORT_OF[error.errno])
         todo = "what was written before can be read" if begun else _TODO
         return KsymError(f"cannot write {printable(self._path)}", error.strerror or "it fails", todo)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
+from ksym.errors import SHORT_OF
 from ksym.linux.files import StrPath, read_bytes
 from ksym.symbols.btf_index import BtfError, BtfIndex, Kind, Record
 from ksym.symbols.ctext import POINTER_SIZE, VOID, c_spelling
@@ -357,4 +358,6 @@ def _read(path: str, missing: str) -> bytes:
     except FileNotFoundError:
         raise BtfError(what, missing, "types need DWARF or an explicit one, as in *(u32 *)0xff...") from None
     except OSError as error:
+        if error.errno in SHORT_OF:
+            raise
         raise BtfError(what, f"{path}: {error.strerror}") from None

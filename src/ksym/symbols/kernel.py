@@ -8,7 +8,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ksym.errors import KsymError, NotPermitted
+from ksym.errors import SHORT_OF, KsymError, NotPermitted
 from ksym.linux.files import StrPath
 from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
 from ksym.linux.libc import MACHINE
@@ -47,11 +47,14 @@ class Kernel:
 
         Raises:
             NotPermitted: there is none, or its addresses are hidden.
+            OSError: there are no descriptors or no memory left.
         """
         what = "cannot find kernel symbols"
         try:
             table = Kallsyms.of_this_kernel()
         except OSError as error:
+            if error.errno in SHORT_OF:
+                raise
             raise NotPermitted(
                 what, "/proc/kallsyms cannot be read (CONFIG_KALLSYMS is off, or /proc is not mounted)",
                 "use an address, or a kernel with kallsyms",
@@ -73,10 +76,13 @@ class Kernel:
 
         Raises:
             NotPermitted: it cannot be read here.
+            OSError: there are no descriptors or no memory left.
         """
         try:
             return open_kernel_memory()
         except OSError as error:
+            if error.errno in SHORT_OF:
+                raise
             raise NotPermitted("cannot read kernel memory", *memory_refusal(error)) from error
 
     def close(self) -> None:

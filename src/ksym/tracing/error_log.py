@@ -8,7 +8,7 @@ import time
 import unicodedata
 from collections import deque
 
-from ksym.errors import KsymError, NoMemory, NoRegisters, NotPermitted
+from ksym.errors import SHORT_OF, KsymError, NoMemory, NoRegisters, NotPermitted
 from ksym.views.text import printable
 
 _KEPT = 8
@@ -21,6 +21,9 @@ _LINE_MOST = 600
 
 def number_of(error: KsymError) -> int:
     """The errno that a writer gets."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and cause.errno in SHORT_OF:
+        return cause.errno
     if isinstance(error, NoRegisters):
         return errno.ENOSPC
     if isinstance(error, NotPermitted):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -10,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ksym.errors import KsymError, NoMemory, Place, Span, UsageError
+from ksym.errors import SHORT_OF, KsymError, NoMemory, Place, Span, UsageError
 from ksym.language.request import Request
 from ksym.tracing import layout
 from ksym.tracing.buffer import MEMORY_FACTOR, TIME, Buffer, Entry, Marker, most_kilobytes
@@ -228,8 +229,12 @@ class Instance:
         """
         try:
             action(text)
-        except OSError as error:  # out of descriptors, or of memory
-            self.errors.add(file, KsymError(f"cannot write to {file}", os.strerror(error.errno or 0)), text)
+        except MemoryError as error:
+            self.errors.add(file, KsymError(f"cannot write to {file}", *SHORT_OF[errno.ENOMEM]), text)
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+        except OSError as error:
+            why = SHORT_OF.get(error.errno or 0, (os.strerror(error.errno or 0),))
+            self.errors.add(file, KsymError(f"cannot write to {file}", *why), text)
             raise
         except KsymError as error:
             self.errors.add(file, error, text)
