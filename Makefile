@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit native lab test-kernels test-spark fuzz bench pyz man dist clean setup
+.PHONY: help demo test lint unit native lab test-kernels test-spark fuzz kills soak bench pyz man dist clean setup
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -56,6 +56,12 @@ test-spark: setup ## read exported Parquet files with Spark on this machine (ins
 fuzz: setup ## run the fuzzers, FUZZ_RUNS executions of each (installs atheris)
 	$(BIN)/pip install --quiet --retries 2 'atheris>=3'
 	PYTHONPATH=src:tests nice $(BIN)/python -m fuzz --runs $${FUZZ_RUNS:-2000}
+
+kills: setup ## kill ksym KILLS times (200) at any moment, and see what it leaves (KILLS_SEED)
+	PYTHONPATH=src:tests $(BIN)/python -m faults kills --count $${KILLS:-200} --seed $${KILLS_SEED:-1}
+
+soak: setup ## SOAK_HITS hits (10^8: some 20 minutes) through small rings: exact totals, flat memory
+	PYTHONPATH=src:tests nice $(BIN)/python -m faults soak --hits $${SOAK_HITS:-100000000}
 
 bench: setup ## measure what ksym costs
 	$(BIN)/python scripts/bench
