@@ -72,7 +72,9 @@ pyz: ## build dist/ksym.pyz, all of ksym in one file
 man: ## build the man pages, build/ksym.1 and build/ksym-mount.1
 	@python3 scripts/build-man build/ksym.1
 
+# What an earlier build left in build/lib would go into the wheel.
 dist: setup pyz ## build the wheel and dist/ksym.pyz
+	rm -rf build/lib build/bdist.*
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean: ## remove what was built here; the lab's kernels stay in ~/.cache/ksym-lab

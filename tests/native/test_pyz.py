@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     builder = SOURCES.parent / "scripts" / "build-pyz"
     subprocess.run([sys.executable, builder, target], check=True, capture_output=True)
     return target
+
+
+def test_its_licenses_are_in_it(pyz: Path) -> None:
+    names = zipfile.ZipFile(pyz).namelist()
+    assert {"LICENSE", "ksym/reports/page/uplot/LICENSE"} <= set(names)
 
 
 def run(pyz: Path, *words: str) -> subprocess.CompletedProcess[str]:
