@@ -14,7 +14,7 @@ from ksym.reports import html
 from ksym.reports.about import About
 from ksym.reports.analysis import Analysis
 from ksym.reports.select import Selection
-from support.accesses import START, make_site, make_watch
+from support.accesses import START, from_columns, make_site, make_watch
 
 READ, WRITE, BOTH = (KINDS.index(kind) for kind in ("R", "W", "RW"))
 
@@ -57,7 +57,7 @@ def many(count: int) -> Accesses:
         Named("main", 16, 64, "prog"),
     )
     stacks = tuple((Named(name, 8, 64, "prog"), *callers) for name in ("reader", "writer", "writer_two"))
-    return Accesses(
+    return from_columns(
         (make_watch(kind="unsigned long"),),
         (
             make_site("reader", 0x10, text="mov rax,[rip+0x2f00]", kind="R"),

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ksym.capture.instructions import Instruction
 from ksym.capture.sites import Named, Site
 from ksym.language.parser import parse_request
-from ksym.recording.accesses import KINDS, Accesses
+from ksym.recording.accesses import KINDS, Accesses, Traits
+from ksym.recording.numbering import grouped
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.types import Type
 from ksym.symbols.variable import Space, Variable
@@ -37,6 +39,7 @@ class Row(NamedTuple):
     hits: int = 1
     pid: int = 1
     stack: int = -1
+    uid: int = -1
 
 
 def make_watch(
@@ -81,7 +84,7 @@ def make_accesses(
             columns[number, : len(value or b"")] = np.frombuffer(value or b"", np.uint8)
         return columns
 
-    return Accesses(
+    return from_columns(
         watches, sites, comms, tuple(stacks),
         time_ns=np.array([START + row.time for row in rows], np.int64),
         cpu=np.array([row.cpu for row in rows], np.int32),
@@ -93,10 +96,22 @@ def make_accesses(
         kind=np.array([KINDS.index(row.kind) for row in rows], np.uint8),
         address=np.array([watches[row.watch].variable.address for row in rows], np.uint64),
         hits=np.array([row.hits for row in rows], np.int32),
-        uid=np.full(len(rows), -1, np.int64),
+        uid=np.array([row.uid for row in rows], np.int64),
         old=values("old"),
         new=values("new"),
         old_known=np.array([row.old is not None for row in rows], np.bool_),
         new_known=np.array([row.new is not None for row in rows], np.bool_),
         stack=np.array([row.stack for row in rows], np.int32),
     )  # fmt: skip
+
+
+def from_columns(
+    watches: tuple[Watch, ...], sites: tuple[Site, ...], comms: tuple[str, ...], stacks: tuple[tuple[Named, ...], ...],
+    **columns: Any,
+) -> Accesses:  # fmt: skip
+    """Accesses of a column for each field of `Traits` and the further ones of `Accesses`."""
+    own = [columns.pop(field.name) for field in fields(Traits)]
+    trait, first = grouped(*own)
+    return Accesses(
+        watches, sites, comms, stacks, Traits(*(column[first] for column in own)), trait=trait, **columns
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ def everything() -> Accesses:
             time=number * DAY // 25, kind=KINDS[number % 5], cpu=number % 2, tid=7 + number % 3, pid=7,
             comm=HOSTILE[number % 4], new=contents[watch][number % 2] if number % 7 else None,
             old=contents[watch][1 - number % 2] if number % 5 else None, site=number % 3, watch=watch,
-            hits=1 + number % 2, stack=number % 3 - 1,
+            hits=1 + number % 2, stack=number % 3 - 1, uid=number - 1,
         )
         for number in range(50)
         for watch in [number % len(watches)]
@@ -59,8 +58,7 @@ def everything() -> Accesses:
         make_site(None, 0x99, owner=None, text=None, ip=0x99),
         make_site('"odd"', 3, ip=2**64 - 9),
     ]
-    accesses = make_accesses(made, watches=watches, sites=sites, stacks=stacks)
-    return replace(accesses, uid=np.arange(50, dtype=np.int64) - 1)
+    return make_accesses(made, watches=watches, sites=sites, stacks=stacks)
 
 
 def plain(count: int = 9, kind: str | Type = "long", name: str = "./prog:counter") -> Accesses:

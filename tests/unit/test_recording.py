@@ -29,6 +29,7 @@ from ksym.language.parser import parse_request
 from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording import hits as hits_module
+from ksym.recording import numbering
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.recording.files import Files
 from ksym.recording.knowledge import site_data
@@ -327,16 +328,15 @@ def test_many_hits_of_many_sizes_are_all_there(tmp_path: Path) -> None:
     assert lengths == [number % 7 if number % 1000 < 500 else 3 for number in range(count)]
 
 
-def test_call_chains_whose_sums_are_equal_are_told_apart() -> None:
-    """Equal sums are looked for, as somebody could make them; the rows decide."""
-    words = np.array([1, 2, 3, 4, 1, 2], np.uint64)
+def test_call_chains_whose_mixtures_are_equal_are_told_apart() -> None:
+    """Equal mixtures are made on purpose, as somebody could; the rows decide."""
+    more = int(numbering._MIXER) + 5
+    words = np.array([1, more, 2, 5, 1, more], np.uint64)
     at, count = np.array([0, 2, 4]), np.array([2, 2, 2])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hits_module, "_mixers", lambda length: np.zeros(length, np.uint64))
-        chains = hits_module.Chains()
-        numbers = chains.number(words, at, count, np.array([7, 7, 7]), np.zeros(3, bool))
+    chains = hits_module.Chains()
+    numbers = chains.number(words, at, count, np.array([7, 7, 7]), np.zeros(3, bool))
     assert numbers.tolist() == [0, 1, 0]
-    assert list(chains.known) == [(7, False, (1, 2)), (7, False, (3, 4))]
+    assert list(chains.known) == [(7, False, (1, more)), (7, False, (2, 5))]
 
 
 def test_lost_records_are_told(tmp_path: Path) -> None:

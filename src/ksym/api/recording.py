@@ -145,7 +145,7 @@ def _makers(accesses: Accesses) -> dict[str, Callable[[], NDArray[Any]]]:
     plain = ("time_ns", "cpu", "pid", "tid", "address", "hits")
     uid = accesses.uid
     return {
-        **{name: lambda name=name: getattr(accesses, name) for name in plain},  # type: ignore[misc]
+        **{name: lambda name=name: np.ascontiguousarray(getattr(accesses, name)) for name in plain},  # type: ignore[misc]
         **{name: lambda make=make: _objects(make()) for name, make in exported.texts(accesses).items()},  # type: ignore[misc]
         **{name: lambda make=make: _masked(make()) for name, make in exported.places(accesses).items()},  # type: ignore[misc]
         "length": lambda: exported.lengths(accesses),

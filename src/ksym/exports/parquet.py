@@ -7,10 +7,9 @@ dictionary.
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from ksym.exports.arrow import table
 from ksym.recording.accesses import Accesses
+from ksym.recording.ahead import ahead
 
 ROWS = 1 << 17
 """Of a row group: what is in memory at once, and what a reader can pass over by its least and greatest values."""
@@ -51,8 +51,9 @@ def write(
         write_statistics=list(_RISING),
         column_encoding=dict.fromkeys(differences, "DELTA_BINARY_PACKED"),
     )  # fmt: skip
-    with writer:
-        _beside(_tables(accesses, first, fleet, step), writer.write_table)
+    with writer, closing(ahead(_tables(accesses, first, fleet, step))) as tables:
+        for each in tables:
+            writer.write_table(each)
 
 
 _WHOLE = ("int64", "uint64", "timestamp[ns, tz=UTC]", "timestamp[us, tz=UTC]")
@@ -63,33 +64,6 @@ def _tables(accesses: Accesses, first: Any, fleet: bool, step: Callable[[int], N
     for at in range(ROWS, len(accesses), ROWS):
         step(at)
         yield table(accesses.select(slice(at, at + ROWS)), fleet=fleet)
-
-
-def _beside(tables: Iterator[Any], write_table: Callable[[Any], None]) -> None:
-    """Write each table in another thread while the next one is made: pyarrow and numpy let each other work."""
-    waiting: queue.Queue[Any] = queue.Queue(1)
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        while (each := waiting.get()) is not None:
-            if not failures:
-                try:
-                    write_table(each)
-                except BaseException as failure:
-                    failures.append(failure)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        for each in tables:
-            if failures:
-                break
-            waiting.put(each)
-    finally:
-        waiting.put(None)
-        thread.join()
-    if failures:
-        raise failures[0]
 
 
 def partitions(accesses: Accesses, host: str, name: str) -> Iterator[tuple[Path, Accesses]]:

@@ -8,7 +8,8 @@ call chains, watches) stands in a table, and the column has its number there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,15 +26,10 @@ KINDS = ("?", "R", "W", "RW", "X")
 
 
 @dataclass(frozen=True)
-class Accesses:
-    """Columns, n accesses long.
+class Traits:
+    """What many accesses have in common: columns, one element for each combination that there is.
 
     Args:
-        watches: What was watched.
-        sites: Code that made accesses.
-        comms: Names of threads.
-        stacks: Call chains, innermost first.
-        time_ns: int64, nanoseconds since the epoch.
         cpu: int32.
         pid: int32.
         tid: int32.
@@ -42,21 +38,11 @@ class Accesses:
         site: int32, number in ``sites``.
         kind: uint8, number in KINDS.
         address: uint64, of the piece whose register trapped first.
-        hits: int32, traps that the access took.
         uid: int64, -1 where it is not known.
-        old: uint8, (n, width): the value before; ``width`` is that of the widest watch, padded to 8.
-        new: uint8, (n, width): the value after.
         old_known: bool.
         new_known: bool.
-        stack: int32, number in ``stacks``; -1 for none.
-        pointers: What the pointers among the values pointed to, as far as it had a name.
     """
 
-    watches: tuple[Watch, ...]
-    sites: tuple[Site, ...]
-    comms: tuple[str, ...]
-    stacks: tuple[tuple[Named, ...], ...]
-    time_ns: NDArray[np.int64]
     cpu: NDArray[np.int32]
     pid: NDArray[np.int32]
     tid: NDArray[np.int32]
@@ -65,14 +51,109 @@ class Accesses:
     site: NDArray[np.int32]
     kind: NDArray[np.uint8]
     address: NDArray[np.uint64]
-    hits: NDArray[np.int32]
     uid: NDArray[np.int64]
-    old: NDArray[np.uint8]
-    new: NDArray[np.uint8]
     old_known: NDArray[np.bool_]
     new_known: NDArray[np.bool_]
+
+    def take(self, which: NDArray[np.intp]) -> Traits:
+        """Some of them."""
+        return Traits(*(column[which] for column in vars(self).values()))
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """Columns, n accesses long. Those of `Traits` are made when they are asked for.
+
+    Args:
+        watches: What was watched.
+        sites: Code that made accesses.
+        comms: Names of threads.
+        stacks: Call chains, innermost first.
+        traits: What accesses have in common.
+        trait: intp, number in ``traits``.
+        time_ns: int64, nanoseconds since the epoch.
+        old: uint8, (n, width): the value before; ``width`` is that of the widest watch, padded to 8.
+        new: uint8, (n, width): the value after.
+        hits: int32, traps that the access took.
+        stack: int32, number in ``stacks``; -1 for none.
+        pointers: What the pointers among the values pointed to, as far as it had a name.
+    """
+
+    watches: tuple[Watch, ...]
+    sites: tuple[Site, ...]
+    comms: tuple[str, ...]
+    stacks: tuple[tuple[Named, ...], ...]
+    traits: Traits
+    trait: NDArray[np.intp]
+    time_ns: NDArray[np.int64]
+    old: NDArray[np.uint8]
+    new: NDArray[np.uint8]
+    hits: NDArray[np.int32]
     stack: NDArray[np.int32]
     pointers: Mapping[int, str] = field(default_factory=dict)
+
+    def spread(self, table: NDArray[Any]) -> NDArray[Any]:
+        """Of each access its element of a column like those of ``traits``; takes no memory where all are one."""
+        from numpy import broadcast_to  # late: this module is imported for its names, too
+
+        if len(table) and bool((table == table[0]).all()):
+            return broadcast_to(table[0], len(self.trait))
+        return table.take(self.trait)
+
+    @cached_property
+    def cpu(self) -> NDArray[np.int32]:
+        """See Traits."""
+        return self.spread(self.traits.cpu)
+
+    @cached_property
+    def pid(self) -> NDArray[np.int32]:
+        """See Traits."""
+        return self.spread(self.traits.pid)
+
+    @cached_property
+    def tid(self) -> NDArray[np.int32]:
+        """See Traits."""
+        return self.spread(self.traits.tid)
+
+    @cached_property
+    def comm(self) -> NDArray[np.int32]:
+        """See Traits."""
+        return self.spread(self.traits.comm)
+
+    @cached_property
+    def watch(self) -> NDArray[np.int32]:
+        """See Traits."""
+        return self.spread(self.traits.watch)
+
+    @cached_property
+    def site(self) -> NDArray[np.int32]:
+        """See Traits."""
+        return self.spread(self.traits.site)
+
+    @cached_property
+    def kind(self) -> NDArray[np.uint8]:
+        """See Traits."""
+        return self.spread(self.traits.kind)
+
+    @cached_property
+    def address(self) -> NDArray[np.uint64]:
+        """See Traits."""
+        return self.spread(self.traits.address)
+
+    @cached_property
+    def uid(self) -> NDArray[np.int64]:
+        """See Traits."""
+        return self.spread(self.traits.uid)
+
+    @cached_property
+    def old_known(self) -> NDArray[np.bool_]:
+        """See Traits."""
+        return self.spread(self.traits.old_known)
+
+    @cached_property
+    def new_known(self) -> NDArray[np.bool_]:
+        """See Traits."""
+        return self.spread(self.traits.new_known)
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -88,7 +169,4 @@ class Accesses:
         return replace(self, **{name: getattr(self, name)[which] for name in COLUMNS})
 
 
-COLUMNS = (
-    "time_ns", "cpu", "pid", "tid", "comm", "watch", "site", "kind", "address", "hits", "uid", "old", "new",
-    "old_known", "new_known", "stack",
-)  # fmt: skip
+COLUMNS = ("trait", "time_ns", "old", "new", "hits", "stack")

@@ -18,7 +18,7 @@ from ksym.capture.records import CONTEXT_LEAST, SampleRecord
 from ksym.capture.sites import KERNEL_HALF, Named, Site
 from ksym.language.request import Mode
 from ksym.program.layout import Hit
-from ksym.recording.accesses import KINDS, Accesses
+from ksym.recording.accesses import KINDS, Accesses, Traits
 from ksym.recording.grouping import (
     READ,
     READ_WRITE,
@@ -30,9 +30,9 @@ from ksym.recording.grouping import (
     seen_twice,
     sweeps,
 )
-from ksym.recording.hits import Chain, Columns, Place
+from ksym.recording.hits import Chain, Columns, Common, Place
 from ksym.recording.noted import Era
-from ksym.recording.numbering import Ints, distinct, grouped, numbered
+from ksym.recording.numbering import Ints, grouped, numbered
 from ksym.recording.sideband import Change, ranks
 from ksym.recording.timeline import Eras, Ranked, thread_names
 from ksym.watch.plan import PlannedEvent, Role, Watch
@@ -67,6 +67,7 @@ class Source:
         count: How many of them count.
         watches: What was watched.
         planned: What their events stand for.
+        commons: What they have in common, by number.
         places: Where they came from, by number.
         chains: Call chains, by number.
         changes: Records of tasks and mappings.
@@ -80,6 +81,7 @@ class Source:
     count: int
     watches: tuple[Watch, ...]
     planned: Sequence[PlannedEvent]
+    commons: Sequence[Common]
     places: Sequence[Place]
     chains: Sequence[Chain]
     changes: list[Change]
@@ -94,15 +96,6 @@ class Source:
 def decode(source: Source) -> Accesses:
     """Make the accesses of a recording; the source is used up."""
     return _Decoding(source).accesses()
-
-
-@dataclass
-class _Values:
-    """What programs took, of each hit."""
-
-    old: NDArray[np.uint8]
-    new: NDArray[np.uint8]
-    uid: Ints
 
 
 class _Origins:
@@ -120,9 +113,9 @@ class _Origins:
         self.sweeps = [may_sweep(site, each) for site, each in pairs]
 
     def column(self, values: Sequence[Any], kind: type[np.generic]) -> NDArray[Any]:
-        """A value of each hit's origin."""
-        table = np.array(values, kind)
-        return np.full(len(self.of), table[0]) if len(table) == 1 else table[self.of]
+        """A value of each origin, for all that has one."""
+        found: NDArray[Any] = np.array(values, kind)[self.of]
+        return found
 
     def acquit(self, kind: NDArray[np.uint8]) -> None:
         """Give hits that the decoded instruction cannot have made a site without it (`capture.kinds.innocent`)."""
@@ -152,7 +145,11 @@ def _signed(address: int) -> int:
 
 
 class _Decoding:
-    """One decoding; hits are numbered in order of time."""
+    """One decoding; hits are numbered in order of time.
+
+    What hits have in common stands in tables, and ``_of`` has each hit's number in them. They are refined on the way:
+    hits of a thread that is called something else in between have less in common than their records.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -162,9 +159,16 @@ class _Decoding:
             self._order = np.argsort(times, kind="stable")
             times = times[self._order]
         self._time: Ints = times
-        self._cpu, self._pid, self._tid, self._place = map(self._column, ("cpu", "pid", "tid", "place"))
-        self._by_program = source.columns.has("flags")
-        self._flags = self._column("flags") if self._by_program else np.zeros(len(times), np.uint8)
+        common = self._column("common")
+        self._of, self._first = numbered(common)
+        rows = [source.commons[number] for number in common[self._first].tolist()]
+        fields = np.array(rows, np.int64).reshape(-1, len(Common._fields)).T
+        kinds = {"place": np.intp, "flags": np.int64, "uid": np.int64}
+        self._table: dict[str, NDArray[Any]] = {
+            name: field.astype(kinds.get(name, np.int32))
+            for name, field in zip(Common._fields, fields, strict=True)
+        }
+        self._by_program = source.columns.has("old")
         when = ranks(source.changes, times, self._order)
         self._changes = sorted(
             zip(when.tolist(), source.changes, strict=True),
@@ -175,101 +179,123 @@ class _Decoding:
         column = self._source.columns.take(name, self._source.count)
         return column if self._order is None else column.take(self._order, axis=0)
 
+    def _split(self, further: Ints) -> None:
+        """Tell hits apart by a further number of each."""
+        self._of, self._first, of = (*(found := grouped(self._of, further)), self._of[found[1]])
+        self._table = {name: column[of] for name, column in self._table.items()}
+
     def accesses(self) -> Accesses:
         """Through all stages."""
-        source = self._source
+        source, table = self._source, self._table
         source.code.follow(self._changes)
+        names = thread_names(self._changes, table["tid"], table["cpu"], self._of, self._first)
+        comms, table["comm"], comm_of_hit = names
+        if comm_of_hit is not None:
+            self._split(comm_of_hit)
+            self._table["comm"] = comm_of_hit[self._first].astype(np.int32)
         origins, stack, stacks = self._code()
-        comms, comm = thread_names(self._changes, self._tid, self._cpu)
+        table = self._table
         kind, keep = self._kinds(origins)
-        uid = self._column("uid").astype(np.int64) if self._by_program else np.full(len(self._time), -1)
-        values = _Values(self._values("old"), self._values("new"), uid)
+        old, new = self._values("old"), self._values("new")
         for number, each in enumerate(origins.planned):
             judge = source.judges[each.watch.index]
             if judge:
-                theirs = np.flatnonzero(keep & (origins.of == number))
-                names = (comms[at] for at in comm[theirs].tolist())
+                theirs = np.flatnonzero(keep & (origins.of == number)[self._of])
                 keep[theirs] = [
                     judge(
-                        self._record(hit, origins.ip[number], values),
+                        self._record(hit, origins.ip[number], old, new),
                         origins.site[number],
-                        KINDS[kind[hit]],
-                        name,
+                        KINDS[kind[of]],
+                        comms[table["comm"][of]],
                     )
-                    for hit, name in zip(theirs.tolist(), names, strict=True)
+                    for hit, of in zip(theirs.tolist(), self._of[theirs].tolist(), strict=True)
                 ]
                 source.rejected += int(len(theirs) - keep[theirs].sum())
         origins.acquit(kind)
         sites, site = origins.table()
-        which: Ints | None
+        traits = Traits(
+            cpu=table["cpu"], pid=table["pid"], tid=table["tid"], comm=table["comm"],
+            watch=origins.column([each.watch.index for each in origins.planned], np.int32),
+            site=origins.column(site, np.int32),
+            kind=kind,
+            address=self._addresses(origins),
+            uid=table["uid"] if self._by_program else np.full(len(kind), -1),
+            old_known=table["flags"] & Hit.OLD != 0,
+            new_known=table["flags"] & Hit.NEW != 0,
+        )  # fmt: skip
         which, swept = self._group(origins, kind, keep)
+        traits = self._with_swept(traits, swept)
         self._time += source.offset
         at = swept.first if which is None else np.searchsorted(which, swept.first)
-        hits = np.ones(len(self._time) if which is None else len(which), np.int32)
-        hits[at] = swept.number
-        kind[swept.first] = swept.kind
+        count = len(self._time) if which is None else len(which)
+        hits: NDArray[np.int32] = np.broadcast_to(np.int32(1), count)
+        if swept.first:
+            hits = np.ones(count, np.int32)
+            hits[at] = swept.number
 
         def taken(values: NDArray[Any]) -> NDArray[Any]:
             return values if which is None else values[which]
 
-        def last(values: NDArray[Any]) -> NDArray[Any]:
-            # The value after an access is that after its last hit.
-            found = taken(values)
-            if len(at):
-                found[at] = values[swept.last]
-            return found
-
+        last = taken(new)
+        if swept.first and self._by_program:
+            last[at] = new[swept.last]  # the value after an access is that after its last hit
         return Accesses(
-            source.watches,
-            sites,
-            comms,
-            stacks,
-            time_ns=taken(self._time),
-            cpu=taken(self._cpu),
-            pid=taken(self._pid),
-            tid=taken(self._tid),
-            comm=taken(comm),
-            watch=taken(origins.column([each.watch.index for each in origins.planned], np.int32)),
-            site=taken(origins.column(site, np.int32)),
-            kind=taken(kind),
-            address=taken(self._addresses(origins)),
-            hits=hits,
-            uid=taken(uid),
-            old=taken(values.old),
-            new=last(values.new),
-            old_known=taken(self._flags & Hit.OLD != 0),
-            new_known=last(self._flags & Hit.NEW != 0),
-            stack=taken(stack),
-            pointers=source.pointers,
-        )
+            source.watches, sites, comms, stacks, traits,
+            trait=taken(self._of), time_ns=taken(self._time), old=taken(old), new=last, hits=hits,
+            stack=taken(stack), pointers=source.pointers,
+        )  # fmt: skip
 
-    def _record(self, hit: int, ip: int, values: _Values) -> SampleRecord:
-        uid = int(values.uid[hit])
-        cpu, pid, tid = (int(column[hit]) & 0xFFFFFFFF for column in (self._cpu, self._pid, self._tid))
+    def _with_swept(self, traits: Traits, swept: Swept) -> Traits:
+        """The same where an access took several hits: its kind is all of theirs, its value the last one's."""
+        count, added = len(traits.cpu), dict[tuple[int, int, bool], int]()
+        last = traits.new_known[self._of[swept.last]].tolist()
+        for hit, key in zip(
+            swept.first, zip(self._of[swept.first].tolist(), swept.kind, last, strict=True), strict=True
+        ):
+            self._of[hit] = added.setdefault(key, count + len(added))
+        if not added:
+            return traits
+        of, kinds, known = zip(*added, strict=True)
+        traits = traits.take(np.concatenate((np.arange(count), of)))
+        traits.kind[count:], traits.new_known[count:] = kinds, known
+        return traits
+
+    def _record(self, hit: int, ip: int, old: NDArray[np.uint8], new: NDArray[np.uint8]) -> SampleRecord:
+        of = self._of[hit]
+        cpu, pid, tid = (int(self._table[name][of]) & 0xFFFFFFFF for name in ("cpu", "pid", "tid"))
+        uid = int(self._table["uid"][of]) if self._by_program else None
         return SampleRecord(
-            int(self._time[hit]), cpu, 0, ip, pid, tid, (), int(self._flags[hit]), None if uid < 0 else uid,
-            values.old[hit].tobytes(), values.new[hit].tobytes(),
+            int(self._time[hit]), cpu, 0, ip, pid, tid, (), int(self._table["flags"][of]), uid,
+            old[hit].tobytes(), new[hit].tobytes(),
         )  # fmt: skip
 
     def _values(self, name: str) -> NDArray[np.uint8]:
         if self._by_program:
             return self._column(name)
-        return np.zeros((len(self._time), self._source.columns.width), np.uint8)
+        return np.broadcast_to(np.uint8(0), (len(self._time), self._source.columns.width))
 
     # -- where they came from ----------------------------------------------------------------------
 
     def _code(self) -> tuple[_Origins, NDArray[np.int32], tuple[tuple[Named, ...], ...]]:
-        """The origin and the stack of each hit.
+        """The origin of what hits have in common, and the stack of each hit.
 
         Code is asked for once for each place and each program that its process ran, in order of time.
         """
         source = self._source
         source.code.follow(self._changes)
-        eras = Eras(self._changes, self._pid)
-        user = np.array([ip < KERNEL_HALF for _, _, ip in source.places], np.bool_)
-        of, first = self._by_era(eras, self._place, user)
+        eras = Eras(self._changes, self._table["pid"], self._of, self._first)
+        place = self._table["place"]
+        era = np.zeros(len(place), np.intp)
+        if eras.of is not None:
+            user = np.array([ip < KERNEL_HALF for _, _, ip in source.places], np.bool_)
+            self._split(np.where(user[place][self._of], eras.of, 0))
+            place = self._table["place"]
+            era = np.where(user[place], eras.of[self._first], 0)
+        of, example = grouped(place, era)
+        first = np.full(len(example), len(self._time))
+        np.minimum.at(first, of, self._first)
         questions = [(hit, 0, number) for number, hit in enumerate(first.tolist())]
-        stack = np.full(len(self._time), -1, np.int32)
+        stack: NDArray[np.int32] = np.broadcast_to(np.int32(-1), len(self._time))
         if source.columns.has("chain"):
             chain = self._column("chain")
             own = np.array([pid != 0 for pid, _, _ in source.chains] + [False], np.bool_)
@@ -283,19 +309,18 @@ class _Decoding:
         stacks: dict[tuple[Named, ...], int] = {}
         stack_number = [-1] * sum(what for _, what, _ in questions)
         for hit, what, number in sorted(questions):
-            era = eras.era(hit)
+            in_era = eras.era(hit)
             if what:
-                frames = self._stack(chains[number], era, hit)
+                frames = self._stack(chains[number], in_era, hit)
                 stack_number[number] = stacks.setdefault(frames, len(stacks)) if frames else -1
                 continue
-            at, pid, ip = source.places[int(self._place[hit])]
+            at, pid, ip = source.places[place[example[number]]]
             ips[number] = ip
             planned[number] = source.planned[at]
             execute = planned[number].watch.mode is Mode.EXECUTE
-            sites[number] = source.code.site(pid, ip, execute=execute, era=era, hit=hit)
+            sites[number] = source.code.site(pid, ip, execute=execute, era=in_era, hit=hit)
         if stack_number:
             stack = np.array(stack_number, np.int32)[stack]
-        del self._place
         return _Origins(of, planned, sites, ips), stack, tuple(stacks)
 
     def _by_era(self, eras: Eras, number: NDArray[Any], own: Bools) -> tuple[NDArray[Any], Ints]:
@@ -317,29 +342,32 @@ class _Decoding:
 
     def _addresses(self, origins: _Origins) -> NDArray[np.uint64]:
         """What was hit, by CPU where each has a copy."""
-        planned = origins.planned
-        addresses = origins.column([each.address % (1 << 64) for each in planned], np.uint64)
-        for number, each in enumerate(planned):
+        addresses = origins.column([each.address % (1 << 64) for each in origins.planned], np.uint64)
+        for number, each in enumerate(origins.planned):
             if each.watch.variable.per_cpu:
                 which = np.flatnonzero(origins.of == number)
-                cpus, of = distinct(self._cpu[which])
-                own = [each.watch.address(each.piece, cpu) % (1 << 64) for cpu in cpus.tolist()]
-                addresses[which] = np.array(own, np.uint64)[of]
+                own = [
+                    each.watch.address(each.piece, cpu) % (1 << 64)
+                    for cpu in self._table["cpu"][which].tolist()
+                ]
+                addresses[which] = np.array(own, np.uint64)
         return addresses
 
     # -- what they were ----------------------------------------------------------------------------
 
     def _kinds(self, origins: _Origins) -> tuple[NDArray[np.uint8], Bools]:
-        """Which access each hit was, and whether it is one that was asked for (`Pipeline.take`)."""
+        """Which access hits were, and whether each is one that was asked for (`Pipeline.take`)."""
+        table = self._table
         kind = origins.column(origins.kind, np.uint8)
         wrote = origins.column(origins.wrote, np.uint8)
-        keep = origins.column(origins.known, np.bool_)
+        known = origins.column(origins.known, np.bool_)
         if self._by_program:
-            flags = self._flags
+            flags = table["flags"]
             kind[(kind == UNKNOWN) & (flags & Hit.CHANGED != 0)] = WRITE
             kind[flags & Hit.READ != 0] = READ
             written = flags & Hit.WROTE != 0
             kind[written] = wrote[written]
+        keep: Bools = np.ones(len(self._of), np.bool_) if known.all() else known[self._of]
         roles = {each.role for each in origins.planned}
         if roles == {Role.ONLY}:
             return kind, keep
@@ -347,12 +375,14 @@ class _Decoding:
             origins.column([each.role is role for each in origins.planned], np.bool_)
             for role in (Role.WRITES, Role.READS)
         )
-        ip = origins.column(origins.ip, np.uint64)
         kind[writes] = wrote[writes]
         kind[reads] = READ
-        keep &= ~seen_twice(self._cpu, writes, reads, ip, self._tid)
+        columns = table["cpu"], writes, reads, origins.column(origins.ip, np.uint64), table["tid"]
+        keep &= ~seen_twice(*(column[self._of] for column in columns))
         reads_only = origins.column([each.watch.mode is Mode.READ for each in origins.planned], np.bool_)
-        keep &= ~((writes | reads) & reads_only & ((kind == WRITE) | (kind == READ_WRITE)))
+        unasked = (writes | reads) & reads_only & ((kind == WRITE) | (kind == READ_WRITE))
+        if unasked.any():
+            keep &= ~unasked[self._of]
         return kind, keep
 
     def _group(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> tuple[Ints | None, Swept]:
@@ -364,9 +394,10 @@ class _Decoding:
         return None if keep.all() else np.flatnonzero(keep), swept
 
     def _swept(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> Swept:
-        which = np.flatnonzero(keep & origins.column(origins.sweeps, np.bool_))
-        of = origins.of[which]
-        tid, cpu = self._tid[which].astype(np.int64), self._cpu[which].astype(np.int64)
+        which = np.flatnonzero(keep & origins.column(origins.sweeps, np.bool_)[self._of])
+        common = self._of[which]
+        of = origins.of[common]
+        tid, cpu = (self._table[name][common].astype(np.int64) for name in ("tid", "cpu"))
 
         def column(values: Sequence[Any], dtype: type[np.generic] = np.int64) -> NDArray[Any]:
             found: NDArray[Any] = np.array(values, dtype)[of]
@@ -381,7 +412,7 @@ class _Decoding:
                 column([_signed(each.address) for each in origins.site]),
                 cpu,
                 self._time[which],
-                kind[which],
+                kind[common],
                 column([most_hits(*pair) for pair in zip(origins.site, origins.planned, strict=True)]),
                 column([each.repeats for each in origins.site], np.bool_),
             )

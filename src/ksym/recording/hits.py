@@ -8,7 +8,7 @@ laid out in `ksym.program.layout`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ksym.capture.sites import KERNEL_HALF
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording.header import FileEvent
-from ksym.recording.numbering import Ints, distinct, grouped
+from ksym.recording.numbering import Ints, alike, distinct
 from ksym.recording.stream import Other, Piece
 
 Words = NDArray[np.uint64]
@@ -82,23 +82,49 @@ Chain = tuple[int, bool, tuple[int, ...]]
 """Pid (0 where all is the kernel's), whether it begins at an execution, addresses with the kernel's markers."""
 
 
-class Places:
-    """The places that hits came from, numbered as they come."""
+class Common(NamedTuple):
+    """What many hits have in common: all but their time, values and call chain.
+
+    Args:
+        place: Number of the place that they came from.
+        pid: Of the process; this and what follows as it is in the records, without a sign.
+        tid: Of the thread.
+        cpu: Where.
+        flags: Of `Hit`.
+        uid: The user; 0 where no program told.
+    """
+
+    place: int
+    pid: int
+    tid: int
+    cpu: int
+    flags: int
+    uid: int
+
+
+class Commons:
+    """What hits have in common, and the places that they came from, each numbered as it comes."""
 
     def __init__(self) -> None:
-        self.known: dict[Place, int] = {}
+        self.places: dict[Place, int] = {}
+        self.known: dict[Common, int] = {}
 
-    def number(self, planned: Ints, pid: Ints, ip: Words) -> NDArray[np.int32]:
-        """Numbers of the places of hits."""
-        user = ip < np.uint64(KERNEL_HALF)
-        owner = np.where(user, pid, 0)
-        group, first = grouped(ip, owner, planned)
-        numbers = np.empty(len(first), np.int32)
-        for at, (each, of, address) in enumerate(
-            zip(planned[first].tolist(), owner[first].tolist(), ip[first].tolist(), strict=True)
-        ):
-            numbers[at] = self.known.setdefault((each, of, address), len(self.known))
-        return numbers[group]
+    def number(self, planned: Ints, ip: Words, *columns: NDArray[Any]) -> Ints:
+        """Numbers of what was not met before, too.
+
+        Args:
+            planned: Number of what was planned.
+            ip: The address that was reported.
+            columns: The further fields of `Common`.
+        """
+        rows = zip(*(column.tolist() for column in (ip, planned, *columns)), strict=True)
+        numbers = np.empty(len(planned), np.intp)
+        # Code is numbered by its address, so that the same recording is always shown in the same order.
+        for (address, of, pid, *more), at in sorted(zip(rows, range(len(planned)), strict=True)):
+            place = of, pid if address < KERNEL_HALF else 0, address
+            number = self.places.setdefault(place, len(self.places))
+            numbers[at] = self.known.setdefault(Common(number, pid, *more), len(self.known))
+        return numbers
 
 
 class Chains:
@@ -125,12 +151,8 @@ class Chains:
                 continue
             which = np.flatnonzero(count == length)
             table = words[at[which][:, None] + np.arange(length)]
-            # One column stands for all: of a random sum of them, as equal rows have equal sums.
-            mixed = (table * _mixers(length)).sum(axis=1, dtype=np.uint64)
-            group, first = grouped(mixed, pid[which], execute[which].astype(np.int64))
-            if not np.array_equal(table, table[first][group]):
-                columns = [table[:, each] for each in range(length)]
-                group, first = grouped(*columns, pid[which], execute[which].astype(np.int64))
+            addresses = (table[:, each] for each in range(length))
+            group, first = alike(*addresses, pid[which], execute[which])
             rows = zip(
                 table[first].tolist(), pid[which][first].tolist(), execute[which][first].tolist(), strict=True
             )
@@ -144,10 +166,6 @@ class Chains:
         return self.known.setdefault((of, execute, chain), len(self.known))
 
 
-def _mixers(count: int) -> Words:
-    return np.random.default_rng(count).integers(1, 1 << 63, count, np.uint64) | np.uint64(1)
-
-
 class Columns:
     """The hits of a recording, in the order of the file.
 
@@ -157,34 +175,40 @@ class Columns:
 
     def __init__(self, width: int) -> None:
         self.width = width
-        # Parts, put together column by column: what grew in place would be zeroed or copied each time.
-        self._parts: dict[str, list[NDArray[Any]]] = {}
+        self._columns: dict[str, NDArray[Any]] = {}
         self.count = 0
         self.latest = 0
         """The latest time of all hits."""
 
-    def add(self, columns: dict[str, NDArray[Any]]) -> None:
-        """Take some hits."""
+    def add(self, columns: dict[str, NDArray[Any]], expected: int) -> None:
+        """Take some hits; of all of them there may be so many."""
         self.latest = max(self.latest, int(columns["time"].max(initial=0)))
-        self.count += len(columns["time"])
+        end = self.count + len(columns["time"])
         for name, column in columns.items():
-            self._parts.setdefault(name, []).append(column.astype(DTYPES[name]))
+            so_far = self._columns.get(name)
+            if so_far is None or len(so_far) < end:
+                # What is not filled later takes no memory.
+                room = np.empty((max(2 * self.count, end, expected), *column.shape[1:]), DTYPES[name])
+                if so_far is not None:
+                    room[: self.count] = so_far[: self.count]
+                self._columns[name] = so_far = room
+            so_far[self.count : end] = column
+        self.count = end
 
     def has(self, name: str) -> bool:
         """Whether the hits have that column."""
-        return name in self._parts
+        return name in self._columns
 
     def take(self, name: str, count: int) -> NDArray[Any]:
         """The first so many of one column; it is not kept."""
-        parts = self._parts.pop(name, [])
-        if not parts:
+        column = self._columns.pop(name, None)
+        if column is None:
             return np.empty((0, self.width) if name in ("old", "new") else 0, DTYPES[name])
-        return np.concatenate(parts)[:count]
+        return column[:count]
 
 
 DTYPES: dict[str, type[np.generic]] = {
-    "time": np.int64, "cpu": np.int32, "pid": np.int32, "tid": np.int32, "place": np.int32,
-    "flags": np.uint8, "uid": np.uint32, "old": np.uint8, "new": np.uint8, "chain": np.int32,
+    "time": np.int64, "common": np.intp, "old": np.uint8, "new": np.uint8, "chain": np.int32,
 }  # fmt: skip
 """Columns of hits; what their samples do not have is left out, values for instance."""
 
@@ -196,13 +220,15 @@ class Decoder:
         layout: Of the samples that are hits.
         width: Bytes of the widest value.
         by_program: Samples carry what a program wrote.
+        room: Bytes of records that there may be; more may come.
     """
 
-    def __init__(self, layout: Layout, width: int, *, by_program: bool) -> None:
+    def __init__(self, layout: Layout, width: int, *, by_program: bool, room: int = 0) -> None:
         self._layout, self._by_program = layout, by_program
         self._samples = 0
-        self.places, self.chains = Places(), Chains()
+        self.commons, self.chains = Commons(), Chains()
         self.columns = Columns(width)
+        self._room = room
         self.damaged = False
         """One sample cannot be one; it and all behind it are left out."""
         self._only = False
@@ -236,7 +262,7 @@ class Decoder:
         ids = np.array([identifier for identifier, _ in known], np.uint64)
         pieces = np.array([piece for _, piece in known], np.int64)
         width = max(self._numbers.shape[1], int(pieces.max()) + 1)
-        fresh = np.setdiff1d(ids, self._ids)
+        fresh = np.array(sorted(set(ids.tolist()) - set(self._ids.tolist())), np.uint64)
         if (len(self._ids) + len(fresh)) * width > _MOST_NUMBERS:
             raise ValueError("too many identifiers")
         at = np.searchsorted(self._ids, fresh)
@@ -268,20 +294,19 @@ class Decoder:
     def _find(self, hits: _Hits) -> None:
         """Leave the samples of what was planned."""
         if self._only:
-            hits.row = np.zeros(len(hits.at), np.int64)
             return
         place = self._layout.identifier
         hits.keep_while(hits.size > place)
-        if not len(self._ids):
+        if not len(self._ids) or not len(hits.at):
             hits.select(slice(0))
             return
-        found = hits.word(place)
+        number, first = alike(hits.word(place))
+        found = hits.word(place)[first]
         row = np.searchsorted(self._ids, found)
-        known = row < len(self._ids)
-        known &= self._ids[np.where(known, row, 0)] == found
-        hits.row = row
+        known = self._ids[np.minimum(row, len(self._ids) - 1)] == found
+        hits.row = row[number]
         if not known.all():
-            hits.select(np.flatnonzero(known))
+            hits.select(np.flatnonzero(known[number]))
 
     def _decode(self, hits: _Hits) -> None:
         layout = self._layout
@@ -291,21 +316,11 @@ class Decoder:
         if layout.chain and len(hits.at):
             length = hits.word(hits.chain)
             hits.length = length.astype(np.int64)
-            hits.keep_while(length <= (hits.size - hits.chain - 1).astype(np.uint64))
+            hits.keep_while(length <= np.asarray(hits.size - hits.chain - 1).astype(np.uint64))
             hits.chain += 1
         hits.raw = _alike(hits.chain + hits.length)
         if self._by_program:
             hits.keep_while(hits.raw + _RAW_WORDS <= hits.size)
-            head = hits.word(hits.raw)
-            hits.flags = (head >> np.uint64(32)).astype(np.int64)
-        hits.planned = self._planned(hits.row, hits.flags >> PIECE_SHIFT)
-        if self._by_program:
-            padded = self._padded[hits.planned]
-            fits = (head & np.uint64(0xFFFFFFFF)).astype(np.int64) == 20 + 2 * padded
-            fits &= hits.raw + _RAW_WORDS + padded // 4 <= hits.size
-            hits.keep_while(fits | (hits.planned < 0))
-        if (hits.planned < 0).any():
-            hits.select(np.flatnonzero(hits.planned >= 0))
         if len(hits.at):
             self._add(hits)
 
@@ -319,40 +334,70 @@ class Decoder:
         return np.where(inside, self._numbers[row, np.minimum(piece, width - 1)], -1)
 
     def _add(self, hits: _Hits) -> None:
-        layout = self._layout
-        pid, tid = hits.halves(layout.tid)
-        columns: dict[str, NDArray[Any]] = {
-            "pid": pid,
-            "tid": tid,
-            "place": self.places.number(hits.planned, pid.astype(np.int64), hits.word(layout.ip)),
-            "cpu": hits.halves(layout.cpu)[0] if layout.cpu >= 0 else np.zeros(len(hits.at), np.uint32),
+        """Take what was planned: few of many hits differ in more than time and values, so these few are looked up."""
+        layout, none = self._layout, np.broadcast_to(np.uint64(0), len(hits.at))
+        columns = [
+            hits.row,
+            hits.word(layout.ip),
+            hits.word(layout.tid),
+            hits.word(layout.cpu) if layout.cpu >= 0 else none,
+            hits.word(hits.raw) if self._by_program else none,
+            hits.word(hits.raw + 2) if self._by_program else none,
+            np.broadcast_to(hits.size - hits.raw, len(hits.at)),
+        ]
+        hits.group, first = alike(*columns)
+        row, ip, task, cpu, head, user, room = (column[first] for column in columns)
+        size, flags = _halves(head)
+        planned = self._planned(row, flags >> PIECE_SHIFT)
+        padded = self._padded[planned]
+        if self._by_program:
+            fits = (size == 20 + 2 * padded) & (room >= _RAW_WORDS + padded // 4)
+            hits.keep_while((fits | (planned < 0))[hits.group])
+        if (planned < 0).any():
+            hits.select(np.flatnonzero(planned[hits.group] >= 0))
+        if not len(hits.at):
+            return
+        there = np.flatnonzero(planned >= 0)
+        pid, tid = _halves(task)
+        fields = (pid, tid, _halves(cpu)[0], flags & _KNOWN_FLAGS, _halves(user)[0])
+        numbers = np.empty(len(first), np.intp)
+        numbers[there] = self.commons.number(planned[there], ip[there], *(field[there] for field in fields))
+        added: dict[str, NDArray[Any]] = {
             "time": hits.word(hits.raw + 1 if self._by_program else layout.time),
+            "common": numbers[hits.group],
         }
         if layout.chain:
             at, count = hits.at + hits.chain, np.broadcast_to(hits.length, len(hits.at))
-            execute = self._execute[hits.planned]
-            columns["chain"] = self.chains.number(hits.words, at, count, pid.astype(np.int64), execute)
+            execute = self._execute[planned]
+            added["chain"] = self.chains.number(hits.words, at, count, pid[hits.group], execute[hits.group])
         if self._by_program:
-            columns["flags"] = hits.flags & _KNOWN_FLAGS
-            columns["uid"] = hits.halves(hits.raw + 2)[0]
-            columns["old"], columns["new"] = self._values(hits, self._padded[hits.planned])
-        self.columns.add(columns)
+            added["old"], added["new"] = self._values(hits, padded)
+        self.columns.add(added, self._room // (8 * int(np.max(hits.size))))
 
     def _values(self, hits: _Hits, padded: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         words = self.columns.width // 8
         at = hits.raw + _RAW_WORDS
-        if hits.table is not None and isinstance(at, int) and (padded == self.columns.width).all():
+        if (
+            hits.table is not None
+            and isinstance(at, int)
+            and (padded[hits.group] == self.columns.width).all()
+        ):
             old, new = (
                 np.ascontiguousarray(hits.table[:, start : start + words]) for start in (at, at + words)
             )
             return old.view(np.uint8), new.view(np.uint8)
         old, new = (np.zeros((len(hits.at), words), np.uint64) for _ in range(2))
-        for size in distinct(padded)[0].tolist():
-            which = np.flatnonzero(padded == size)
+        for size in sorted(set(padded.tolist())):
+            which = np.flatnonzero(padded[hits.group] == size)
             for word in range(size // 8):
                 old[which, word] = hits.word(at + word)[which]
                 new[which, word] = hits.word(at + size // 8 + word)[which]
         return old.view(np.uint8), new.view(np.uint8)
+
+
+def _halves(word: Words) -> tuple[Ints, Ints]:
+    """The lower and the upper half of each."""
+    return (word & np.uint64(0xFFFFFFFF)).astype(np.int64), (word >> np.uint64(32)).astype(np.int64)
 
 
 class _Hits:
@@ -367,11 +412,14 @@ class _Hits:
 
     def __init__(self, words: Words, at: Ints) -> None:
         self.words, self.at = words, at
-        self.size = (words[at] >> np.uint64(51)).astype(np.int64)
+        self.size = _alike((words[at] >> np.uint64(51)).astype(np.int64))
         self.table = _table(words, at, self.size)
         self.which = np.arange(len(at))
         """Their numbers among all samples of the piece."""
-        self.row = self.flags = self.planned = self.which
+        self.row: Ints = np.broadcast_to(np.int64(0), len(at))
+        """Of the table of what was planned."""
+        self.group: Ints = self.row
+        """Number of what each has in common with others."""
         self.chain: Offset = 0
         """Where the addresses of the call chains are."""
         self.length: Offset = 0
@@ -390,15 +438,10 @@ class _Hits:
         found = self.words[self.at + offset]
         return found  # noqa: RET504 - mypy knows no type of it otherwise
 
-    def halves(self, offset: Offset) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """The lower and the upper half of a word of each."""
-        word = np.ascontiguousarray(self.word(offset)).view("<u4")
-        return word[::2], word[1::2]
-
-    def keep_while(self, good: NDArray[np.bool_]) -> None:
+    def keep_while(self, good: NDArray[np.bool_] | np.bool_ | bool) -> None:
         """Leave out the first one that is not good, and all behind it."""
-        if not good.all():
-            first = int(good.argmin())
+        if len(self.at) and not np.all(good):
+            first = int(np.argmin(good))
             self.bad = int(self.which[first])
             self.select(slice(first))
 
@@ -409,11 +452,10 @@ class _Hits:
                 setattr(self, name, column[which])
 
 
-def _table(words: Words, at: Ints, size: Ints) -> Words | None:
+def _table(words: Words, at: Ints, step: Offset) -> Words | None:
     """Samples as rows, where all have one size; columns of these are taken faster than words by their places."""
-    if not len(at) or (size != size[0]).any():
+    if not len(at) or not isinstance(step, int):
         return None
-    step = int(size[0])
     ends = [*(np.flatnonzero(np.diff(at) != step) + 1).tolist(), len(at)]
     runs, first = [], 0
     for end in ends:

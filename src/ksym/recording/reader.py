@@ -22,6 +22,7 @@ from ksym.errors import KsymError
 from ksym.language.request import Mode
 from ksym.program.layout import padded
 from ksym.recording.accesses import Accesses
+from ksym.recording.ahead import ahead
 from ksym.recording.decode import Code, Source, decode
 from ksym.recording.header import FileHead, Machine, error, open_file, read_head
 from ksym.recording.hits import Decoder, Layout
@@ -143,6 +144,8 @@ class _Reading:
             raise error(head.path, "its events have different fields", "record them one by one")
         self._sideband = Sideband(by_ksym=head.by_ksym or head.machine.version.startswith("ksym"))
         self._damage: str | None = None
+        self._stream_damage: str | None = None
+        """Why the stream ends behind the piece that was taken last: it is read ahead."""
         self._learned = 0
         """Notes that were looked through for further identifiers."""
         self._at = head.data_at
@@ -152,22 +155,25 @@ class _Reading:
     def recording(self) -> Recording:
         """Read all of it."""
         found: tuple[Start, Decoder] | None = None
-        for piece in self._stream.pieces():
-            self._at = piece.at
-            if found is None:
-                # What ksym says of the hits stands in front of the first of them.
-                for other in piece.others:
-                    if not other.before:
-                        self._take(other)
-                piece.others = [other for other in piece.others if other.before]
-                if self._damage is None and not len(piece.samples):
-                    continue
-                found = self._start()
-            for part in _parts(piece):
-                if self._damage is None:
-                    self._samples(part, *found)
-            if self._damage is not None:
-                break
+        with closing(ahead(self._stream.pieces())) as pieces:
+            for piece in pieces:
+                self._at, self._stream_damage = piece.at, piece.damage
+                if found is None:
+                    # What ksym says of the hits stands in front of the first of them.
+                    for other in piece.others:
+                        if not other.before:
+                            self._take(other)
+                    piece.others = [other for other in piece.others if other.before]
+                    if self._damage is None and not len(piece.samples):
+                        continue
+                    found = self._start()
+                for part in _parts(piece):
+                    if self._damage is None:
+                        self._samples(part, *found)
+                if self._damage is not None:
+                    break
+            else:
+                self._stream_damage = self._stream.damage
         return self._finish(*(found or self._start()))
 
     def _samples(self, part: Piece, start: Start, decoder: Decoder) -> None:
@@ -209,7 +215,8 @@ class _Reading:
                 raise self._unreadable()
             start = perf_start(self._head, self._layout)
         sizes = [padded(watch.variable.length) for watch in start.watches]
-        decoder = Decoder(self._layout, max(8, *sizes), by_program=start.values)
+        room = self._head.data_end - self._head.data_at
+        decoder = Decoder(self._layout, max(8, *sizes), by_program=start.values, room=room)
         try:
             _plan(decoder, start.planned, start.numbers)
         except ValueError as bad:
@@ -227,7 +234,7 @@ class _Reading:
 
     def _unreadable(self) -> KsymError:
         """What is said where it is not certain what was watched."""
-        damaged = self._damage or self._stream.damage or self._head.missing
+        damaged = self._damage or self._stream_damage or self._head.missing
         why = self._cut() if damaged else None
         return error(self._head.path, why or "what it says of its watches is damaged")
 
@@ -263,8 +270,8 @@ class _Reading:
         except (*BAD_NOTE, Damaged) as bad:
             raise error(self._head.path, "a note of ksym's is damaged") from bad
         source = Source(
-            columns, count, start.watches, start.planned, list(decoder.places.known), list(decoder.chains.known),
-            sideband.changes, code, start.offset, pointers, judges,
+            columns, count, start.watches, start.planned, list(decoder.commons.known), list(decoder.commons.places),
+            list(decoder.chains.known), sideband.changes, code, start.offset, pointers, judges,
         )  # fmt: skip
         machine = self._head.machine if self._head.whole else start.machine or self._head.machine
         return Recording(self._head.path, machine, start, counts, cut, self._head.own, source)
@@ -280,8 +287,8 @@ class _Reading:
     def _cut(self) -> str | None:
         """Why the file is not whole."""
         damage, at = self._damage, self._at
-        if self._stream.damage:
-            damage, at = self._stream.damage, self._stream.at
+        if self._stream_damage:
+            damage, at = self._stream_damage, self._stream.at
         if self._head.missing:
             return "its end is missing"
         if damage:

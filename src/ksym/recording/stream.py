@@ -12,12 +12,14 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ksym.recording import zstd
+from ksym.recording.ahead import DEPTH
 from ksym.recording.header import Bytes, FileHead, error
 from ksym.recording.perf_file import CHECK, Kind, is_note
 
@@ -57,11 +59,12 @@ class Piece:
     """Some records, in the order of the file.
 
     Args:
-        words: The bytes, as 64-bit words; they last until the next piece is asked for.
+        words: The bytes, as 64-bit words; they last until so many more pieces are asked for as are read ahead.
         samples: Where in them samples start.
         others: What is no sample, with the number of samples in front of it counted from the start of the stream.
         first: Samples in front of the piece.
         at: Where in the file it starts, or where that starts which it was unpacked from.
+        damage: Why the stream ends behind it, if it does for a damage.
     """
 
     words: NDArray[np.uint64]
@@ -69,6 +72,7 @@ class Piece:
     others: list[Other]
     first: int
     at: int
+    damage: str | None = None
 
 
 @dataclass
@@ -110,8 +114,10 @@ class Stream:
     def _pieces(self) -> Iterator[Piece]:
         start, end = self.head.data_at, self.head.data_end
         self._sum = self.head.check_sum
-        # One buffer for all pieces: what is new to the process costs more to get than to fill.
-        buffer = bytearray(min(_PIECE, max(0, end - start)) + _MOST_LEFT)
+        # The same buffers again: what is new to the process costs more to get than to fill.
+        size = min(_PIECE, max(0, end - start)) + _MOST_LEFT
+        buffers = cycle([bytearray(size) for _ in range(DEPTH + 2)])
+        buffer = next(buffers)
         at, left = start, 0
         while at < end and self.damage is None:
             self.file.seek(at)
@@ -123,8 +129,9 @@ class Stream:
             self.at = at - got - left
             yield from self._outer(memoryview(buffer)[: left + got])
             taken = self.at - (at - got - left)
-            buffer[: left + got - taken] = buffer[taken : left + got]
-            left += got - taken
+            rest = buffer[taken : left + got]
+            buffer, left = next(buffers), len(rest)
+            buffer[:left] = rest
         if self.damage is None and (left or self._inner):
             self.damage = "its last record is not whole"
 
@@ -242,7 +249,7 @@ class Stream:
         self._sum = zlib.crc32(data[summed * 8 : at * 8], self._sum)
         samples = np.concatenate(runs) if runs else np.empty(0, np.int64)
         first, self.count = self.count, count
-        return Piece(words, samples, others, first, 0), at * 8
+        return Piece(words, samples, others, first, 0, self.damage), at * 8
 
     def _right(self, data: memoryview, note: bytes) -> bool:
         """Whether a note holds the check sum of all up to there."""

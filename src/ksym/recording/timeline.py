@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ksym.capture.pipeline import ended_address_space
 from ksym.capture.records import CommRecord, ForkRecord
 from ksym.recording.noted import ALWAYS, Era
-from ksym.recording.numbering import Ints, distinct
+from ksym.recording.numbering import Ints, distinct, numbered
 from ksym.recording.sideband import Change
 
 Ranked = Sequence[tuple[int, Change]]
@@ -24,10 +24,12 @@ class Eras:
 
     Args:
         changes: What changed processes.
-        pid: Of each hit.
+        pid: Of what hits have in common.
+        common: Of each hit, the number of what it has in common with others.
+        first: The first hit of each number.
     """
 
-    def __init__(self, changes: Ranked, pid: Ints) -> None:
+    def __init__(self, changes: Ranked, pid: Ints, common: Ints, first: Ints) -> None:
         pids, number = distinct(pid)
         known = {each: at for at, each in enumerate(pids.tolist())}
         ends = []
@@ -38,18 +40,26 @@ class Eras:
         ends.sort()
         self._ends = ends
         self.of: Ints | None = None
-        """Number of each hit's; None: there is but one."""
-        if ends:
-            keys = np.array([of << _RANK_BITS | rank for of, rank, _, _ in ends], np.int64)
-            hits = number << _RANK_BITS | np.arange(len(pid))
+        """Number of each hit's; None: no process has hits in several."""
+        self._common, self._pid = common, number
+        self._own = np.zeros(len(number), np.int64)
+        if not ends:
+            return
+        keys = np.array([of << _RANK_BITS | rank for of, rank, _, _ in ends], np.int64)
+        begins, last = np.full(len(pids), len(common)), np.full(len(pids), -1)
+        np.minimum.at(begins, number, first)
+        np.maximum.at(last, number, len(common) - 1 - numbered(common[::-1])[1])
+        if not any(begins[of] < rank <= last[of] for of, rank, _, _ in ends):
+            self._own = np.searchsorted(keys, number << _RANK_BITS | begins[number], "right")
+        else:
+            hits = number[common] << _RANK_BITS | np.arange(len(common))
             self.of = np.searchsorted(keys, hits, "right")
-            self._pid_of = number
 
     def era(self, hit: int) -> Era:
         """The era in which a hit was."""
-        if self.of is None:
-            return ALWAYS
-        number, of, era = int(self.of[hit]), int(self._pid_of[hit]), ALWAYS
+        common = self._common[hit]
+        of, era = int(self._pid[common]), ALWAYS
+        number = int(self._own[common] if self.of is None else self.of[hit])
         if number and self._ends[number - 1][0] == of:
             _, _, start, time = self._ends[number - 1]
             era = era._replace(start=start, start_time=time)
@@ -59,17 +69,30 @@ class Eras:
         return era
 
 
-def thread_names(changes: Ranked, tid: Ints, cpu: Ints) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+def thread_names(
+    changes: Ranked, tid: Ints, cpu: Ints, common: Ints, first: Ints
+) -> tuple[tuple[str, ...], NDArray[np.int32], Ints | None]:
     """The names of threads at the time of their hits (`capture.tasks`).
 
+    Args:
+        changes: What changed threads.
+        tid: Of what hits have in common.
+        cpu: The same.
+        common: Of each hit, the number of what it has in common with others.
+        first: The first hit of each number.
+
     Returns:
-        The names, and the number of each hit's.
+        The names; the number of the name for each number in ``common``; and where a thread had
+        several, that of each hit as well.
     """
     tids, number = distinct(tid)
     known = {each: at for at, each in enumerate(tids.tolist())}
+    begins = np.full(len(tids), np.iinfo(np.int64).max)
+    np.minimum.at(begins, number, first)
     names: dict[str, int] = {}
     current: dict[int, str] = {0: "swapper"}
-    entries: list[tuple[int, int, int]] = [(at, 0, names.setdefault("?", 0)) for at in range(len(tids))]
+    # Of each thread, from which hit on it had which name; what it was called before its first one does not count.
+    named: list[list[tuple[int, int]]] = [[(0, names.setdefault("?", 0))] for _ in tids]
     for rank, change in changes:
         record = change.record
         if isinstance(record, CommRecord):
@@ -79,19 +102,21 @@ def thread_names(changes: Ranked, tid: Ints, cpu: Ints) -> tuple[tuple[str, ...]
         else:
             continue
         current[record.tid] = name
-        if record.tid in known:
-            entries.append((known[record.tid], rank, names.setdefault(name or "?", len(names))))
-    entries.sort(key=lambda entry: entry[:2])
-    keys = np.array([of << _RANK_BITS | rank for of, rank, _ in entries], np.int64)
-    named = np.array([name for _, _, name in entries], np.int32)
-    if len(entries) == len(tids):
-        of_hit = named[number]
-    else:
-        hits = number << _RANK_BITS | np.arange(len(tid))
-        of_hit = named[np.searchsorted(keys, hits, "right") - 1]
-    idle = np.flatnonzero(tid == 0)
-    if len(idle):
-        cpus, which = distinct(cpu[idle])
-        swappers = [names.setdefault(f"swapper/{each}", len(names)) for each in cpus.tolist()]
-        of_hit[idle] = np.array(swappers, np.int32)[which]
-    return tuple(names), of_hit
+        thread = known.get(record.tid)
+        if thread is not None:
+            if rank <= begins[thread]:
+                named[thread].clear()
+            named[thread].append((rank, names.setdefault(name or "?", len(names))))
+    swappers = {
+        each: names.setdefault(f"swapper/{each}", len(names)) for each in sorted(set(cpu[tid == 0].tolist()))
+    }
+    comm = np.array([named[at][-1][1] for at in number.tolist()], np.int32)
+    for each, swapper in swappers.items():
+        comm[(tid == 0) & (cpu == each)] = swapper
+    if all(len(each) == 1 for thread, each in zip(tids.tolist(), named, strict=True) if thread):
+        return tuple(names), comm, None
+    entries = [(at, *each) for at, thread in enumerate(named) for each in thread]
+    keys = np.array([at << _RANK_BITS | rank for at, rank, _ in entries], np.int64)
+    hits = number[common] << _RANK_BITS | np.arange(len(common))
+    of_hit = np.array([name for _, _, name in entries], np.int32)[np.searchsorted(keys, hits, "right") - 1]
+    return tuple(names), comm, np.where((tid == 0)[common], comm[common], of_hit)
