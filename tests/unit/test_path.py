@@ -10,8 +10,8 @@ from ksym.language.request import Index, Member, Step
 from ksym.linux.memory import MemoryFault
 from ksym.symbols.btf import Btf
 from ksym.symbols.ctext import parse_type
-from ksym.symbols.path import Location, MemberError, describe, find_member, member_names, walk
-from ksym.symbols.types import Field, Integer, Struct, Type
+from ksym.symbols.path import Location, MemberError, find_member, member_names, walk
+from ksym.symbols.types import Field, Integer, Struct, Type, describe
 from synthetic.btf import SIGNED, BtfWriter
 
 TASK, OTHER, UNREADABLE = 0x1000_0000, 0x2000_0000, 0x3000_0000

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ksym.capture.instructions import UNKNOWN, Instruction, X86Decoder, available
 from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory, MemoryFault
-from ksym.symbols.kallsyms import Kallsyms
+
+if TYPE_CHECKING:
+    from ksym.symbols.kallsyms import Kallsyms
 
 KERNEL_HALF = 1 << 63
 """Addresses from here on are the kernel's."""

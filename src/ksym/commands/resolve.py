@@ -18,8 +18,8 @@ from ksym.program.wants import Sink, Wants
 from ksym.runs.engines import bind_conditions, wants_for
 from ksym.runs.session import parse_requests
 from ksym.symbols.functions import Functions
-from ksym.symbols.path import describe
 from ksym.symbols.resolver import Resolver
+from ksym.symbols.types import describe
 from ksym.symbols.variable import Variable
 from ksym.views.text import printable
 from ksym.watch.plan import Plan, Watch, make_plan

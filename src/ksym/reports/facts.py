@@ -7,7 +7,7 @@ from ksym.reports.about import About, date, length, time_of_day
 from ksym.reports.analysis import Analysis
 from ksym.reports.select import Selection
 from ksym.reports.words import count
-from ksym.symbols.path import describe
+from ksym.symbols.types import describe
 from ksym.symbols.variable import Space
 from ksym.views.text import printable
 from ksym.watch.plan import Watch

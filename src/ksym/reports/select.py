@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.symbols.nearest import suggestion
 from ksym.symbols.readable import readable
 
 if TYPE_CHECKING:
@@ -132,6 +131,8 @@ class Selection:
         names = [watch.name for watch in accesses.watches]
         for symbol in self.symbols:
             if symbol not in names:
+                from ksym.symbols.nearest import suggestion
+
                 todo = suggestion(symbol, names) or f"there is {', '.join(names)}"
                 raise KsymError(f"no variable {symbol}", "it is not in the recording", todo)
         return tuple(number for number, name in enumerate(names) if not self.symbols or name in self.symbols)

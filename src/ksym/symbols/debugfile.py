@@ -8,7 +8,6 @@ itself (``.gnu_debugdata``).
 
 from __future__ import annotations
 
-import lzma
 import os
 import zlib
 from collections.abc import Iterator
@@ -97,6 +96,8 @@ def _mini(elf: ElfFile) -> ElfFile | None:
     section = elf.section(".gnu_debugdata")
     if section is None:
         return None
+    import lzma  # late: few files have it
+
     try:
         data = lzma.LZMADecompressor(memlimit=_LARGEST_DICTIONARY).decompress(
             elf.content(section), _LARGEST_MINI

@@ -16,7 +16,7 @@ from ksym.language.request import Index, Member, Step
 from ksym.linux.memory import Memory, MemoryFault
 from ksym.symbols.ctext import POINTER_SIZE
 from ksym.symbols.nearest import suggestion
-from ksym.symbols.types import Array, Enum, Field, Pointer, Struct, Type, Typedef, resolve
+from ksym.symbols.types import Array, Field, Pointer, Struct, Type, resolve
 from ksym.symbols.variable import Fact
 
 _ERR_PTR = 4095
@@ -88,22 +88,6 @@ def find_member(kind: Struct, name: str) -> Field | None:
 def member_names(kind: Struct) -> list[str]:
     """All names that `find_member` finds, in declaration order."""
     return [each.name for each, _ in _members(kind)]
-
-
-def describe(kind: Type) -> str:
-    """A type in a few words for display: ``pid_t (int)``, ``struct net, 4352 bytes``.
-
-    >>> from ksym.symbols.ctext import parse_type
-    >>> describe(parse_type("u32"))
-    'u32 (unsigned int)'
-    """
-    if isinstance(kind, Typedef):
-        return f"{kind.name} ({resolve(kind).name})"
-    if isinstance(kind, Struct):
-        return f"{kind.name}, {kind.size} bytes" if kind.size else f"{kind.name}, incomplete"
-    if isinstance(kind, Enum):
-        return f"{kind.name}, {len(kind.enumerators)} constants"
-    return kind.name
 
 
 def facts_of(location: Location, text: str) -> list[Fact]:

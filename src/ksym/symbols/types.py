@@ -114,3 +114,19 @@ def resolve(kind: Type) -> Type:
     while isinstance(kind, Typedef):
         kind = kind.target
     return kind
+
+
+def describe(kind: Type) -> str:
+    """A type in a few words for display: ``pid_t (int)``, ``struct net, 4352 bytes``.
+
+    >>> from ksym.symbols.ctext import parse_type
+    >>> describe(parse_type("u32"))
+    'u32 (unsigned int)'
+    """
+    if isinstance(kind, Typedef):
+        return f"{kind.name} ({resolve(kind).name})"
+    if isinstance(kind, Struct):
+        return f"{kind.name}, {kind.size} bytes" if kind.size else f"{kind.name}, incomplete"
+    if isinstance(kind, Enum):
+        return f"{kind.name}, {len(kind.enumerators)} constants"
+    return kind.name
