@@ -129,7 +129,7 @@ def test_a_timeline_has_all_accesses(found: list[Row], key: str, columns: int) -
 
 def test_lanes() -> None:
     found = draw(
-        subject([Row(0, cpu=3), Row(99, "R", cpu=1), Row(50, cpu=3)]), (START, START + 100), 4, "cpu"
+        subject([Row(0, cpu=3), Row(50, cpu=3), Row(99, "R", cpu=1)]), (START, START + 100), 4, "cpu"
     )
     assert [(lane.who, lane.kind, lane.counts.tolist()) for lane in found.lanes] == [
         ("CPU 1", "R", [0, 0, 0, 1]), ("CPU 3", "W", [1, 0, 1, 0]),

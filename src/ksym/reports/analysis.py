@@ -160,11 +160,13 @@ def _silent(subject: Subject) -> Silent | None:
     count = int(marks.silent.sum())
     if not count:
         return None
-    codes = subject.codes("function").codes
-    made = np.bincount(codes[marks.silent])
+    rows = subject.rows
+    codes = subject.codes("function", rows).codes
+    made = np.bincount(codes[rows.of[marks.silent]])
     top = [int(code) for code in np.argsort(-made, kind="stable")[:_TOP] if made[code]]
     functions = [
-        (subject.describe("function", int(np.argmax(codes == code)))[0], int(made[code])) for code in top
+        (subject.describe("function", int(rows.first[np.argmax(codes == code)]))[0], int(made[code]))
+        for code in top
     ]
     return Silent(count, int(marks.judged.sum()), tuple(functions))
 
@@ -176,8 +178,12 @@ def _turns(subject: Subject) -> Turns | None:
     count = int(turned.sum())
     if not count:
         return None
-    one, two = np.minimum(before, cpu)[turned], np.maximum(before, cpu)[turned]
-    return Turns(count, int(follows.sum()), tuple(((a, b), made) for a, b, made in pairs(one, two)[:_TOP]))
+    made: dict[tuple[int, int], int] = {}
+    for one, two, times in pairs(before[turned], cpu[turned]):
+        pair = min(one, two), max(one, two)
+        made[pair] = made.get(pair, 0) + times
+    most = sorted(made.items(), key=lambda item: (-item[1], item[0]))[:_TOP]
+    return Turns(count, int(follows.sum()), tuple(most))
 
 
 def _near(subject: Subject) -> Near | None:

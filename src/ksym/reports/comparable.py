@@ -7,6 +7,7 @@ numpy's own ``unique`` is not used: it takes 0.9 s for a million different numbe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -68,6 +69,19 @@ def number(column: AnyColumn) -> Codes:
     codes = np.empty(count, np.intp)
     codes[order] = np.cumsum(first) - 1
     return Codes(ordered[first], codes)
+
+
+def count_different(column: AnyColumn) -> int:
+    """How many different elements a column of integers has: `number` without the numbers."""
+    count = len(column)
+    if not count:
+        return 0
+    low, high = int(column.min()), int(column.max())
+    if high - low > 4 * count + _SMALL:
+        return len(number(column))
+    there = np.zeros(high - low + 1, np.bool_)
+    there[(column.astype(np.int64) if column.itemsize < 8 else column) - column.dtype.type(low)] = True
+    return int(np.count_nonzero(there))
 
 
 def _starts(ordered: AnyColumn) -> Flags:
@@ -190,22 +204,60 @@ class Seen:
     def __init__(self, variable: Variable, data: NDArray[np.uint8], known: Flags, names: Names) -> None:
         self.ordered = is_number(variable)
         self.decode = Values(variable, names).of
-        self._data = data
+        self._variable, self._data = variable, data
         self._length = min(-(-min(variable.length, MOST_BYTES) // 8) * 8, data.shape[1])
-        everywhere = bool(known.all())
-        places = None if everywhere else np.flatnonzero(known)
-        found = number(comparable(variable, data if places is None else data[places]))
-        self.count = len(found)
-        self._example = last_places(found.codes, self.count, places)
-        if places is None:
-            self.codes = found.codes
-        else:
-            self.codes = np.full(len(data), -1, np.intp)
-            self.codes[places] = found.codes
+        self._places = None if bool(known.all()) else np.flatnonzero(known)
+        there = range(len(data)) if self._places is None else self._places
+        self.first, self.last = (int(there[0]), int(there[-1])) if len(there) else (-1, -1)
+        """The accesses that have the first and the last one; -1: none has any."""
+
+    @cached_property
+    def _column(self) -> AnyColumn:
+        """Those that are known, as numbers."""
+        return comparable(self._variable, self._data if self._places is None else self._data[self._places])
+
+    @cached_property
+    def _numbered(self) -> Codes:
+        return number(self._column)
+
+    @cached_property
+    def count(self) -> int:
+        """How many different ones there are."""
+        return count_different(self._column)
+
+    @property
+    def lowest(self) -> int:
+        """The access that has the lowest one, where they have an order."""
+        return self._place(int(self._column.argmin()))
+
+    @property
+    def highest(self) -> int:
+        """The access that has the highest one."""
+        return self._place(int(self._column.argmax()))
+
+    def _place(self, at: int) -> int:
+        return at if self._places is None else int(self._places[at])
+
+    @cached_property
+    def codes(self) -> Numbers:
+        """The number of each access's value, in their order where they have one; -1: it is not known."""
+        if self._places is None:
+            return self._numbered.codes
+        codes = np.full(len(self._data), -1, np.intp)
+        codes[self._places] = self._numbered.codes
+        return codes
+
+    @cached_property
+    def _example(self) -> Numbers:
+        return last_places(self._numbered.codes, len(self._numbered), self._places)
 
     def value(self, code: int) -> Value:
         """The value of that number."""
-        return self.decode(self._data[self._example[code], : self._length].tobytes())
+        return self.at(int(self._example[code]))
+
+    def at(self, place: int) -> Value:
+        """The value of that access."""
+        return self.decode(self._data[place, : self._length].tobytes())
 
 
 def tally(column: AnyColumn) -> tuple[AnyColumn, Numbers]:

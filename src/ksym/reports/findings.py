@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.comparable import AnyColumn, Flags, Numbers, number, same
+from ksym.reports.comparable import AnyColumn, Flags, Numbers, number, same, tally
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Watch
 
@@ -88,12 +88,14 @@ def _mark(watch: Watch, accesses: Accesses, marks: Marks, places: Numbers | None
     order = None if memory is None else np.argsort(memory, kind="stable")
     before = _writer_before(*_ordered(order, accesses.cpu, write, memory))
     marks.writer_before[where] = before if order is None else _back(order, before)
-    if bool(marks.silent[where].any()):
+    silent = np.flatnonzero(marks.silent[where])
+    if len(silent):
         changed = accesses.old_known & accesses.new_known & ~unchanged
-        doubt = _overtaken(*_ordered(order, accesses.cpu, accesses.time_ns, changed, memory))
-        sure = ~doubt if order is None else _back(order, ~doubt)
-        marks.silent[where] &= sure
-        marks.judged[where] &= sure | ~unchanged
+        at = silent if order is None else np.sort(_back(order, np.arange(len(order)))[silent])
+        doubt = at[_overtaken(at, *_ordered(order, accesses.cpu, accesses.time_ns, changed, memory))]
+        doubt = doubt if order is None else order[doubt]
+        doubt = doubt if places is None else places[doubt]
+        marks.silent[doubt] = marks.judged[doubt] = False
     near, near_ns, near_site = _near(accesses, write, memory, order)
     there = near if places is None else places[near]
     marks.near_ns[there], marks.near_site[there] = near_ns, near_site
@@ -183,23 +185,31 @@ def _explain(found: Flags, accesses: Accesses, write: Flags, memory: AnyColumn |
 
 
 def _overtaken(
-    cpu: NDArray[np.int32], time: NDArray[np.int64], changed: Flags, memory: AnyColumn | None
+    at: Numbers, cpu: NDArray[np.int32], time: NDArray[np.int64], changed: Flags, memory: AnyColumn | None
 ) -> Flags:
-    """Where another CPU has shown a new value since this CPU's own last access.
+    """Before which of these another CPU has shown a new value since this CPU's own last access.
 
     It may have been the write of this access, which was told of later: it looks as if it had changed nothing.
+
+    Args:
+        at: The accesses.
+        cpu: Of all accesses, who made them; and so on.
+        time: When.
+        changed: Which show a new value.
+        memory: What tells apart memory that has one name.
     """
-    places = np.arange(len(cpu), dtype=np.int32)
-    change = np.maximum.accumulate(np.where(changed, places, np.int32(-1)))
-    change = np.concatenate((np.array([-1], np.int32), change[:-1]))  # before each, without itself
-    # numpy sorts 16 bits by radix, ten times faster than 32.
-    narrow = cpu.astype(np.uint16) if int(cpu.min()) >= 0 and int(cpu.max()) < 1 << 16 else cpu
-    order = np.argsort(narrow, kind="stable") if memory is None else np.lexsort((narrow, memory))
-    own = np.full(len(cpu), -1, np.int32)
-    again = cpu[order[1:]] == cpu[order[:-1]]
-    own[order[1:][again]] = order[:-1][again]
-    found: Flags = (change > own) & (cpu[change] != cpu) & (time - time[change] <= LATE_NS)
-    return found if memory is None else found & (memory[change] == memory)
+    found = np.zeros(len(at), np.bool_)
+    # One step back at a time, for those that are in question still; LATE_NS soon ends it.
+    which, before = np.arange(len(at)), at - 1
+    while len(which):
+        own = at[which]
+        on = (before >= 0) & (cpu[before] != cpu[own]) & (time[own] - time[before] <= LATE_NS)
+        if memory is not None:
+            on &= memory[before] == memory[own]
+        found[which[on & changed[before]]] = True
+        on &= ~changed[before]
+        which, before = which[on], before[on] - 1
+    return found
 
 
 def _changes(*columns: AnyColumn | None) -> Flags:
@@ -220,8 +230,11 @@ def _before_run(starts: Flags) -> NDArray[np.int32]:
 
 def _writer_before(cpu: NDArray[np.int32], write: Flags, memory: AnyColumn | None) -> NDArray[np.int32]:
     """CPU of the write before each write to the same memory."""
-    writes = np.flatnonzero(write)
     before = np.full(len(cpu), -1, np.int32)
+    if memory is None and write.all():
+        before[1:] = cpu[:-1]
+        return before
+    writes = np.flatnonzero(write)
     same_memory = True if memory is None else memory[writes[1:]] == memory[writes[:-1]]
     before[writes[1:]] = np.where(same_memory, cpu[writes[:-1]], np.int32(-1))
     return before
@@ -256,10 +269,9 @@ def pairs(left: AnyColumn, right: AnyColumn) -> list[tuple[int, int, int]]:
     if not len(left):
         return []
     one, two = number(left), number(right)
-    both = number(one.codes * len(two) + two.codes)
-    counts = np.bincount(both.codes)
+    both, counts = tally(one.codes * len(two) + two.codes)
     order = np.argsort(-counts, kind="stable")
-    first, second = np.divmod(both.different[order], len(two))
+    first, second = np.divmod(both[order], len(two))
     return list(
         zip(
             one.different[first].tolist(), two.different[second].tolist(), counts[order].tolist(), strict=True

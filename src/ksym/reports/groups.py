@@ -9,11 +9,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ksym.capture.sites import Named, Site
 from ksym.capture.values import Value
 from ksym.recording.accesses import KINDS, Accesses
-from ksym.reports.comparable import AnyColumn, Codes, Numbers, Seen, last_places, number, tally
+from ksym.recording.numbering import numbered
+from ksym.reports.comparable import AnyColumn, Codes, Numbers, Seen, comparable, last_places, number, tally
 from ksym.reports.findings import Marks
 from ksym.watch.plan import Watch
 
@@ -89,6 +91,22 @@ class Group:
     frames: tuple[str, ...]
 
 
+class Rows(NamedTuple):
+    """Accesses that have much in common, put together to rows; r rows.
+
+    Args:
+        of: Number of each access's row.
+        counts: Accesses of each row.
+        first: The first of them.
+        last: The last one.
+    """
+
+    of: Numbers
+    counts: Numbers
+    first: Numbers
+    last: Numbers
+
+
 class Subject:
     """The accesses to one variable, with what is found out about them when it is asked for.
 
@@ -100,7 +118,6 @@ class Subject:
 
     def __init__(self, watch: Watch, accesses: Accesses, marks: Marks) -> None:
         self.watch, self.accesses, self.marks = watch, accesses, marks
-        self._codes: dict[str, Codes] = {}
 
     def __len__(self) -> int:
         return len(self.accesses)
@@ -116,31 +133,37 @@ class Subject:
         known = accesses.new_known | accesses.old_known
         return Seen(self.watch.variable, data, known, accesses.pointers.get)
 
-    def codes(self, key: str) -> Codes:
-        """A number for each access, by one of KEYS."""
-        kept = self._codes.get(key)
-        if kept:
-            return Codes(kept.different, kept.codes.astype(np.intp))
-        found = self._number(key)
-        # Kept in as few bytes as they need: of 10,000,000 accesses each column else takes 80 MB.
-        self._codes[key] = Codes(found.different, found.codes.astype(np.min_scalar_type(len(found))))
-        return found
+    @cached_property
+    def rows(self) -> Rows:
+        """The accesses by their traits: a million of them make some rows."""
+        return _rows(self.accesses.trait)
 
-    def _number(self, key: str) -> Codes:
-        accesses = self.accesses
+    def rows_by(self, keys: Sequence[str]) -> Rows:
+        """The accesses so that in each row all have the same of ``keys``, and the same traits."""
+        rows = self.rows
+        if "stack" in keys:
+            rows = _rows(number(rows.of * (len(self.accesses.stacks) + 1) + self.accesses.stack + 1).codes)
+        if "value" in keys:
+            rows = _rows(number(rows.of * (self.seen.count + 1) + self.seen.codes + 1).codes)
+        return rows
+
+    def codes(self, key: str, rows: Rows) -> Codes:
+        """A number for each of these rows, by one of KEYS; of those that have the same of it the same."""
+        accesses, places = self.accesses, rows.first
+        traits, trait = accesses.traits, accesses.trait[places]
         if key in ("function", "instruction"):
             name = _function if key == "function" else _instruction
             table: dict[Any, int] = {}
-            places = [table.setdefault(name(site), len(table)) for site in accesses.sites]
-            return number(np.array(places, np.intp)[accesses.site])
+            same = [table.setdefault(name(site), len(table)) for site in accesses.sites]
+            return number(np.array(same, np.intp)[traits.site[trait]])
         if key == "task":
-            thread = number(accesses.tid)
-            return number(thread.codes * len(accesses.comms) + accesses.comm)
+            thread = number(traits.tid[trait])
+            return number(thread.codes * len(accesses.comms) + traits.comm[trait])
         if key == "value":
-            return number(self.seen.codes)
+            return number(self.seen.codes[places])
         if key == "cpu":
-            return number(accesses.cpu)
-        found = number(accesses.stack)
+            return number(traits.cpu[trait])
+        found = number(accesses.stack[places])
         chains: dict[tuple[Named, ...], int] = {}
         same = [
             chains.setdefault(accesses.stacks[each] if each >= 0 else (), len(chains))
@@ -164,8 +187,8 @@ class Subject:
 
     def value(self, place: int) -> Value | None:
         """What the access at ``place`` left or found."""
-        code = int(self.seen.codes[place])
-        return None if code < 0 else self.seen.value(code)
+        known = self.accesses.new_known[place] or self.accesses.old_known[place]
+        return self.seen.at(place) if known else None
 
     def decode(self, data: bytes) -> Value:
         """The value of these bytes, of which those behind the variable do not count."""
@@ -191,7 +214,10 @@ class Subject:
     @cached_property
     def kinds(self) -> tuple[int, ...]:
         """How many accesses of each of KINDS."""
-        return tuple(np.bincount(self.accesses.kind, minlength=len(KINDS)).tolist())
+        return tuple(_sums(self._kind(self.rows), self.rows.counts, len(KINDS)).tolist())
+
+    def _kind(self, rows: Rows) -> Numbers:
+        return self.accesses.traits.kind[self.accesses.trait[rows.first]].astype(np.intp)
 
     @cached_property
     def hits(self) -> int:
@@ -202,22 +228,21 @@ class Subject:
     def values(self) -> Range | None:
         """All values."""
         seen = self.seen
-        known = np.flatnonzero(seen.codes >= 0)
-        if not len(known):
+        if not seen.count:
             return None
-        low, high = (seen.value(code) if seen.ordered else None for code in (0, seen.count - 1))
-        first, last = (seen.value(int(seen.codes[place])) for place in (known[0], known[-1]))
-        return Range(seen.count, first, last, low, high)
+        low, high = (seen.at(place) if seen.ordered else None for place in (seen.lowest, seen.highest))
+        return Range(seen.count, seen.at(seen.first), seen.at(seen.last), low, high)
 
     def last_writes(self, most: int) -> list[Write]:
         """The last writer of each of the values that were written last, the latest first."""
         places = np.flatnonzero(self.marks.write & self.accesses.new_known)
-        if not len(places):
-            return []
-        last = last_places(self.seen.codes[places], self.seen.count, places)
-        if most < len(last):
-            last = last[np.argpartition(last, -most)[-most:]]
-        return [self.write(int(place)) for place in np.sort(last[last >= 0])[::-1]]
+        back, found = 0, np.zeros(0, np.intp)
+        while len(found) < most and back < len(places):
+            back = 64 * (back or most)
+            late = places[-back:]
+            values = number(comparable(self.watch.variable, self.accesses.new[late]))
+            found = last_places(values.codes, len(values), late)
+        return [self.write(place) for place in sorted(found.tolist(), reverse=True)[:most]]
 
     def groups(self, keys: Sequence[str], most: int = 0) -> tuple[list[Group], int]:
         """The groups with most accesses, and how many groups there are.
@@ -228,26 +253,29 @@ class Subject:
         """
         if not len(self):
             return [], 0
-        codes = self.codes(keys[0])
+        rows = self.rows_by(keys)
+        codes = self.codes(keys[0], rows)
         for key in keys[1:]:
-            more = self.codes(key)
+            more = self.codes(key, rows)
             codes = number(codes.codes * len(more) + more.codes)
         group, count = codes.codes, len(codes)
-        accesses = np.bincount(group, minlength=count)
+        accesses = _sums(group, rows.counts, count)
         chosen = np.argsort(-accesses, kind="stable")[: most or None]
-        hits = np.bincount(group, self.accesses.hits, count)
-        kinds = np.bincount(group * len(KINDS) + self.accesses.kind, minlength=count * len(KINDS))
-        silent = np.bincount(group[self.marks.silent], minlength=count)
-        last = last_places(group, count)
-        first = last_places(group[::-1], count, np.arange(len(self))[::-1])
-        writers = self._writers(group, count) if "value" in keys else last
+        each_once = self.hits == len(self)
+        hits = accesses if each_once else np.bincount(group[rows.of], self.accesses.hits, count)
+        kinds = _sums(group * len(KINDS) + self._kind(rows), rows.counts, count * len(KINDS))
+        silent = np.bincount(group[rows.of[self.marks.silent]], minlength=count)
+        first, last = np.full(count, len(self)), np.full(count, -1)
+        np.minimum.at(first, group, rows.first)
+        np.maximum.at(last, group, rows.last)
+        writers = self._writers(group[rows.of], count) if "value" in keys else last
         numbers = chosen.tolist()
         details = zip(
             numbers,
-            self._shares("task", group, numbers, self.task),
-            self._shares("cpu", group, numbers, lambda place: str(self.accesses.cpu[place]), most=0),
-            self._shares("function", group, numbers, lambda place: self.describe("function", place)[0]),
-            self._ranges(group, numbers, count),
+            self._shares("task", rows, group, numbers, self.task),
+            self._shares("cpu", rows, group, numbers, lambda place: str(self.accesses.cpu[place]), most=0),
+            self._shares("function", rows, group, numbers, lambda place: self.describe("function", place)[0]),
+            [self.values] if count == 1 else self._ranges(group[rows.of], numbers, count),
             strict=True,
         )
         time = self.accesses.time_ns
@@ -274,13 +302,20 @@ class Subject:
         return last_places(group[writes], count, writes)
 
     def _shares(
-        self, key: str, group: Numbers, chosen: Iterable[int], name: Callable[[int], str], most: int = _TOP
+        self,
+        key: str,
+        rows: Rows,
+        group: Numbers,
+        chosen: Iterable[int],
+        name: Callable[[int], str],
+        most: int = _TOP,
     ) -> list[Shares]:
-        """For each chosen group, who of ``key`` made its accesses; those with most first."""
-        codes = self.codes(key)
-        pairs, counts = tally(group * len(codes) + codes.codes if len(codes) > 1 else group)
-        owner, member = np.divmod(pairs, len(codes))
-        examples = last_places(codes.codes, len(codes))
+        """For each chosen group of rows, who of ``key`` made its accesses; those with most first."""
+        codes = self.codes(key, rows)
+        pairs = number(group * len(codes) + codes.codes)
+        counts = _sums(pairs.codes, rows.counts, len(pairs))
+        owner, member = np.divmod(pairs.different, len(codes))
+        examples = last_places(codes.codes, len(codes), rows.last)
         names: dict[int, str] = {}
         found = []
         for low, high in _slices(owner, chosen):
@@ -294,9 +329,7 @@ class Subject:
         return found
 
     def _ranges(self, group: Numbers, chosen: Sequence[int], count: int) -> list[Range | None]:
-        """For each chosen group, its values."""
-        if count == 1:
-            return [self.values] * len(chosen)
+        """For each chosen group of accesses, its values."""
         seen = self.seen
         values, known = seen.codes, seen.codes >= 0
         if not known.all():
@@ -316,6 +349,18 @@ class Subject:
             ends = seen.value(int(first[each])), seen.value(int(last[each]))
             found.append(Range(high - low, *ends, least, most))
         return found
+
+
+def _rows(column: NDArray[np.intp]) -> Rows:
+    """Rows of equal numbers."""
+    of, first = numbered(column)
+    last = len(column) - 1 - numbered(of[::-1])[1]
+    return Rows(of, np.bincount(of, minlength=len(first)), first, last)
+
+
+def _sums(group: Numbers, counts: Numbers, count: int) -> Numbers:
+    """The sum of the counts of each of so many groups; a double holds them exactly."""
+    return np.bincount(group, counts, count).astype(np.intp)
 
 
 def _slices(owner: AnyColumn, chosen: Iterable[int]) -> list[tuple[int, int]]:

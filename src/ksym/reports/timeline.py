@@ -64,19 +64,23 @@ def draw(subject: Subject, span: tuple[int, int], columns: int, key: str) -> Tim
     accesses = subject.accesses
     if not len(subject):
         return Timeline(start, end, ())
-    codes = subject.codes(key)
+    rows = subject.rows
+    codes = subject.codes(key, rows)
     who, lanes = codes.codes, min(len(codes), LANES)
-    made = np.bincount(who, minlength=len(codes))
+    made = np.bincount(who, rows.counts, len(codes))
     chosen = np.argsort(-made, kind="stable")[:LANES]
     if key == "cpu":
         chosen = np.sort(chosen)
     lane = np.full(len(codes), lanes, np.intp)
     lane[chosen] = np.arange(lanes)
-    column = _columns(accesses.time_ns, start, end, columns)
-    cell = (lane[who] * len(KINDS) + accesses.kind) * columns + column
+    kind = accesses.traits.kind[accesses.trait[rows.first]]
+    cells = (lane[who] * len(KINDS) + kind) * columns
+    cell = cells[rows.of] + _columns(accesses.time_ns, start, end, columns)
     counts = np.bincount(cell, minlength=(lanes + 1) * len(KINDS) * columns)
     counts = counts.reshape(lanes + 1, len(KINDS), columns)
-    names: list[str | None] = [_name(subject, key, who, int(code)) for code in chosen]
+    names: list[str | None] = [
+        _name(subject, key, int(rows.first[np.argmax(who == code)])) for code in chosen
+    ]
     found = [
         Lane(name, kind, counts[number, KINDS.index(kind)])
         for number, name in enumerate([*names, None])
@@ -87,15 +91,12 @@ def draw(subject: Subject, span: tuple[int, int], columns: int, key: str) -> Tim
 
 
 def _columns(times: NDArray[np.int64], start: int, end: int, columns: int) -> Numbers:
-    """The column of each time: whole numbers as long as they fit into 64 bits."""
-    since: NDArray[np.int64] = times - np.int64(start)
-    if (end - start) * columns < 1 << 63:
-        column = (since * columns // (end - start)).astype(np.intp)
-    else:
-        column = (since / ((end - start) / columns)).astype(np.intp)
-    return column.clip(0, columns - 1)
+    """The column of each time; they are in order, so only where each column begins is looked for."""
+    begins = np.array([start - -column * (end - start) // columns for column in range(1, columns)], np.int64)
+    edges = [0, *np.searchsorted(times, begins).tolist(), len(times)]
+    return np.repeat(np.arange(columns), np.diff(edges))
 
 
-def _name(subject: Subject, key: str, who: Numbers, code: int) -> str:
-    label = subject.describe(key, int(np.argmax(who == code)))[0]
+def _name(subject: Subject, key: str, place: int) -> str:
+    label = subject.describe(key, place)[0]
     return f"CPU {int(label)}" if key == "cpu" else label

@@ -152,8 +152,6 @@ def created(name: str, *, force: bool, option: str = "-o") -> Iterator[BinaryIO]
         import tempfile  # late: trace, which never comes here, is armed the sooner
 
         # mkstemp's mode is 0600.
-        import tempfile  # late: it brings much along
-
         fd, unfinished = tempfile.mkstemp(prefix=".ksym-", dir=os.path.dirname(name) or ".")
         try:
             with os.fdopen(fd, "wb") as file:
