@@ -178,6 +178,21 @@ def test_a_change_in_place_and_one_that_fails(it: Path) -> None:
         assert filters.read_text() == listed
 
 
+def test_a_change_where_no_register_is_free(it: Path, pid_max: str) -> None:
+    """Its register is taken over, or given up for a moment where the kernel cannot exchange programs (before 5.15)."""
+    filters, panic = it / "ksym_trace_filter", Path("/proc/sys/kernel/panic")
+    write(filters, f"panic_on_oops:-w-\npanic_on_warn:-w-\n{pid_max}:-w-\npanic_timeout:-w-")
+    write(panic, panic.read_text())
+    write(filters, "panic_timeout:rw-")
+    panic.read_text()
+    write(panic, panic.read_text())
+    write(filters, "panic_timeout:-w-")
+    write(panic, panic.read_text())
+    assert [kind for _, kind in rows(it / "trace")] == ["W", "R", "R", "W", "W"]
+    assert re.search(r"(?m)^  W +panic_timeout +5$", (it / "ksym_profile").read_text())
+    assert (it / "error_log").read_text().count("no register was free beside it: for a moment nothing was seen") == 2
+
+
 def test_a_module_that_is_unloaded(it: Path) -> None:
     subprocess.run(["modprobe", "loop"], check=True)
     write(it / "ksym_trace_filter", "loop:max_part:rw-")
