@@ -15,8 +15,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,7 @@ from ksym.linux.perf_event import Flag, PerfEvent, Sample
 from ksym.linux.ring import Ring
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.watch.registers import free_registers
-from native.mounting import write_back
+from native.mounting import until, write_back
 from native.programs import debugged
 from native.programs.debugged import Debugged
 from native.running import ONE_LINE, ended, free, line, readable, sample, started, summary
@@ -268,15 +267,6 @@ def holder(number: int, *, after: str = "") -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Ask again until it is so."""
-    for _ in range(6000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it does not happen")
 
 
 @pytest.mark.parametrize("taken", range(1, REGISTERS + 1))
