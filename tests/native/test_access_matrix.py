@@ -231,11 +231,11 @@ def test_ksym_shows_each_access_once(program: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["rw-", "-w-", "r--"])
-def test_ksym_counts_each_access_once(program: Path, mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ksym_counts_each_access_once(program: Path, mode: str, capfd: pytest.CaptureFixture[str]) -> None:
     for group in in_turn(PLACES, 2 if mode == "r--" else REGISTERS, 1):
         requests = [f"{program}:area.{place.member}:{mode}" for place in group]
         assert main(["stat", *requests, "--json", "--", str(program)]) == 0
-        assert [json.loads(line)["hits"] for line in capsys.readouterr().out.splitlines()] == [
+        assert [json.loads(line)["hits"] for line in capfd.readouterr().out.splitlines()] == [
             sum(step.is_seen(place, mode) for step in STEPS) for place in group
         ]
 
