@@ -26,12 +26,16 @@ def main() -> None:
     """Run it; libFuzzer ends the process."""
     name, folder, runs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     atheris: Any = import_module("atheris")  # it has no types
+    hooks: Any = import_module("atheris.import_hook")
     corpus, kept = folder / "corpus", folder / "found"
     for each in (corpus, kept):
         each.mkdir(parents=True, exist_ok=True)
     count = _counter(folder / "count")
     # What ksym imports late is to be instrumented as well: the hook stays.
-    with atheris.instrument_imports(include=["ksym", "elftools"], exclude=targets.apart(name)):
+    with hooks.HookManager(
+        {"ksym", "elftools"}, set(targets.apart(name)), enable_loader_override=True,
+        trace_dataflow=name not in targets.STRUCTURED,
+    ):  # fmt: skip
         target = targets.load(name)
         faults = {path.name.rpartition("-")[0] for path in kept.iterdir()}
 

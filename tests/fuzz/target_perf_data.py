@@ -27,7 +27,7 @@ from ksym.symbols import kallsyms
 from ksym.views.bulk import bulk_rows_for, texts
 from ksym.views.rows import FORMATS
 
-LONGEST = 12288
+LONGEST = 8192
 _KALLSYMS = b"ffffffff81000000 T _text\nffffffff81000100 T do_it\nffffffff82000000 T _etext\n"
 _MOST_ROWS = 400
 _REPORTS = 32

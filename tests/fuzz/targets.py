@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parent
 NAMES = (
     "requests", "demangled", "kallsyms", "btf", "elf", "dwarf", "perf_data", "perf_damage", "fuse_tree", "fuse_tracing",
 )  # fmt: skip
+STRUCTURED = ("perf_data", "perf_damage", "fuse_tree", "fuse_tracing")
+"""Their inputs are changed by what they are made of; to watch what they are compared with takes a third of the time."""
 _ABOUT = {
     "requests": ("language", "symbols.ctext"),
     "demangled": ("symbols.demangle",),

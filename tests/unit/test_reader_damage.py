@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ksym.capture.users import Users
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.program.layout import Hit
@@ -30,7 +31,7 @@ from ksym.symbols.ctext import parse_type
 from ksym.symbols.variable import Space, Variable
 from ksym.views.bulk import bulk_rows_for, texts
 from ksym.watch.plan import make_plan
-from support.recordings import FakeArmed, Recorded
+from support.recordings import FakeArmed, Recorded, ksym
 from synthetic import perf
 
 CODE = {0x401000: ("W", 4, False), 0x401010: ("R", 4, False), 0x401020: ("?", 0, False)}
@@ -464,6 +465,54 @@ def attr(sample_type: int, kind: int = 5) -> bytes:
     return fields.ljust(ATTR_SIZE, b"\0") + struct.pack("<QQ", 0, 0)
 
 
+def perfs(path: Path, body: bytes) -> None:
+    """A file of perf's with these records, whose samples are as `perf.sample` makes them."""
+    head = HEADER.pack(b"PERFILE2", 104, 128, 112, 128, 240, len(body), 0, 0, bytes(32))
+    path.write_bytes(
+        head + struct.pack("<Q", 1) + attr(0x10087)[:ATTR_SIZE] + struct.pack("<QQ", 104, 8) + body
+    )
+
+
+def test_a_long_line_of_forks_is_not_walked_for_each_hit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing names the code, what a process was forked from is asked, but not thousands of generations."""
+    asked: list[int] = []
+
+    def name(self: Users, pid: int, ip: int) -> None:
+        asked.append(pid)
+
+    monkeypatch.setattr(Users, "_recorded_name", name)
+    lines = b"".join(
+        perf.fork(at, PID + at + 1, PID + at + 1, PID + at, PID + at)
+        + perf.sample(at, ip=0x401000, pid=PID + at + 1, tid=PID + at + 1)
+        for at in range(500)
+    )
+    perfs(tmp_path / "x.data", lines)
+    assert len(open_recording(str(tmp_path / "x.data")).accesses()) == 500
+    assert {PID, PID + 1, PID + 500} <= set(asked)  # near ones are
+    assert len(asked) < 500 * 200  # names are asked for with and without a step back
+
+
+def test_parents_that_are_their_own_children(tmp_path: Path) -> None:
+    ring = perf.fork(1, PID + 1, PID + 1, PID, PID) + perf.fork(2, PID, PID, PID + 1, PID + 1)
+    perfs(tmp_path / "x.data", ring + perf.sample(3, ip=0x401000, pid=PID, tid=PID))
+    assert len(open_recording(str(tmp_path / "x.data")).accesses()) == 1
+
+
+def test_too_little_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing_left(source: object) -> None:
+        raise MemoryError
+
+    path = tmp_path / "x.data"
+    made(path)
+    monkeypatch.setattr("ksym.recording.reader.decode", nothing_left)
+    status, out, said = ksym("script", str(path))
+    assert (status, out) == (125, "")
+    assert said.startswith("ksym: ksym has failed: there is not enough memory; ")
+    assert said.count("\n") == 1
+
+
 def test_a_small_file_unpacks_to_little(tmp_path: Path) -> None:
     """Some KB of names that repeat themselves are not taken for the hundreds of megabytes that they could be."""
     names = perf.comm(5, 1, 1, "x") * (1 << 19)
@@ -473,9 +522,8 @@ def test_a_small_file_unpacks_to_little(tmp_path: Path) -> None:
         struct.pack("<IHH", Kind.COMPRESSED, 0, 8 + len(part)) + part
         for part in (packed[at : at + 60_000] for at in range(0, len(packed), 60_000))
     )
-    head = HEADER.pack(b"PERFILE2", 104, 128, 104, 128, 232, len(body), 0, 0, bytes(32))
     path = tmp_path / "x.data"
-    path.write_bytes(head + attr(0x10087) + body)
+    perfs(path, body)
     recording = open_recording(str(path))
     assert recording.cut is not None
     assert "it unpacks to an impossible size" in recording.cut

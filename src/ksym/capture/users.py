@@ -22,6 +22,8 @@ from ksym.symbols.elf import ET_EXEC, ElfFile
 from ksym.symbols.readable import readable
 
 _GENERATIONS = 4096
+_ANCESTORS = 64
+"""Programs that fork and fork again without running another do not go so deep; what is made to would take for ever."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class Users:
     def _line(self, pid: int) -> Iterable[int]:
         """The process, then those it was forked from without running another program."""
         seen: set[int] = set()
-        while pid not in seen:
+        while pid not in seen and len(seen) < _ANCESTORS:
             seen.add(pid)
             yield pid
             pid = self._parents.get(pid, pid)
