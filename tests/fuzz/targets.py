@@ -64,13 +64,18 @@ def found(name: str) -> list[Path]:
     return sorted((FOLDER / "found" / name).glob("*"))
 
 
+def about(name: str) -> tuple[str, ...]:
+    """Packages and modules below ``ksym`` that a target is about."""
+    return _ABOUT[name]
+
+
 def apart(name: str) -> list[str]:
     """Modules of ksym's that a target is not about."""
     spec = find_spec("ksym")  # not an import, as what is imported already is not watched
     assert spec is not None
     assert spec.origin is not None
     root = Path(spec.origin).parent
-    about = tuple(f"ksym.{each}." for each in _ABOUT[name])
+    watched = tuple(f"ksym.{each}." for each in about(name))
     paths = [path.relative_to(root.parent).with_suffix("").parts for path in root.rglob("*.py")]
     modules = [".".join(parts[:-1] if parts[-1] == "__init__" else parts) for parts in paths]
-    return [module for module in modules if not f"{module}.".startswith(about)]
+    return [module for module in modules if not f"{module}.".startswith(watched)]

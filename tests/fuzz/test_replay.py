@@ -41,6 +41,8 @@ def test_check_sums_are_made_right() -> None:
     """Else what damages them reaches no further than they do."""
     from fuzz.perf_records import sealed
 
-    for path in targets.seeds("perf_data"):
+    whole = [path for path in targets.seeds("perf_data") if not path.name.startswith("kept-")]
+    assert whole
+    for path in whole:
         data = path.read_bytes()
         assert sealed(data) == data
