@@ -2,8 +2,8 @@
 """Run the fuzzers: ``python -m fuzz [TARGET...] [--runs N] [--jobs N] [--work FOLDER] [--totals FILE] [--resume]``.
 
 Exits with 1 where a contract was broken; the inputs that broke it are in FOLDER/TARGET/found, and what happened in
-FOLDER/TARGET/faults. Mend it, and put the input into tests/fuzz/found/TARGET. ``python -m fuzz.keep`` makes seeds of the
-small inputs that reached new code.
+FOLDER/TARGET/faults. Mend it, and put the input into tests/fuzz/found/TARGET. ``python -m fuzz.keep`` makes seeds of
+the small inputs that reached new code.
 """
 
 from __future__ import annotations
