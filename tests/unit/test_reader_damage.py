@@ -23,6 +23,7 @@ from ksym.capture.users import Users
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.program.layout import Hit
+from ksym.recording import header
 from ksym.recording.hits import Decoder
 from ksym.recording.perf_file import ATTR_SIZE, CONSTANT, HEADER, MAKER, NOTE_MARK, Kind, note, record
 from ksym.recording.reader import Recording, open_recording
@@ -471,6 +472,26 @@ def perfs(path: Path, body: bytes) -> None:
     path.write_bytes(
         head + struct.pack("<Q", 1) + attr(0x10087)[:ATTR_SIZE] + struct.pack("<QQ", 104, 8) + body
     )
+
+
+def test_features_that_nobody_knows_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sparse file can have 256 of them, of as many bytes as are believed; to read holes takes time, too."""
+    path = tmp_path / "x.data"
+    perfs(path, perf.sample(3, ip=0x401000))
+    data = bytearray(path.read_bytes())
+    data[72:104] = b"\xff" * 32
+    path.write_bytes(data + struct.pack("<QQ", 1 << 20, 32 << 20) * 256)
+    os.truncate(path, 64 << 20)
+    asked: list[int] = []
+    look = header._at
+
+    def counted(file: header.Bytes, offset: int, size: int) -> bytes:
+        asked.append(size)
+        return look(file, offset, size)
+
+    monkeypatch.setattr(header, "_at", counted)
+    assert len(open_recording(str(path)).accesses()) == 1
+    assert 0 < sum(size == 32 << 20 for size in asked) <= len(header.Feature)
 
 
 def test_a_long_line_of_forks_is_not_walked_for_each_hit(

@@ -23,6 +23,7 @@ _ATTR = struct.Struct("<IIQQQQQIIQQ")
 """struct perf_event_attr up to bp_len."""
 _MOST_EVENTS, _MOST_ID_BYTES = 4096, 8 << 20
 _MOST_FEATURE_BYTES = 64 << 20
+_KNOWN = frozenset(Feature)
 KERNEL = "[kernel.kallsyms]"
 """What it is called among the files."""
 _TODO = "record again, or give a file of ksym record or perf record"
@@ -198,7 +199,7 @@ def _features(file: Bytes, at: int, bits: int, size: int, events: list[FileEvent
         if start + length > size:
             whole = False
             continue
-        if length > _MOST_FEATURE_BYTES:
+        if length > _MOST_FEATURE_BYTES or number not in _KNOWN:
             continue
         try:
             _feature(machine, events, number, _at(file, start, length))
