@@ -121,9 +121,6 @@ def main(argv: list[str] | None = None) -> int:
         return _failed(KsymError("cannot go on", *SHORT_OF[errno.ENOMEM]))
     except KeyboardInterrupt:
         return 130
-    except MemoryError:
-        todo = "give it more (ulimit -v), or less to do: fewer or smaller files"
-        return _failed(KsymError("ksym has failed", "there is not enough memory", todo))
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         return _failed(
