@@ -313,9 +313,7 @@ class Run:
             problems.append("the program beside it does not end")
         wait_for(lambda: not self._watched())
         started = any((self.folder / name).exists() for name in (STARTED, "sh.started"))
-        if (started or "COMMAND is executed" in self.killed_at) and not wait_for(
-            (self.folder / DONE).exists, seconds=5
-        ):
+        if (started or "COMMAND is executed" in self.killed_at) and not wait_for((self.folder / DONE).exists):
             problems.append(f"the program did not come to its end: {marked(self._mark)}")
         return problems
 
