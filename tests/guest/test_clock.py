@@ -18,6 +18,7 @@ from support.program import ksym, shell
 pytestmark = pytest.mark.guest
 
 DAY, HOUR_NS = 86400, 3600 * 10**9  # an hour is more than any of these runs takes, and less than any step
+LIMIT = 300
 STEPS = (0, DAY, -3 * DAY, 5 * DAY, 0)
 """What the clock is moved by, seen from its start: a write in front of each, and one behind the last."""
 
@@ -44,14 +45,14 @@ def check(times: list[int], began: int) -> None:
 
 
 def test_rows_of_a_trace(began: int) -> None:
-    result = ksym("trace", "--format", "json", "panic_on_oops:-w-", *shell(script(began)))
+    result = ksym("trace", "--format", "json", "panic_on_oops:-w-", *shell(script(began)), timeout=LIMIT)
     assert result.status == 0, result.err
     check([row["time_ns"] for row in result.rows()], began)
 
 
 def test_a_recording(began: int, tmp_path: Path) -> None:
     file = tmp_path / "file.data"
-    result = ksym("record", "-o", str(file), "panic_on_oops:-w-", *shell(script(began)))
+    result = ksym("record", "-o", str(file), "panic_on_oops:-w-", *shell(script(began)), timeout=LIMIT)
     assert result.status == 0, result.err
     recording = open_recording(str(file))
     times = recording.accesses().time_ns.tolist()
@@ -66,7 +67,9 @@ def test_intervals_and_durations(began: int) -> None:
         f"while :; do date -s @{began // 10**9 + DAY}; date -s @{began // 10**9 - DAY}; done > /dev/null"
     )
     running = time.monotonic()
-    result = ksym("stat", "-I", "300", "--duration", "1", "--json", "panic_on_oops:-w-", *shell(setting))
+    result = ksym(
+        "stat", "-I", "300", "--duration", "1", "--json", "panic_on_oops:-w-", *shell(setting), timeout=LIMIT
+    )
     took = time.monotonic() - running
     assert re.search(r"^ksym: 0 hits, 0 lost", result.err, re.MULTILINE), result.err
     seconds = [json.loads(line)["seconds"] for line in result.out.splitlines()]
