@@ -310,3 +310,69 @@ def test_command_and_actions_get_no_descriptor_of_ksyms() -> None:
             touch(variable.file)
         _, error = ended(process)
     assert "[0, 1, 2, 3]" in error.splitlines()
+
+
+def test_actions_get_ksyms_environment_and_nothing_of_the_row() -> None:
+    """A program calls itself what it likes: its name is data on the action's standard input, and no word of a shell."""
+    look = f"{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    variable = sample()
+    with started("trace", variable.request, "--limit", "1", "-q", "--on-hit", f"exec {look}") as process:
+        while not readable(process):
+            touch(variable.file)
+        _, error = ended(process)
+    (seen,) = [json.loads(line) for line in error.splitlines() if line.startswith("{")]
+    of_the_shell = {"PWD", "OLDPWD", "SHLVL", "_"}
+    assert {name: seen[name] for name in seen.keys() - of_the_shell} == {
+        name: text for name, text in environment().items() if name not in of_the_shell
+    }
+
+
+# Of a process of root's: what an unprivileged user gets of its files in /proc.
+LOOK = """
+import os, sys
+for name in sys.argv[2:]:
+    path = f"/proc/{sys.argv[1]}/{name}"
+    try:
+        os.listdir(path) if name == "fd" else open(path, "rb").read(1)
+        print(name)
+    except PermissionError:
+        pass
+"""
+
+
+def test_others_see_the_command_line_of_a_run_but_nothing_that_it_holds() -> None:
+    secret = ("fd", "environ", "maps", "mem", "auxv", "cwd/.", "exe")
+    prefix, names = as_nobody()
+    variable = sample()
+    with started("trace", variable.request) as process:
+        while not readable(process):  # the header: all is planted
+            assert process.poll() is None
+        look = [*prefix, "/usr/bin/python3", "-c", LOOK, str(process.pid), "cmdline", *secret]
+        done = subprocess.run(look, env=names, capture_output=True, text=True)
+        ended(process, signal.SIGINT)
+    assert (done.stdout.split(), done.stderr) == (["cmdline"], "")
+
+
+def test_a_server_in_the_background_holds_nothing_of_its_caller(tmp_path: Path) -> None:
+    """No descriptor, no terminal, no folder that could not be unmounted."""
+    place = tmp_path / "it"
+    place.mkdir()
+    kept = [os.open(tmp_path, os.O_RDONLY), *os.pipe()]
+    mine = {os.readlink(f"/proc/self/fd/{fd}") for fd in kept}
+    try:
+        words = command("mount", "--daemon", str(place))
+        done = subprocess.run(words, env=environment(), capture_output=True, cwd=tmp_path, pass_fds=kept)
+        assert done.returncode == 0, done.stderr
+        (pid,) = [
+            int(each.parent.name) for each in Path("/proc").glob("[0-9]*/cmdline")
+            if os.fsencode(place) in each.read_bytes().split(b"\0")
+        ]  # fmt: skip
+        held = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+        assert held.count(os.devnull) == 3
+        assert not mine & set(held)
+        assert os.readlink(f"/proc/{pid}/cwd") == "/"
+        assert os.getsid(pid) == pid
+    finally:
+        for fd in kept:
+            os.close(fd)
+        subprocess.run(["umount", place], check=True)
