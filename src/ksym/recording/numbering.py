@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,24 +25,21 @@ def grouped(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
     Returns:
         The number of each row, and the first row of each number.
     """
-    count = len(columns[0])
-    changes = np.zeros(max(0, count - 1), np.bool_)
-    for column in columns:
-        changes |= column[1:] != column[:-1]
-    ends = np.flatnonzero(changes)
-    if not len(ends):
-        return np.zeros(count, np.int64), np.arange(min(1, count))
-    if len(ends) > count // _FEW_RUNS:
-        return _grouped(*columns)
-    starts = np.concatenate(([0], ends + 1))
-    number, first = _grouped(*(column[starts] for column in columns))
-    return np.repeat(number, np.diff(starts, append=count)), starts[first]
+    return _by_runs(columns, _grouped)
 
 
 def alike(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
     """The same as `grouped`, numbered in no order of meaning; quicker where there are many columns."""
+    different = [column for column in columns if column.strides != (0,)]  # all elements of the others are one
+    return _by_runs(different or columns[:1], _alike)
+
+
+def _by_runs(
+    columns: Sequence[NDArray[np.generic]],
+    group: Callable[[Sequence[NDArray[np.generic]]], tuple[Ints, Ints]],
+) -> tuple[Ints, Ints]:
+    """Group one row of each run of equal ones, where there are few runs."""
     count = len(columns[0])
-    columns = tuple(column for column in columns if column.strides != (0,))  # all of its elements are one
     changes = np.zeros(max(0, count - 1), np.bool_)
     for column in columns:
         changes |= column[1:] != column[:-1]
@@ -50,9 +47,9 @@ def alike(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
     if not len(ends):
         return np.zeros(count, np.int64), np.arange(min(1, count))
     if len(ends) > count // _FEW_RUNS:
-        return _alike(columns)
+        return group(columns)
     starts = np.concatenate(([0], ends + 1))
-    number, first = _alike([column[starts] for column in columns])
+    number, first = group([column[starts] for column in columns])
     return np.repeat(number, np.diff(starts, append=count)), starts[first]
 
 
@@ -62,13 +59,13 @@ def _alike(columns: Sequence[NDArray[Any]]) -> tuple[Ints, Ints]:
     for column in columns[1:]:
         mixed *= _MIXER
         mixed += column.astype(np.uint64)
-    number, first = _grouped(mixed)
+    number, first = _grouped([mixed])
     if all(np.array_equal(column, column[first][number]) for column in columns):
         return number, first
-    return _grouped(*columns)
+    return _grouped(columns)
 
 
-def _grouped(*columns: NDArray[np.generic]) -> tuple[Ints, Ints]:
+def _grouped(columns: Sequence[NDArray[np.generic]]) -> tuple[Ints, Ints]:
     group = np.zeros(len(columns[0]), np.int64)
     size = 1
     for column in columns:
