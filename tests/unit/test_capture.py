@@ -158,6 +158,26 @@ def test_rings_are_drained_while_what_they_held_waits(ends: bool) -> None:
     assert held
 
 
+@pytest.mark.parametrize(("taking_ns", "all_wait"), [(50_000, True), (50_000_000, False)])
+def test_no_more_waits_than_can_be_done_with_in_time(taking_ns: int, all_wait: bool) -> None:
+    """A sweep of 48 KB takes so long: 4 GB or 4 MB in the four seconds that are granted, of the 8 MB that come."""
+    clock, ring = Clock(), perf.FakeRing()
+    merge = Merge(cast(Any, [ring]), chains=False, clock=clock)
+    sweep = perf.sample(1) * 1000
+    for _ in range(2):
+        ring.put(sweep)
+        merge.collect()
+        merge.next_sweep()
+        clock.now += taking_ns
+    for _ in range((8 << 20) // len(sweep)):
+        clock.now += 60_000_000
+        ring.put(sweep)
+        merge.collect()
+    left = len(ring.drain())
+    assert (left == 0) is all_wait
+    assert left < 5 << 20
+
+
 def test_what_waits_is_bounded_and_the_rings_keep_the_rest() -> None:
     clock, ring = Clock(), perf.FakeRing()
     merge = Merge(cast(Any, [ring]), chains=False, clock=clock, backlog=100)

@@ -23,6 +23,9 @@ from ksym.linux.ring import Ring
 _TIME = attrgetter("time")
 BACKLOG_BYTES = 64 << 20
 """What may wait; beyond it the rings run full, and the kernel counts what it drops. Seconds of full load."""
+_LEAST_BYTES = 4 << 20
+_CATCH_UP_NS = 4_000_000_000
+"""What waits is to be done with in this time, on slow machines too: so long a run goes on after its end."""
 _SWEEP_NS = 50_000_000
 """Sweeps that wait begin so far apart: a virtual CPU can be held up between a record's time and the record."""
 
@@ -35,7 +38,7 @@ class Merge:
         chains: Whether samples carry call chains.
         raw: Whether they carry what a program wrote.
         clock: CLOCK_MONOTONIC in nanoseconds, the clock of the records.
-        backlog: Bytes that may wait.
+        backlog: Bytes that may wait; less of them where they would take too long.
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class Merge:
         backlog: int = BACKLOG_BYTES,
     ) -> None:
         self._rings, self._chains, self._raw, self._clock = rings, chains, raw, clock
-        self._backlog = backlog
+        self._backlog, self._most = backlog, min(backlog, _LEAST_BYTES)
+        self._taken = 0, 0
         self._sweeps: deque[tuple[int, list[bytes]]] = deque()
         self._waiting = 0
         self._held: list[Record] = []
@@ -61,7 +65,7 @@ class Merge:
 
     def collect(self) -> None:
         """Drain all rings; what they held waits for `next_sweep`. With too much waiting already, do nothing."""
-        if self._waiting >= self._backlog:
+        if self._waiting >= self._most:
             return
         started = self._clock()
         found = [data for ring in self._rings if (data := ring.drain())]
@@ -74,9 +78,11 @@ class Merge:
     def next_sweep(self) -> list[Record]:
         """What the sweep that has waited longest makes certain to be in order, oldest first; needs one to wait."""
         started, found = self._sweeps.popleft()
+        size = sum(map(len, found))
+        self._waiting -= size
+        self._pace(size)
         held = self._held
         for data in found:
-            self._waiting -= len(data)
             parse(data, chains=self._chains, raw=self._raw, out=held)
         held.sort(key=_TIME)
         horizon, self._previous = self._previous, started
@@ -89,6 +95,13 @@ class Merge:
                 high = middle
         self._held = held[low:]
         return held[:low]
+
+    def _pace(self, size: int) -> None:
+        """See from how long the sweep before took how much may wait."""
+        now = self._clock()
+        (before, since), self._taken = self._taken, (size, now)
+        bytes_in_time = before * _CATCH_UP_NS // max(1, now - since)
+        self._most = min(self._backlog, max(_LEAST_BYTES, bytes_in_time))
 
     def rest(self) -> list[Record]:
         """What is held back; to be called when no sweep waits and nothing more will come."""
