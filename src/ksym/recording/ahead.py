@@ -9,12 +9,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable
+from itertools import islice
 from typing import TypeVar
 
 _T = TypeVar("_T")
 
 DEPTH = 2
 """Things that wait at most; one more may be in the making, and one is being taken."""
+_ALONE = 2
+"""The first ones are made here: with fewer it would take longer to start a thread than to do without."""
 
 
 def ahead(things: Iterable[_T]) -> Generator[_T]:
@@ -22,6 +25,12 @@ def ahead(things: Iterable[_T]) -> Generator[_T]:
 
     What making them raises is raised here.
     """
+    things, taken = iter(things), 0
+    for each in islice(things, _ALONE):
+        taken += 1
+        yield each
+    if taken < _ALONE:
+        return
     waiting: queue.Queue[_T | _End] = queue.Queue(DEPTH)
     stop = threading.Event()
 
