@@ -193,6 +193,32 @@ def test_a_killed_recorder_leaves_all_that_was_flushed(tmp_path: Path) -> None:
     recorded.recorder.close()
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_recorder_killed_after_any_write_leaves_what_the_header_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    """Its very first writes too: a header that counts data counts what is watched among them."""
+    path, killed, left, real = tmp_path / "x.data", tmp_path / "killed.data", set[object](), os.pwrite
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        done = real(fd, data, at)
+        content = path.read_bytes()
+        killed.write_bytes(content)
+        counted = HEADER.unpack_from(content)[6]
+        try:
+            recording = open_recording(str(killed))
+        except KsymError as error:
+            left.add((counted, error.why))
+        else:
+            assert recording.cut in (None, "its recorder was killed")
+            left.add(len(recording.accesses()))
+        return done
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    made(path, rounds=3, stacks=False, compressor=zstd() if compressed else None, flush_seconds=0)
+    assert left == {(0, "its recorder was killed before anything was recorded"), 0, 4, 8, 12}
+
+
 # -- damaged -------------------------------------------------------------------------------------------
 
 

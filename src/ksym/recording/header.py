@@ -79,6 +79,8 @@ class FileHead:
     """As far as the file reaches."""
     whole: bool
     """All the data that the header counts are there, and the features behind them."""
+    begun: bool
+    """The header counts data: ksym's does as soon as it is certain what is watched, perf's at the end."""
     missing: bool
     """The file is shorter than its header says."""
     machine: Machine
@@ -152,9 +154,9 @@ def read_head(file: Bytes, path: str) -> FileHead:
         machine.build_ids = {path: value for path, value in machine.build_ids.items() if path == KERNEL}
     behind = _at(file, HEADER.size, min(data_at - HEADER.size, 2 * _MOST_ID_BYTES))
     return FileHead(
-        path, events, data_at, min(counted, size), whole and bool(data_size), counted > size, machine,
-        os.fstat(file.fileno()).st_mtime_ns, own, NOTE_MARK in _at(file, HEADER.size, len(MAKER)),
-        zlib.crc32(start[CONSTANT] + behind),
+        path, events, data_at, min(counted, size), whole and bool(data_size), data_size > 0,
+        counted > size, machine, os.fstat(file.fileno()).st_mtime_ns, own,
+        NOTE_MARK in _at(file, HEADER.size, len(MAKER)), zlib.crc32(start[CONSTANT] + behind),
     )  # fmt: skip
 
 

@@ -236,6 +236,8 @@ class _Reading:
         """What is said where it is not certain what was watched."""
         damaged = self._damage or self._stream_damage or self._head.missing
         why = self._cut() if damaged else None
+        if not (damaged or self._head.begun or any(note.name == "start" for note in self._sideband.notes)):
+            why = "its recorder was killed before anything was recorded"
         return error(self._head.path, why or "what it says of its watches is damaged")
 
     def _finish(self, start: Start, decoder: Decoder) -> Recording:

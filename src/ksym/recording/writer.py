@@ -90,9 +90,10 @@ class PerfWriter:
             sections += event.attr.pack() + SECTION.pack(first + len(identifiers), 8 * len(event.ids))
             identifiers += struct.pack(f"<{len(event.ids)}Q", *event.ids)
         self._data_at = first + len(identifiers)
-        leading = _compression_feature() if compressor else b""
-        self.size = len(leading)
+        self.size = 0
         """Bytes of data that the header counts."""
+        self._leading = _compression_feature() if compressor else b""
+        """What stands in front of the first flush, as it is; by itself it says nothing, so it is written with that."""
         self._waiting: list[bytes] = []
         self.waiting = 0
         """Bytes that are not flushed yet."""
@@ -104,8 +105,8 @@ class PerfWriter:
         """How far the file has reached: when there was no room for more, all that there was."""
         self.mark = 0
         """What the next seal stands for: a number of the caller's, growing."""
-        header, behind = self._header(), MAKER + sections + identifiers + leading
-        self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind), 0
+        header, behind = self._header(), MAKER + sections + identifiers
+        self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind + self._leading), 0
         _write(fd, header + behind, 0)
         for event in events:
             name = event.name.encode(errors="replace") + b"\0"
@@ -165,7 +166,7 @@ class PerfWriter:
         self.seal()
         if not self._waiting:
             return
-        parts, seals, first, size = [], [], 0, self.size
+        parts, seals, first, size = [self._leading], [], 0, self.size + len(self._leading)
         for end, mark, total in self._sealed:
             part = b"".join(self._waiting[first:end])
             if self._compressor:
@@ -180,7 +181,7 @@ class PerfWriter:
         self._most = self._data_at + self.size + done
         self._written.extend(seal for seal in seals if seal.size <= self.size + done)
         if self._written:
-            self.size = self._written[-1].size
+            self.size, self._leading = self._written[-1].size, b""
         if error:
             with contextlib.suppress(OSError):  # a device
                 os.ftruncate(self._fd, self._data_at + self.size)
