@@ -4,7 +4,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit native lab test-kernels test-spark fuzz kills soak bench pyz man dist clean setup
+.PHONY: help demo test lint unit native lab test-kernels test-spark fuzz kills soak bench bench-page pyz man dist clean setup
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -63,8 +63,11 @@ kills: setup ## kill ksym KILLS times (200) at any moment, and see what it leave
 soak: setup ## SOAK_HITS hits (10^8: some 20 minutes) through small rings: exact totals, flat memory
 	PYTHONPATH=src:tests nice $(BIN)/python -m faults soak --hits $${SOAK_HITS:-100000000}
 
-bench: setup ## measure what ksym costs
+bench: setup ## measure what ksym costs, beside perf, bpftrace and gdb
 	$(BIN)/python scripts/bench
+
+bench-page: ## put what make bench measured into docs/bench.md and README.md
+	@python3 -m bench.page
 
 pyz: ## build dist/ksym.pyz, all of ksym in one file
 	@python3 scripts/build-pyz dist/ksym.pyz

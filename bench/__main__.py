@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.figures import FIGURES
-from bench.picture import picture
+from bench.picture import caption, picture
 from bench.report import Row, table, write_json
 from bench.runner import PACKAGES, ROOT, BenchError, version
 from bench.workload import Bench, build_loop, build_loops, find_kernel_variable, online_cpus
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.geteuid() != 0:
         print("bench: kernel variables can be watched by root alone; run it with sudo", file=sys.stderr)
         return 1
-    machine = _machine()
+    machine = _machine() | {"quick": args.quick}
     print(" ".join(f"{name}: {value};" for name, value in machine.items()).rstrip(";"), flush=True)
     try:
         rows, failed = _measure(args.figures or list(FIGURES), quick=args.quick)
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(rows))
     write_json(args.json, rows, machine)
     drawn = args.json.with_suffix(".svg")
-    drawn.write_text(picture(rows, f"Linux {machine['kernel']}, {machine['cpus']} CPUs, {machine['perf']}"))
+    drawn.write_text(picture(rows, caption(machine)))
     print(f"all values: {os.path.relpath(args.json)}, as a picture: {os.path.relpath(drawn)}")
     return 1 if failed else 0
 
@@ -63,10 +64,10 @@ def _measure(names: Sequence[str], *, quick: bool) -> tuple[list[Row], bool]:
         for name in names:
             started = time.monotonic()
             try:
-                rows += FIGURES[name](bench)
+                rows += [replace(row, figure=name) for row in FIGURES[name](bench)]
             except BenchError as error:
                 failed = True
-                rows.append(Row(name, "", remark=f"FAILED: {error}"))
+                rows.append(Row(name, "", remark=f"FAILED: {error}", figure=name))
             print(f"bench: {name} took {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return rows, failed
 
@@ -76,6 +77,7 @@ def _machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "cpu": _cpu_model(),
         "cpus": online_cpus(),
+        "date": time.strftime("%Y-%m-%d"),
         "load before": _load(),
         "python": platform.python_version(),
     }

@@ -11,11 +11,23 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from bench.growth import growth
 from bench.offline import offline
 from bench.record import record
 from bench.report import Row
-from bench.runner import BenchError, Done, exactly, in_turns, ksym, missing, perf_record, run, summary
-from bench.values import values
+from bench.runner import (
+    BenchError,
+    Done,
+    exactly,
+    in_turns,
+    ksym,
+    missing,
+    perf_record,
+    retried,
+    run,
+    summary,
+)
+from bench.values import RowsRun, bpftrace_rows, values
 from bench.workload import Bench, loop_times
 
 
@@ -58,8 +70,14 @@ def armed(bench: Bench) -> list[Row]:
         program = f"{bench.variable.bpftrace_probe} {{ @ = count(); }}"
         return run(["bpftrace", "-e", program, "-c", " ".join(command)])
 
+    def perf() -> Done:
+        # By number: this is the floor, without a name to find.
+        return run(["perf", "stat", "-x,", "-a", "-e", bench.variable.perf_event, "--", *command])
+
     gone = missing("bpftrace")
-    pairs = in_turns(ours, None if gone else bpftrace, 3 if bench.quick else 15)
+    count = 3 if bench.quick else 15
+    pairs = in_turns(ours, None if gone else bpftrace, count)
+    floor = in_turns(ours, None if missing("perf") else perf, count)
 
     def row(
         what: str, unit: str, value: Callable[[Done], float], ratio: float | None, most: float | None
@@ -72,6 +90,15 @@ def armed(bench: Bench) -> list[Row]:
     return [
         row("arm: whole process", "ms", lambda done: done.wall_ms, 0.5, 150),
         row("arm: until COMMAND starts", "ms", _until_started, None, None),
+        Row(
+            "arm: whole process",
+            "ms",
+            [a.wall_ms for a, _ in floor],
+            "perf stat",
+            [b.wall_ms for _, b in floor if b is not None],
+            note=missing("perf") or "",
+            remark="takes a number, finds no name",
+        ),
         row("arm: CPU time", "ms", lambda done: done.cpu_seconds * 1000, None, None),
         row("arm: largest resident set", "MiB", lambda done: done.rss_kib / 1024, None, 40),
     ]
@@ -82,21 +109,22 @@ def _until_started(done: Done) -> float:
 
 
 def loss(bench: Bench) -> list[Row]:
-    """Rows of ``trace -o`` under full load, as table and as JSON: nothing may be lost."""
+    """Rows of ``trace -o`` under full load, as table and as JSON: nothing may be lost. bpftrace prints rows like it."""
     probe = run(ksym("stat", bench.loop.request, "--", *bench.loop.command(20_000)))
     seconds = 2 if bench.quick else 10
     accesses = int(seconds * 1e9 / loop_times(probe.stdout).ns_per_access)
+    gone = missing("bpftrace")
+    peer = None if gone else retried(partial(bpftrace_rows, bench, accesses))
     rows = []
     for form in ("table", "json"):
-        rows += _loss_of(bench, form, accesses)
+        rows += _loss_rows(f"trace --format {form}", _loss_of(bench, form, accesses), peer, gone or "")
     return rows
 
 
-def _loss_of(bench: Bench, form: str, accesses: int) -> list[Row]:
+def _loss_of(bench: Bench, form: str, accesses: int) -> RowsRun:
     file = bench.folder / f"rows.{form}"
     options = ("-q", "--format", form, "-o", str(file))
     done = run(ksym("trace", *options, bench.loop.request, "--", *bench.loop.command(accesses)))
-    times = loop_times(done.stdout)
     with file.open("rb") as lines:
         written = sum(1 for _ in lines)
     file.unlink()
@@ -105,17 +133,24 @@ def _loss_of(bench: Bench, form: str, accesses: int) -> list[Row]:
         raise BenchError(
             f"ksym trace --format {form}: {accesses} accesses, but {hits} hits, {lost} lost, {written} rows"
         )
-    name = f"trace --format {form}"
+    return RowsRun(done, loop_times(done.stdout), accesses, written)
+
+
+def _loss_rows(name: str, ours: RowsRun, peer: RowsRun | None, gone: str) -> list[Row]:
+    def row(what: str, unit: str, value: Callable[[RowsRun], float]) -> Row:
+        return Row(
+            f"{name}: {what}", unit, [value(ours)], "bpftrace", [value(peer)] if peer else [], note=gone
+        )
+
+    remark = f"bpftrace lost {peer.lost:,}" if peer else ""
     return [
-        Row(f"{name}: lost of {accesses:,}", "", [lost], asked_most=0),
-        Row(f"{name}: rows a second", "", [written * 1e9 / (done.ended - times.start)]),
-        Row(f"{name}: cost a hit", "ns", [times.ns_per_access]),
-        Row(f"{name}: past COMMAND's end", "ms", [(done.ended - times.end) / 1e6]),
-        Row(f"{name}: ksym's CPU time", "s", [done.cpu_seconds - times.cpu_seconds]),
-        Row(
-            f"{name}: ksym's CPU time a row", "ns", [(done.cpu_seconds - times.cpu_seconds) * 1e9 / accesses]
-        ),
-        Row(f"{name}: largest resident set", "MiB", [done.rss_kib / 1024]),
+        Row(f"{name}: lost of {ours.accesses:,}", "", [ours.lost], asked_most=0, remark=remark),
+        Row(f"{name}: rows a second", "", [1e9 / ours.ns_a_row]),
+        row("time a row, until the last is written", "ns", lambda run: run.ns_a_row),
+        row("cost a hit", "ns", lambda run: run.times.ns_per_access),
+        row("the tracer's CPU time a row", "ns", lambda run: run.tracer_cpu_ns_a_row),
+        row("largest resident set", "MiB", lambda run: run.done.rss_kib / 1024),
+        Row(f"{name}: past COMMAND's end", "ms", [(ours.done.ended - ours.times.end) / 1e6]),
     ]
 
 
@@ -153,6 +188,7 @@ FIGURES: dict[str, Callable[[Bench], list[Row]]] = {
     "values": values,
     "record": record,
     "offline": offline,
+    "growth": growth,
 }
 
 

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from typing import Any
 
 from bench.report import BEHIND, Row, ratios, spread, verdict
 
-_LEFT, _PLOT, _RIGHT, _TOP, _LINE = 300, 400, 150, 58, 24
+_LEFT, _PLOT, _RIGHT, _TOP, _LINE, _HEAD = 370, 400, 190, 58, 20, 28
 _SIZE = 12
 """Of letters, in pixels."""
 _STYLE = """
@@ -26,6 +27,17 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328 }
   .plain { fill: #8d96a0; stroke: #8d96a0 }
 }
 """
+TITLES = {
+    "count": "counting: ksym stat",
+    "armed": "from Enter to armed, and to the end",
+    "loss": "rows at full rate: ksym trace",
+    "cost": "plain perf events: ksym trace --no-bpf",
+    "values": "values, conditions, two registers: ksym trace",
+    "record": "recording: ksym record",
+    "offline": "reading a recording: ksym report, script, export",
+    "growth": "growth: with hits, watches, CPUs, symbols",
+}
+"""What a figure is about; a figure without one stands under its name."""
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
@@ -38,20 +50,34 @@ def picture(rows: Sequence[Row], caption: str) -> str:
     """
     shown = [row for row in rows if row.peer and all(each > 0 for each in ratios(row))]
     scale = _Scale(shown)
-    height = _TOP + _LINE * len(shown) + 30
+    figures = list(dict.fromkeys(row.figure for row in shown))
+    height = _TOP + _LINE * len(shown) + _HEAD * len(figures) + 30
     width = _LEFT + _PLOT + _RIGHT
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
         f"<title>ksym against its peers</title><style>{_STYLE}</style>",
-        '<text x="12" y="20" class="head">ksym against its peers: time, memory or loss, as a ratio</text>',
+        '<text x="12" y="20" class="head">ksym against its peers, as a ratio: left of 1 ksym takes less</text>',
         f'<text x="12" y="37" class="dim">{escape(caption)}</text>',
         *scale.grid(height),
     ]
-    for number, row in enumerate(shown):
-        lines += _row(row, scale, _TOP + _LINE * number + _LINE / 2)
+    y: float = _TOP
+    for figure in figures:
+        lines.append(f'<text x="12" y="{y + 19}" class="head">{escape(TITLES.get(figure, figure))}</text>')
+        y += _HEAD
+        for row in (each for each in shown if each.figure == figure):
+            lines += _row(row, scale, y + _LINE / 2)
+            y += _LINE
     key = "dot: median of pairs of runs; line: their range; bar: the most that is asked for"
     lines.append(f'<text x="12" y="{height - 9}" class="dim">{key}</text></svg>')
     return "\n".join(lines) + "\n"
+
+
+def caption(machine: Mapping[str, Any]) -> str:
+    """Where the figures are from, in a line."""
+    return (
+        f"{machine['date']}, Linux {machine['kernel']}, {machine['cpu']}, {machine['cpus']} CPUs; "
+        f"{machine['perf']}, {machine['bpftrace']}, {machine['gdb'].removeprefix('GNU ')}"
+    )
 
 
 class _Scale:

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 OK, BEHIND, NOT_ASKED = "ok", "BEHIND", "-"
+COLUMNS = ("WHAT", "KSYM", "PEER", "RATIO (LEAST-MOST)", "ASKED", "VERDICT", "REMARK")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Row:
         remark: What a reader of the figure should know; with no value at all, why there is none.
         cpu: Seconds of CPU time of ksym's runs, where the figure is a time of whole runs.
         peer_cpu: Of the peer's.
+        figure: The name of the figure whose line it is.
     """
 
     what: str
@@ -51,6 +53,7 @@ class Row:
     remark: str = ""
     cpu: Sequence[float] = ()
     peer_cpu: Sequence[float] = ()
+    figure: str = ""
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -99,10 +102,7 @@ def verdict(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """All rows, aligned, with a header."""
-    lines: list[tuple[str, ...]] = [
-        ("WHAT", "KSYM", "PEER", "RATIO (LEAST-MOST)", "ASKED", "VERDICT", "REMARK"),
-        *map(_cells, rows),
-    ]
+    lines: list[tuple[str, ...]] = [COLUMNS, *map(cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -110,7 +110,8 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def cells(row: Row) -> tuple[str, ...]:
+    """A row in words, column by column as `COLUMNS` names them."""
     ours = _figure(row.ours, row.unit) if row.ours else "-"
     peer, ratio = row.note or row.peer_name or "-", "-"
     if row.peer:
@@ -146,6 +147,20 @@ def _object(row: Row) -> dict[str, Any]:
         "ratio": asdict(spread(ratios(row))) if row.peer else None,
         "verdict": verdict(row),
     }
+
+
+def rows_of(text: str) -> tuple[list[Row], dict[str, Any]]:
+    """What `as_json` made: the rows, and the machine.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    names = [field.name for field in fields(Row)]
+    try:
+        made = json.loads(text)
+        return [Row(**{name: row[name] for name in names}) for row in made["rows"]], made["machine"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no results of the bench: {error!r}") from error
 
 
 def write_json(path: Path, rows: Sequence[Row], machine: dict[str, Any]) -> None:

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench.report import Row, by_cpu_time, ratio_text
-from bench.runner import BenchError, exactly, ksym, missing, perf_record, perf_samples, rounds, run, summary
+from bench.runner import (
+    BenchError,
+    Done,
+    exactly,
+    ksym,
+    missing,
+    perf_record,
+    perf_samples,
+    rounds,
+    run,
+    summary,
+)
 from bench.workload import Bench, LoopTimes, loop_times
 
 _NEVER = "new == -1"
@@ -73,19 +84,51 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class RowsRun:
+    """A run that printed a row an access into a file.
+
+    Args:
+        done: The tool's process.
+        times: What the program printed.
+        accesses: That it made.
+        rows: That were printed.
+    """
+
+    done: Done
+    times: LoopTimes
+    accesses: int
+    rows: int
+
+    @property
+    def lost(self) -> int:
+        """Accesses without a row."""
+        return self.accesses - self.rows
+
+    @property
+    def ns_a_row(self) -> float:
+        """From the first access to the tool's end."""
+        return (self.done.ended - self.times.start) / self.rows
+
+    @property
+    def tracer_cpu_ns_a_row(self) -> float:
+        """CPU time of the tool without the program's."""
+        return (self.done.cpu_seconds - self.times.cpu_seconds) * 1e9 / self.rows
+
+
+@dataclass(frozen=True)
 class Against:
     """A comparison that is made of two of the runs.
 
     Args:
         ours: Name of ksym's run.
         peer: Name of the other.
-        ratio: The highest ratio of ours to the peer's that is asked for.
+        ratio: The highest ratio of ours to the peer's that is asked for; None: none.
         remark: What the peer cannot do.
     """
 
     ours: str
     peer: str
-    ratio: float
+    ratio: float | None = None
     remark: str = ""
 
 
@@ -98,6 +141,7 @@ _COMPARISONS = (
     Against(
         "trace", "bpftrace", 1 / 2.5, "no old value but by its script, no function; the kernel's accesses too"
     ),
+    Against("trace, all rejected", "bpftrace, all rejected", 1.0, "its script has no old value"),
     Against("trace", "gdb", 1 / 15, "stops the program; no time, no CPU; changes alone"),
     Against("trace rw-, twins", "trace rw-, one register", 1.8),
 )
@@ -107,7 +151,7 @@ def values(bench: Bench) -> list[Row]:
     """A hit with its values, old and new: ``trace`` against perf, bpftrace and gdb; conditions; twins."""
     accesses, count = (5_000, 3) if bench.quick else (30_000, 15)
     ours, peers = _ours(bench, accesses), _peers(bench, accesses)
-    gone = {name: why for name in peers if (why := missing(name.split()[0]))}
+    gone = {name: why for name in peers if (why := missing(name.replace(",", "").split()[0]))}
     runs = ours | {name: peer for name, peer in peers.items() if name not in gone}
     measured = rounds(list(runs.values()), count)
     hits = dict(zip(runs, zip(*measured, strict=True), strict=True))
@@ -134,6 +178,7 @@ def _peers(bench: Bench, accesses: int) -> dict[str, Callable[[], Hit]]:
         "perf record": partial(perf_hit, bench, accesses),
         "perf record -g": partial(perf_hit, bench, accesses, "-g"),
         "bpftrace": partial(_bpftrace, bench, accesses),
+        "bpftrace, all rejected": partial(_bpftrace_rejecting, bench, accesses),
         "gdb": partial(_gdb, bench, accesses // 10),
     }
 
@@ -175,12 +220,32 @@ def perf_hit(bench: Bench, accesses: int, *options: str) -> Hit:
 
 
 def _bpftrace(bench: Bench, accesses: int) -> Hit:
+    ran = bpftrace_rows(bench, accesses)
+    return Hit.of(ran.times, ran.lost)
+
+
+def bpftrace_rows(bench: Bench, accesses: int) -> RowsRun:
+    """A run of bpftrace that prints what trace's table says."""
     script, file = bench.folder / "values.bt", bench.folder / "bpftrace.rows"
     loop = bench.loop
     script.write_text(_BPFTRACE.format(probe=loop.bpftrace_probe, address=loop.address))
     done = run(["bpftrace", "-o", str(file), "-c", " ".join(loop.command(accesses)), str(script)])
     shown = len(_BPFTRACE_ROW.findall(file.read_bytes()))
-    return Hit.of(loop_times(done.stdout), accesses - shown)
+    return RowsRun(done, loop_times(done.stdout), accesses, shown)
+
+
+def _bpftrace_rejecting(bench: Bench, accesses: int) -> Hit:
+    """The loop never stores -1; that the probe was there at all, its count tells."""
+    loop = bench.loop
+    script = f"""{loop.bpftrace_probe} {{
+        @ = count();
+        if (*(int64 *)uptr({loop.address:#x}) == -1) {{ printf("%s %d %d\\n", comm, tid, cpu); }}
+    }}"""
+    done = run(["bpftrace", "-e", script, "-c", " ".join(loop.command(accesses))])
+    found = re.search(r"^@: (\d+)$", done.stdout, re.MULTILINE)
+    if found is None or int(found[1]) < accesses:  # the kernel makes some of its own
+        raise BenchError(f"bpftrace: {accesses} hits expected, but it said: {done.stdout.strip()[-300:]!r}")
+    return Hit.of(loop_times(done.stdout))
 
 
 def _gdb(bench: Bench, accesses: int) -> Hit:
@@ -204,7 +269,7 @@ def row_of(each: Against, hits: Mapping[str, Sequence[Hit]], gone: str, figure: 
     remarks = [each.remark] if each.remark else []
     if peer and each.peer != "gdb":  # which works in a process of its own
         remarks.append(by_cpu_time([hit.cpu_ns for hit in ours], [hit.cpu_ns for hit in peer]))
-    if peer and each.ratio < 1 and _FLOOR in hits:
+    if peer and each.ratio and each.ratio < 1 and _FLOOR in hits:
         least = ratio_text([hit.ns for hit in hits[_FLOOR]], [hit.ns for hit in peer])
         remarks.append(f"{_FLOOR} has {least}")
     lost = sum(hit.lost for hit in peer)

@@ -8,6 +8,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from bench.runner import BenchError, ksym, run
 
@@ -174,11 +175,13 @@ class LoopsTimes:
         return self.accesses - self.traps
 
 
+@dataclass(frozen=True)
 class Loops(Loop):
-    """A thread on each of two CPUs, all writing the same ``counter``."""
+    """A thread on each of some CPUs, all writing the same ``counter``."""
 
-    CPUS = 2
-    _EVER = 1_000_000
+    most: int = 2
+    """Threads, where there are as many CPUs."""
+    _EVER: ClassVar = 1_000_000
 
     def command(self, accesses: int) -> list[str]:
         """A command line that writes the variable so often, from all threads together."""
@@ -191,7 +194,7 @@ class Loops(Loop):
     @property
     def cpus(self) -> list[int]:
         """Where the threads run: one alone where there is no other CPU."""
-        return sorted(os.sched_getaffinity(0))[: self.CPUS]
+        return sorted(os.sched_getaffinity(0))[: self.most]
 
     def _command(self, each: int, seconds: int) -> list[str]:
         return [str(self.path), str(each), str(seconds), *map(str, self.cpus)]
@@ -214,6 +217,11 @@ class KernelVariable:
     def bpftrace_probe(self) -> str:
         """The same for bpftrace."""
         return f"watchpoint:{self.address:#x}:{self.length}:w"
+
+    @property
+    def perf_event(self) -> str:
+        """The same for perf."""
+        return f"mem:{self.address:#x}/{self.length}:w"
 
 
 @dataclass(frozen=True)
@@ -257,19 +265,39 @@ def _build(path: Path, text: str, *options: str) -> tuple[Path, int]:
     """Compile a program, and find its variable."""
     source = path.with_suffix(".c")
     source.write_text(text)
-    compiler = ["gcc", "-O1", "-no-pie", "-g", *options, "-o", str(path), str(source)]
+    compiled(source, path, *options)
+    return path, address(path, "counter")
+
+
+def compiled(source: Path, path: Path, *options: str) -> None:
+    """Make a program of a C or assembler file, at addresses that are known beforehand.
+
+    Raises:
+        BenchError: there is no compiler, or it fails.
+    """
+    _tool(["gcc", "-O1", "-no-pie", "-g", *options, "-o", str(path), str(source)])
+
+
+def address(path: Path, name: str) -> int:
+    """Where a program's variable is.
+
+    Raises:
+        BenchError: it has none of that name.
+    """
+    for line in _tool(["nm", str(path)]).splitlines():
+        words = line.split()
+        if words[-1] == name:
+            return int(words[0], 16)
+    raise BenchError("cannot build the program to watch: nm does not show its variable")
+
+
+def _tool(argv: list[str]) -> str:
     try:
-        subprocess.run(compiler, check=True, capture_output=True)
-        symbols = subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
     except OSError as error:
         raise BenchError(f"cannot build the program to watch: {error.filename}: {error.strerror}") from error
     except subprocess.CalledProcessError as error:
         raise BenchError(f"cannot build the program to watch: {error.stderr}") from error
-    for line in symbols.splitlines():
-        words = line.split()
-        if words[-1] == "counter":
-            return path, int(words[0], 16)
-    raise BenchError("cannot build the program to watch: nm does not show its variable")
 
 
 def find_kernel_variable() -> KernelVariable:

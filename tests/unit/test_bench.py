@@ -13,12 +13,35 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from bench import offline
+from bench import offline, page
 from bench.figures import FIGURES
 from bench.picture import picture
 from bench.record import LongRun, long_rows
-from bench.report import BEHIND, NOT_ASKED, OK, Row, as_json, by_cpu_time, ratios, spread, table, verdict
-from bench.runner import BenchError, Done, RunFailed, exactly, in_turns, perf_record, rounds, run, summary
+from bench.report import (
+    BEHIND,
+    NOT_ASKED,
+    OK,
+    Row,
+    as_json,
+    by_cpu_time,
+    ratios,
+    rows_of,
+    spread,
+    table,
+    verdict,
+)
+from bench.runner import (
+    ROOT,
+    BenchError,
+    Done,
+    RunFailed,
+    exactly,
+    in_turns,
+    perf_record,
+    rounds,
+    run,
+    summary,
+)
 from bench.values import Against, Hit, lost_row, row_of
 from bench.workload import Loops, LoopsTimes, LoopTimes, build_loops, loop_times, loops_times
 
@@ -307,7 +330,7 @@ def test_a_reader_that_does_not_show_all_gives_no_figure() -> None:
 
 
 def test_every_figure_says_what_it_is() -> None:
-    assert list(FIGURES) == ["count", "armed", "loss", "cost", "values", "record", "offline"]
+    assert list(FIGURES) == ["count", "armed", "loss", "cost", "values", "record", "offline", "growth"]
     assert all(figure.__doc__ for figure in FIGURES.values())
 
 
@@ -332,3 +355,71 @@ def test_the_picture_has_a_mark_for_each_figure_with_a_peer() -> None:
 
 def test_a_picture_of_nothing_is_one() -> None:
     assert ElementTree.fromstring(picture([], "")).tag.endswith("svg")
+
+
+def published() -> list[Row]:
+    """A line of each figure; the first is behind."""
+    return [
+        Row(name, "ns", [30 if not number else 10], "perf", [10], asked_ratio=1.1, figure=name)
+        for number, name in enumerate(FIGURES)
+    ]
+
+
+MACHINE = {
+    "date": "2026-01-01", "kernel": "6.1", "cpu": "A|B", "cpus": 2, "perf": "perf 6", "bpftrace": "bpftrace 1",
+    "gdb": "GNU gdb 13", "python": "3.11", "load before": 0.1, "quick": False,
+}  # fmt: skip
+
+
+def test_results_are_read_back() -> None:
+    rows = [Row("x", "ns", [1, 2], "perf", [1, 1], 1.1, 5, "note", "remark", [1], [2], "count")]
+    again, machine = rows_of(as_json(rows, MACHINE))
+    assert (again[0].ours, again[0].remark, again[0].figure) == ([1, 2], "remark", "count")
+    assert (as_json(again, machine), machine) == (as_json(rows, MACHINE), MACHINE)
+    for text in ("{}", '{"rows": [{}], "machine": {}}', "[]", "x"):
+        with pytest.raises(ValueError, match=r"no results of the bench|Expecting value"):
+            rows_of(text)
+
+
+def test_the_page_has_a_table_a_figure_and_the_readme_what_is_behind() -> None:
+    text = "\n".join(page.table(published(), MACHINE))
+    assert text.count("| what | ksym |") == len(FIGURES)
+    assert "2026-01-01" in text
+    assert text.count("**BEHIND**") == 1
+    told = list(page.behind(published()))
+    assert told[0] == f"{len(FIGURES) - 1} of {len(FIGURES)} figures are what was asked for; behind are:"
+    assert told[2:] == ["- count: 30 ns, perf 10 ns: 3.00 times that, asked 1.1"]
+    assert list(page.behind(published()[1:])) == [
+        f"{len(FIGURES) - 1} of {len(FIGURES) - 1} figures are what was asked for."
+    ]
+    assert (
+        list(page.behind([Row("memory", "MB", [50], asked_most=40)]))[-1]
+        == "- memory: 50 MB, asked at most 40 MB"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "machine", "why"),
+    [
+        (published(), MACHINE | {"quick": True}, "quick"),
+        (published()[:-1], MACHINE, "left out growth"),
+        ([*published(), Row("x", "ns", remark="FAILED: why", figure="count")], MACHINE, "FAILED: why"),
+        (
+            [*published(), Row("x", "ns", [1], note="gdb is missing", figure="count")],
+            MACHINE,
+            "gdb is missing",
+        ),
+    ],
+)
+def test_half_a_bench_is_not_published(rows: list[Row], machine: dict[str, object], why: str) -> None:
+    page.publishable(published(), MACHINE)
+    with pytest.raises(ValueError, match=why):
+        page.publishable(rows, machine)
+
+
+def test_the_pages_have_a_place_for_the_figures() -> None:
+    for path in (page.DOCS / "bench.md", ROOT / "README.md"):
+        renewed = page.replaced(path.read_text(), iter(["new"]))
+        assert f"{page.BEGIN}\n\nnew\n\n{page.END}" in renewed
+    with pytest.raises(ValueError, match="where the figures go"):
+        page.replaced("no page", iter([]))
