@@ -15,12 +15,15 @@ SUMMARY = re.compile(
     r"^ksym: (\d+) access(?:es)? \((\d+) hits?\), (\d+) lost, (\d+) disarmed; ", re.MULTILINE
 )
 
+LIMIT = 300
+"""Seconds after which a run hangs for certain: an emulated machine is slow, and slower where others are at work."""
+
 Rows = list[dict[str, Any]]
 
 
 def trace(*arguments: str) -> Result:
     """Trace to the end; nothing is lost, nothing disarmed."""
-    result = ksym("trace", "--format", "json", *arguments)
+    result = ksym("trace", "--format", "json", *arguments, timeout=LIMIT)
     assert result.status == 0, result.err
     assert tallied(result)[2:] == [0, 0], result.err
     return result

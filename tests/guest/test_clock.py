@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from guest.running import LIMIT
 from ksym.recording.reader import open_recording
 from support.program import ksym, shell
 
 pytestmark = pytest.mark.guest
 
 DAY, HOUR_NS = 86400, 3600 * 10**9  # an hour is more than any of these runs takes, and less than any step
-LIMIT = 300
 STEPS = (0, DAY, -3 * DAY, 5 * DAY, 0)
 """What the clock is moved by, seen from its start: a write in front of each, and one behind the last."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import CYCLES, EACH, hitting, tallied
+from guest.running import CYCLES, EACH, LIMIT, hitting, tallied
 from ksym.linux.libc import MACHINE
 from support.program import Result, command, environment, ksym, shell
 
@@ -41,7 +41,7 @@ def test_other_watches_go_on(tmp_path: Path) -> None:
     words = command("trace", "loop:max_part", "panic_timeout", "-v", "--format", "json", *shell(script))
     with told.open("w") as err:
         done = subprocess.run(
-            words, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=120
+            words, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=LIMIT
         )
     result = Result(done.returncode, done.stdout, told.read_text())
     assert result.status == 0, result.err
@@ -72,7 +72,7 @@ def test_module_that_comes_back(words: tuple[str, ...], tmp_path: Path) -> None:
     with told.open("w") as err:
         done = subprocess.run(
             command(*words, "-v", "loop:max_part", *shell(script)),
-            stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=300,
+            stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=LIMIT,
         )  # fmt: skip
     said = told.read_text()
     assert done.returncode == 0, said
@@ -95,7 +95,7 @@ def test_recording_follows_a_cpu_that_goes_and_comes(tmp_path: Path) -> None:
         "record", "-v", "-o", str(tmp_path / "file.data"), "panic_on_oops:-w-", *shell(script)
     )  # fmt: skip
     with told.open("w") as err:
-        done = subprocess.run(words, stderr=err, env=environment(), timeout=120)
+        done = subprocess.run(words, stderr=err, env=environment(), timeout=LIMIT)
     result = Result(done.returncode, "", told.read_text())
     assert result.status == 0, result.err
     assert recorded(result) == (3, 0)
@@ -108,7 +108,7 @@ def test_a_cpu_that_goes_while_it_is_hit(verb: str, tmp_path: Path) -> None:
     words = (verb, "-q", "-v", "--guard", "off", "panic_on_oops:-w-", *shell(hitting(told, tmp_path)))
     with told.open("a") as err:  # the script empties it
         done = subprocess.run(
-            command(*words), stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=300
+            command(*words), stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=LIMIT
         )
     said = told.read_text()
     assert done.returncode == 0, said

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import broken, tallied, trace
+from guest.running import LIMIT, broken, tallied, trace
 from ksym.capture.merge import Merge
 from ksym.capture.records import SampleRecord
 from ksym.language.parser import parse_request
@@ -110,7 +110,7 @@ def test_guard_takes_off_the_worst_alone(options: tuple[str, ...], tmp_path: Pat
     )  # fmt: skip
     with told.open("w") as err:
         done = subprocess.run(
-            words, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=120
+            words, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=LIMIT
         )
     result = Result(done.returncode, done.stdout, told.read_text())
     disarmed(result)

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import CYCLES, EACH, PID_MAX, hitting
+from guest.running import CYCLES, EACH, LIMIT, PID_MAX, hitting
 from ksym.linux.libc import MACHINE
 from ksym.linux.mounts import mount_at
 from support.docs import fenced
 from support.program import environment, ksym
 
 pytestmark = pytest.mark.guest
-LIMIT = 300
 AT = Path("/tmp/ksym")
 OOPS = Path("/proc/sys/kernel/panic_on_oops")
 
@@ -190,7 +189,9 @@ def test_a_change_where_no_register_is_free(it: Path, pid_max: str) -> None:
     write(panic, panic.read_text())
     assert [kind for _, kind in rows(it / "trace")] == ["W", "R", "R", "W", "W"]
     assert re.search(r"(?m)^  W +panic_timeout +5$", (it / "ksym_profile").read_text())
-    assert (it / "error_log").read_text().count("no register was free beside it: for a moment nothing was seen") == 2
+    assert (it / "error_log").read_text().count(
+        "no register was free beside it: for a moment nothing was seen"
+    ) == 2
 
 
 def test_a_module_that_is_unloaded(it: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import PID_MAX, broken, trace
+from guest.running import LIMIT, PID_MAX, broken, trace
 from ksym.linux.libc import MACHINE
 from ksym.symbols.kallsyms import Kallsyms
 from support.program import Result, command, environment, ksym, shell
@@ -172,7 +172,7 @@ def test_a_cpu_that_goes_and_comes_is_followed(slowly: bool, tmp_path: Path) -> 
     words = command("trace", "runqueues.nr_running@cpu1:-w-", "-v", "--format", "json", *shell(script))
     with told.open("w") as err:
         done = subprocess.run(
-            words, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=60
+            words, stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=LIMIT
         )
     assert done.returncode == 0, told.read_text()
     assert ", 0 lost, " in told.read_text()
