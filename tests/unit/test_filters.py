@@ -160,6 +160,31 @@ def test_no_registers_the_old_ones_are_taken_over(it: Told) -> None:
     assert it.notes == [("a:-w-", GAVE_WAY), ("b:rw-", GAVE_WAY)]
 
 
+@pytest.mark.parametrize(
+    ("registers", "before", "write", "after"),
+    [
+        (4, "a:rw-\nb:rw-\nm:c:rw-", "a:---\nd:rw-\ne:rw-", ["e:rw-", "d:rw-", "m:c:rw-", "b:rw-"]),
+        (1, "a:rw-", "a:---\nb:rw-", ["b:rw-"]),
+        # What is changed needs one register less, which another needs, after it or before it.
+        (2, "a:r--", "a:rw-\nb:rw-", ["b:rw-", "a:rw-"]),
+        (2, "a:r--", "a:---\nb:rw-\na:rw-", ["a:rw-", "b:rw-"]),
+    ],
+)
+def test_registers_go_from_one_variable_to_another(
+    registers: int, before: str, write: str, after: list[str]
+) -> None:
+    it = make(Machine(registers))
+    it.filters.write(before)
+    it.filters.write(write)
+    assert lines(it) == after
+    assert it.machine.used == registers
+    it.machine.hit("b", 2)
+    with pytest.raises(NoRegisters):
+        it.filters.write("b:---\nf:rw-\ng:rw-")
+    assert lines(it) == after
+    assert it.machine.named("b").hits == 2
+
+
 def test_what_cannot_be_taken_over_is_given_up(it: Told) -> None:
     it.filters.write("a:-w-")
     it.machine.hit("a", 2)

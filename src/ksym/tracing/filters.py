@@ -123,13 +123,16 @@ class Filters:
     ) -> tuple[list[Planted], dict[Key, int], list[Planted]]:
         """Plant with the registers of what is replaced; returns what `_stop` does, too.
 
-        Each takes over those of its old one. Where that cannot be done, or where one has some that another needs, all
-        old ones are given up: somebody else may get their registers then.
+        Each takes over those of its old one. Where that cannot be done, or where one may have some that another needs,
+        all old ones are given up: somebody else may get their registers then.
         """
         try:
             fresh = self._plant_all(news, how, {key(old.target): self._planted[old] for old in olds})
         except NoRegisters as error:
-            if len(olds) == 1 and not isinstance(error, NotTakenOver):
+            # One for one, it had all that the old one has. With more, one that only goes has registers to give, and
+            # so has one that needs fewer than before.
+            one_for_one = [key(old.target) for old in olds] == [key(new.target) for new in news]
+            if len(olds) == 1 and one_for_one and not isinstance(error, NotTakenOver):
                 raise
             hits, gone = self._stop(olds)
             self._give_up(gone)
