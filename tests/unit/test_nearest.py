@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ksym.symbols.nearest import nearest, suggestion
@@ -59,6 +59,8 @@ def test_suggestion_is_worded() -> None:
 
 
 @given(st.text("abcdef_", min_size=6, max_size=20), st.integers(0, 100), st.sampled_from("xyz"))
+@example("______", 2, "x")  # its longest common piece is found first where it does not belong
+@example("abababab", 3, "x")
 def test_one_wrong_letter_is_always_found(name: str, at: int, letter: str) -> None:
     at %= len(name)
     assert nearest(name[:at] + letter + name[at + 1 :], [name]) == [name]

@@ -80,7 +80,17 @@ def _close(name: str, pool: list[str], n: int) -> list[str]:
     ranked: list[tuple[float, str]] = []
     for each in heapq.nlargest(_RANKED, score, key=score.__getitem__):
         matcher.set_seq1(each)
-        ratio = matcher.ratio()
+        # It keeps to the first of the longest common pieces, even where the others do not fit around that, as in names
+        # that repeat themselves. What two names share at their ends is all but one letter if that is the only error.
+        start = _shared(each, name)
+        end = _shared(each[start:][::-1], name[start:][::-1])
+        ratio = max(matcher.ratio(), 2 * (start + end) / (len(each) + len(name)))
         if ratio >= _CLOSE or name in each:
             ranked.append((-ratio, each))
     return [each for _, each in sorted(ranked)[:n]]
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters both begin with."""
+    most = min(len(one), len(other))
+    return next((at for at in range(most) if one[at] != other[at]), most)
