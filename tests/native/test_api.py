@@ -91,6 +91,22 @@ def test_what_was_caught_can_be_taken_later(variable: tuple[ctypes.c_uint64, str
     assert accesses.ready() == []
 
 
+@pytest.mark.parametrize("how", ["behind the block", "without waiting"])
+def test_what_is_left_of_many_that_came_at_once(variable: tuple[ctypes.c_uint64, str], how: str) -> None:
+    """They are given some at a time; who takes one alone, and then asks in another way, misses none."""
+    value, target = variable
+    numbers = list(range(10_000))
+    with ksym.trace(f"{target}:-w-", pid=os.getpid()) as accesses:
+        for number in numbers:
+            value.value = number
+        found = [next(accesses)]
+        if how == "without waiting":
+            found += accesses.ready()
+    found += accesses
+    assert [each.new for each in found] == numbers
+    assert (accesses.tally.shown, accesses.tally.lost) == (len(numbers), 0)
+
+
 def test_limit_condition_and_stop(variable: tuple[ctypes.c_uint64, str]) -> None:
     value, target = variable
     with ksym.trace(f"{target}:-w-", pid=os.getpid(), condition="new > 7", limit=2) as accesses:

@@ -339,8 +339,12 @@ def test_perf_is_named_and_perf_is_refused(tmp_path: Path) -> None:
     need("perf")
     chosen = sample()
     perf = ["perf", "stat", "-a", "-x,", "-o", str(tmp_path / "counts"), "-e", f"mem:{AREA.start:#x}/8:w"]
-    with subprocess.Popen([*perf, "--", "cat"], stdin=subprocess.PIPE) as process:
-        until(lambda: set(free()) == {REGISTERS - 1})
+    # Counting the free ones takes them all for a moment, and perf would be refused: so it is asked when it has its own.
+    words = [*perf, "--", "sh", "-c", "echo counting; exec cat"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"counting\n"
+        assert set(free()) == {REGISTERS - 1}
         refused = ksym(
             "trace", chosen.request + ":-w-", "task(1).comm:-w-", f"task({os.getpid()}).comm[0]:-w-"
         )

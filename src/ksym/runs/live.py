@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 
 from ksym.capture.access import Access
@@ -68,6 +69,7 @@ class Live:
             ended=armed.engine.forget if armed.engine else lambda pid: None,
         )
         self._merge = Merge(armed.rings, chains=armed.options.stacks, raw=raw)
+        self._parts: deque[tuple[list[Record], int | None]] = deque()
         self._shown = [0] * len(session.plan.watches)
         self._hits_shown = 0
         self._unknown_types = 0
@@ -98,13 +100,13 @@ class Live:
         return [access for _ in range(2) for access in self._next()]
 
     def rest(self) -> list[Access]:
-        """What the rings still hold once nothing is armed any more."""
+        """What waits still, and what the rings hold, once nothing is armed any more."""
         found = self._next()
         return found + [access for part in self._taken(self._merge.rest(), None) for access in part]
 
     def _next(self) -> list[Access]:
+        found = [access for part in self._parts_left() for access in part]
         self._merge.collect()
-        found = []
         while self._merge.behind:
             for part in self._sweep():
                 found += part
@@ -116,12 +118,20 @@ class Live:
 
     def _taken(self, records: list[Record], until: int | None) -> Iterator[list[Access]]:
         """The accesses of records in order of time, up to which all will have been given then."""
-        for at in range(_PART, len(records), _PART):
-            part = records[at - _PART : at]
-            yield self._count(self._pipeline.take(part, until=part[-1].time))
-            self._merge.collect()
-        rest = records[(len(records) - 1) // _PART * _PART :] if records else records
-        yield self._count(self._pipeline.take(rest, until=until))
+        last = max(0, len(records) - 1) // _PART * _PART
+        for at in range(0, last, _PART):
+            part = records[at : at + _PART]
+            self._parts.append((part, part[-1].time))
+        self._parts.append((records[last:], until))
+        return self._parts_left()
+
+    def _parts_left(self) -> Iterator[list[Access]]:
+        """The accesses of what was merged and not taken yet: whoever asks next goes on where another has left off."""
+        while self._parts:
+            part, until = self._parts.popleft()
+            yield self._count(self._pipeline.take(part, until=until))
+            if self._parts:
+                self._merge.collect()
 
     def _count(self, accesses: list[Access]) -> list[Access]:
         if self._limit is not None:
