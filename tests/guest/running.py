@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from support.program import Result, ksym
 
@@ -17,6 +20,11 @@ SUMMARY = re.compile(
 
 LIMIT = 300
 """Seconds after which a run hangs for certain: an emulated machine is slow, and slower where others are at work."""
+
+by_itself = pytest.mark.skipif(
+    os.environ.get("KSYM_GUEST_ALL") != "1",
+    reason="with it, a later test of a CPU that goes was seen to hang in whole runs, why is not known yet; KSYM_GUEST_ALL=1",
+)
 
 Rows = list[dict[str, Any]]
 
