@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from support.program import Result, ksym
 
@@ -20,11 +17,6 @@ SUMMARY = re.compile(
 
 LIMIT = 300
 """Seconds after which a run hangs for certain: an emulated machine is slow, and slower where others are at work."""
-
-by_itself = pytest.mark.skipif(
-    os.environ.get("KSYM_GUEST_ALL") != "1",
-    reason="CPUs that go: seen to hang behind other tests, to pass alone; not understood yet; KSYM_GUEST_ALL=1 runs it",
-)
 
 Rows = list[dict[str, Any]]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import LIMIT, by_itself
+from guest.running import LIMIT
 from ksym.recording.reader import open_recording
 from support.program import ksym, shell
 
-pytestmark = [pytest.mark.guest, by_itself]
+pytestmark = pytest.mark.guest
 
 DAY, HOUR_NS = 86400, 3600 * 10**9  # an hour is more than any of these runs takes, and less than any step
 STEPS = (0, DAY, -3 * DAY, 5 * DAY, 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import CYCLES, EACH, LIMIT, by_itself, hitting, tallied
+from guest.running import CYCLES, EACH, LIMIT, hitting, tallied
 from ksym.linux.libc import MACHINE
 from support.program import Result, command, environment, ksym, shell
 
@@ -101,7 +101,6 @@ def test_recording_follows_a_cpu_that_goes_and_comes(tmp_path: Path) -> None:
     assert recorded(result) == (3, 0)
 
 
-@by_itself
 @pytest.mark.skipif(MACHINE == "aarch64", reason="there a write may trap more than once")
 @pytest.mark.parametrize("verb", ["stat", "trace"])
 def test_a_cpu_that_goes_while_it_is_hit(verb: str, tmp_path: Path) -> None:

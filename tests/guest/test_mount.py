@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import CYCLES, EACH, LIMIT, PID_MAX, by_itself, hitting
+from guest.running import CYCLES, EACH, LIMIT, PID_MAX, hitting
 from ksym.linux.libc import MACHINE
 from ksym.linux.mounts import mount_at
 from support.docs import fenced
@@ -207,7 +207,6 @@ def test_a_module_that_is_unloaded(it: Path) -> None:
     )
 
 
-@by_itself
 @pytest.mark.skipif(MACHINE == "aarch64", reason="there a write may trap more than once")
 def test_a_cpu_that_goes_while_it_is_hit(it: Path, tmp_path: Path) -> None:
     write(it / "ksym_trace_filter", "panic_on_oops:-w-")

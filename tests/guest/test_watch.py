@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import LIMIT, PID_MAX, broken, by_itself, trace
+from guest.running import LIMIT, PID_MAX, broken, trace
 from ksym.linux.libc import MACHINE
 from ksym.symbols.kallsyms import Kallsyms
 from support.program import Result, command, environment, ksym, shell
@@ -160,7 +160,6 @@ def test_commands_that_take_nothing(command: str) -> None:
     assert [line for line in skipped if MACHINE != "aarch64" or "values" not in line] == []
 
 
-@by_itself
 @pytest.mark.parametrize("slowly", [True, False], ids=["slow", "quick"])
 def test_a_cpu_that_goes_and_comes_is_followed(slowly: bool, tmp_path: Path) -> None:
     cpu, told = "/sys/devices/system/cpu/cpu1/online", tmp_path / "err"

@@ -7,6 +7,8 @@ import os
 import resource
 from typing import cast
 
+import pytest
+
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.plan import Plan, Scope
 from ksym.watch.run import Run, Signals
@@ -62,6 +64,38 @@ def test_a_ring_that_fills_up_wakes_the_loop_at_once() -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+@pytest.mark.parametrize("ends", ["in rounds", "before them"])
+def test_cpus_are_listened_for_before_anything_is_armed(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """COMMAND may take one away at once, and nothing tells of that a second time."""
+    told: list[str] = []
+    reading, writing = os.pipe()
+
+    class FakeEvents:
+        def __init__(self) -> None:
+            told.append(f"listens, enabled {armed.enabled}")
+
+        def fileno(self) -> int:
+            return reading
+
+        def close(self) -> None:
+            told.append("closed")
+
+    monkeypatch.setattr("ksym.watch.run.CpuEvents", FakeEvents)
+    armed = FakeArmed(reading)
+    armed.any_system_wide = True
+    try:
+        with Signals() as signals:
+            run = Run(cast(ArmedWatch, armed), signals, duration=0.01)
+            run.arm()
+            if ends == "in rounds":
+                list(run.rounds())
+            run.close()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert told == ["listens, enabled []", "closed"]
 
 
 def test_the_end_of_a_process_is_seen_with_many_files_open() -> None:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from ksym.linux.files import read_text
 
 _SYS = "/sys/devices/system/cpu"
@@ -50,8 +52,6 @@ class CpuEvents:
     """
 
     def __init__(self) -> None:
-        import socket  # late, as nothing has to come before a watch is armed that can come after it
-
         self._socket = socket.socket(
             socket.AF_NETLINK,
             socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,

@@ -158,6 +158,7 @@ def open_session(
             fixed_cpus=asked.cpus is not None, guard=planted.guard,
             presence=Presence(presence_checks(armed.plan, pid)),
         )  # fmt: skip
+        stack.callback(run.close)
         if armed.unstable_threads:
             run.notes.append(
                 f"process {pid} started threads all the while it was being armed: some may not be watched"

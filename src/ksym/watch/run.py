@@ -132,6 +132,7 @@ class Run:
         self._armed, self._signals, self._command = armed, signals, command
         self._duration, self._every = duration, every
         self._guard, self._presence = guard, presence or Presence(())
+        self._cpu_events: CpuEvents | None = None
         self._pidfd = -1
         if pid is not None and command is None:
             # pidfd_open(2) came in 5.3; before it the end of the process is seen at the next round.
@@ -172,6 +173,7 @@ class Run:
             CommandError: COMMAND could not be executed.
         """
         if not self.armed_at:
+            self._hear_of_cpus()  # before COMMAND, which may take one away at once
             self._armed.enable()
             self.armed_at = time.monotonic()
             if self._command:
@@ -185,16 +187,23 @@ class Run:
         """
         try:
             self.arm()
-            with self._cpu_events() as cpu_events:
-                yield from self._loop(cpu_events)
+            yield from self._loop()
         finally:
             self._armed.disable()
-            if self._pidfd >= 0:
-                os.close(self._pidfd)
-                self._pidfd = -1
+            self.close()
         self.look(over=True)
 
-    def _loop(self, cpu_events: CpuEvents | None) -> Iterator[None]:
+    def close(self) -> None:
+        """Close what it waited for; after the rounds there is nothing left to close."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._cpu_events:
+            self._cpu_events.close()
+            self._cpu_events = None
+
+    def _loop(self) -> Iterator[None]:
+        cpu_events = self._cpu_events
         poll = select.poll()
         poll.register(self._signals.fileno(), select.POLLIN)
         if self._pidfd >= 0:
@@ -256,18 +265,11 @@ class Run:
             poll.register(fd, select.POLLIN)
         return now
 
-    @contextlib.contextmanager
-    def _cpu_events(self) -> Iterator[CpuEvents | None]:
-        events = None
+    def _hear_of_cpus(self) -> None:
         if not self._armed.options.counting or self._armed.any_system_wide:
             # Without the socket (a network namespace that has none), CPUs are not followed.
             with contextlib.suppress(OSError):
-                events = CpuEvents()
-        try:
-            yield events
-        finally:
-            if events:
-                events.close()
+                self._cpu_events = CpuEvents()
 
     def follow_cpus(self, changes: list[tuple[str, int]]) -> None:
         """Cover CPUs that come; an offline CPU's events are dead even if it is back by now."""
