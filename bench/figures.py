@@ -123,7 +123,7 @@ def loss(bench: Bench) -> list[Row]:
 
 def _loss_of(bench: Bench, form: str, accesses: int) -> RowsRun:
     file = bench.folder / f"rows.{form}"
-    options = ("-q", "--format", form, "-o", str(file))
+    options = ("-q", "--format", form, "-f", "-o", str(file))
     done = run(ksym("trace", *options, bench.loop.request, "--", *bench.loop.command(accesses)))
     with file.open("rb") as lines:
         written = sum(1 for _ in lines)
@@ -163,9 +163,8 @@ def cost(bench: Bench) -> list[Row]:
     command = bench.loop.command(accesses)
     rows = []
     for what, option in (("trace --no-bpf", ()), ("trace --no-bpf -g", ("-g",))):
-        ours = ksym(
-            "trace", "--no-bpf", "-o", str(bench.folder / "rows"), *option, bench.loop.request, "--", *command
-        )
+        rows_file = ("-f", "-o", str(bench.folder / "rows"))
+        ours = ksym("trace", "--no-bpf", *rows_file, *option, bench.loop.request, "--", *command)
         peer = [*perf_record(bench.loop.perf_event, Path(os.devnull), *option), *command]
         rows.append(
             _against(

@@ -25,37 +25,9 @@ from bench.runner import (
     run,
     summary,
 )
-from bench.workload import Bench, Loops, address, compiled, loop_times, loops_times, online_cpus
+from bench.workload import Bench, Loops, address, compiled, loop_source, loop_times, loops_times, online_cpus
 
 REGISTERS = 4
-
-# One variable a register; the loop writes all of them, whichever are watched.
-_SEVERAL = r"""
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
-
-volatile long v0, v1, v2, v3;
-
-static long long now(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
-int main(int argc, char **argv)
-{
-    long count = argc > 1 ? atol(argv[1]) : 0;
-    long long used = now(CLOCK_PROCESS_CPUTIME_ID), start = now(CLOCK_MONOTONIC);
-    for (long i = 0; i < count; i++)
-        v0 = v1 = v2 = v3 = i;
-    long long end = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
-    double each = count ? 1.0 / count : 0.0;
-    printf("loop %lld %lld %lld %.3f %.3f\n", start, end, cpu, (end - start) * each, (cpu - used) * each);
-    return 0;
-}
-"""
 
 
 def growth(bench: Bench) -> list[Row]:
@@ -84,10 +56,11 @@ def _hits(bench: Bench) -> list[Row]:
 def _watches(bench: Bench) -> list[Row]:
     """The cost of a hit, and the way to armed, with one to four watches."""
     source, program = bench.folder / "several.c", bench.folder / "several"
-    source.write_text(_SEVERAL)
+    # The loop writes all of them, whichever are watched.
+    names = [f"v{number}" for number in range(REGISTERS)]
+    source.write_text(loop_source(*names))
     compiled(source, program)
     accesses, count = (3_000, 3) if bench.quick else (20_000, 7)
-    names = [f"v{number}" for number in range(REGISTERS)]
     cost, way = [], []
     for watches in range(1, REGISTERS + 1):
         requests = [f"{program}:{name}:-w-" for name in names[:watches]]
@@ -167,7 +140,7 @@ def _gdb_watched(program: Path, name: str) -> Done:
 
 def _traced(bench: Bench, requests: Sequence[str], command: Sequence[str], accesses: int) -> Done:
     file = bench.folder / "rows"
-    done = run(ksym("trace", "-q", "-o", str(file), *requests, "--", *command))
+    done = run(ksym("trace", "-q", "-f", "-o", str(file), *requests, "--", *command))
     _all_of(accesses, done)
     file.unlink()
     return done

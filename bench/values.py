@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from bench.report import Row, by_cpu_time, ratio_text
 from bench.runner import (
@@ -31,7 +32,7 @@ from bench.workload import Bench, LoopTimes, loop_times
 _NEVER = "new == -1"
 """The loop counts up from 0."""
 
-_ROW = re.compile(rb"^\d", re.MULTILINE)
+_ROW = re.compile(rb"\d")
 """Starts with the time; the lines of a stack are indented."""
 
 # What trace's table says, but for the name of the function: usym() of bpftrace 0.17 looks it up when it prints,
@@ -45,7 +46,7 @@ _BPFTRACE = """
     @old = $new;
 }}
 """
-_BPFTRACE_ROW = re.compile(rb"^\S+ .+-\d+ \d+ -?\d+ -> -?\d+ (?!ffff)", re.MULTILINE)
+_BPFTRACE_ROW = re.compile(rb"\S+ .+-\d+ \d+ -?\d+ -> -?\d+ (?!ffff)")
 """Rows of user code: the upper half of the addresses is the kernel's."""
 
 # gdb prints the old value, the new one, and where it stopped.
@@ -185,12 +186,12 @@ def _peers(bench: Bench, accesses: int) -> dict[str, Callable[[], Hit]]:
 
 def _trace(bench: Bench, accesses: int, *arguments: str, rejected: bool = False) -> Hit:
     file = bench.folder / "rows"
-    done = run(ksym("trace", "-q", "-o", str(file), *arguments, "--", *bench.loop.command(accesses)))
+    done = run(ksym("trace", "-q", "-f", "-o", str(file), *arguments, "--", *bench.loop.command(accesses)))
     hits, lost = summary(done.stderr)
     expected = 0 if rejected else accesses
     if rejected:
         exactly(accesses, r"^ksym: (\d+) hits did not match", done.stderr)
-    written = len(_ROW.findall(file.read_bytes()))
+    written = rows_in(file, _ROW)
     if hits + lost != expected or written != hits:
         raise BenchError(
             f"ksym trace: {expected} rows expected, but {written}; it said: {done.stderr.strip()[-400:]}"
@@ -230,8 +231,16 @@ def bpftrace_rows(bench: Bench, accesses: int) -> RowsRun:
     loop = bench.loop
     script.write_text(_BPFTRACE.format(probe=loop.bpftrace_probe, address=loop.address))
     done = run(["bpftrace", "-o", str(file), "-c", " ".join(loop.command(accesses)), str(script)])
-    shown = len(_BPFTRACE_ROW.findall(file.read_bytes()))
-    return RowsRun(done, loop_times(done.stdout), accesses, shown)
+    return RowsRun(done, loop_times(done.stdout), accesses, rows_in(file, _BPFTRACE_ROW))
+
+
+def rows_in(file: Path, row: re.Pattern[bytes]) -> int:
+    """Lines of a file that a tool wrote which start like a row.
+
+    Line by line: what this program ever holds, the kernel counts to the largest resident set of each later run.
+    """
+    with file.open("rb") as lines:
+        return sum(row.match(line) is not None for line in lines)
 
 
 def _bpftrace_rejecting(bench: Bench, accesses: int) -> Hit:

@@ -14,12 +14,12 @@ from bench.runner import BenchError, ksym, run
 
 # Position-dependent, so that perf and bpftrace, which take numbers alone, can be told the address beforehand.
 # It times its own loop, so that no tool's start-up is in the figure, and tells when it started and ended.
-LOOP_SOURCE = r"""
+_LOOP_SOURCE = r"""
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-volatile long counter;
+volatile long %(variables)s;
 
 static long long now(clockid_t clock)
 {
@@ -33,13 +33,19 @@ int main(int argc, char **argv)
     long count = argc > 1 ? atol(argv[1]) : 0;
     long long used = now(CLOCK_PROCESS_CPUTIME_ID), start = now(CLOCK_MONOTONIC);
     for (long i = 0; i < count; i++)
-        counter = i;
+        %(assigned)s = i;
     long long end = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
     double each = count ? 1.0 / count : 0.0;
-    printf("loop %lld %lld %lld %.3f %.3f\n", start, end, cpu, (end - start) * each, (cpu - used) * each);
+    printf("loop %%lld %%lld %%lld %%.3f %%.3f\n", start, end, cpu, (end - start) * each, (cpu - used) * each);
     return 0;
 }
 """
+
+
+def loop_source(*variables: str) -> str:
+    """The C text of a program that writes each of these variables, 8 bytes each, as often as it is told."""
+    return _LOOP_SOURCE % {"variables": ", ".join(variables), "assigned": " = ".join(variables)}
+
 
 # The same on several CPUs at once, until each has made so many or the time is over.
 # In virtual machines a few hits in millions reach the program as SIGTRAP and no tool at all (see runner.retried):
@@ -249,7 +255,7 @@ def build_loop(folder: Path) -> Loop:
     Raises:
         BenchError: there is no compiler, or it fails.
     """
-    return Loop(*_build(folder / "loop", LOOP_SOURCE))
+    return Loop(*_build(folder / "loop", loop_source("counter")))
 
 
 def build_loops(folder: Path) -> Loops:
