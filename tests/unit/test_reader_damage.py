@@ -198,10 +198,10 @@ def test_a_recorder_killed_after_any_write_leaves_what_the_header_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
 ) -> None:
     """Its very first writes too: a header that counts data counts what is watched among them."""
-    path, killed, left, real = tmp_path / "x.data", tmp_path / "killed.data", set[object](), os.pwrite
+    path, killed, left, real = tmp_path / "x.data", tmp_path / "killed.data", set[object](), os.pwritev
 
-    def pwrite(fd: int, data: bytes, at: int) -> int:
-        done = real(fd, data, at)
+    def pwritev(fd: int, parts: Sequence[bytes], at: int) -> int:
+        done = real(fd, parts, at)
         content = path.read_bytes()
         killed.write_bytes(content)
         counted = HEADER.unpack_from(content)[6]
@@ -214,7 +214,7 @@ def test_a_recorder_killed_after_any_write_leaves_what_the_header_counts(
             left.add(len(recording.accesses()))
         return done
 
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwritev", pwritev)
     made(path, rounds=3, stacks=False, compressor=zstd() if compressed else None, flush_seconds=0)
     assert left == {(0, "its recorder was killed before anything was recorded"), 0, 4, 8, 12}
 

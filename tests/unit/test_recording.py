@@ -12,6 +12,7 @@ import stat
 import struct
 import tempfile
 from argparse import ArgumentTypeError
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -554,14 +555,14 @@ def test_a_full_disk_keeps_what_fits_and_says_so(
         Compressor().close()
     except ZstdMissing:
         pytest.skip("libzstd is not installed")
-    room, real = 1 << 30, os.pwrite
+    room, real = 1 << 30, os.pwritev
 
-    def pwrite(fd: int, data: bytes, at: int) -> int:
+    def pwritev(fd: int, parts: Sequence[bytes], at: int) -> int:
         if at >= room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(fd, data[: room - at], at)
+        return real(fd, [b"".join(parts)[: room - at]], at)
 
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "pwritev", pwritev)
     path, seen, ended = tmp_path / "x.data", set(), 0
     armed = FakeArmed(watches(("./prog:counter:rw-", INT)))
     compressor = Compressor if compressed else None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import NamedTuple
 
 from ksym.capture.records import Record, sideband
@@ -75,13 +75,16 @@ def scan(data: bytes, *, chains: bool = False, values: int = 0) -> Found:
             continue
         count = _equal(words, at, step)
         stop = at + count * step
-        columns = (words[at + word : stop : step] for word in (_ID, _IP, _PID_TID))
-        seen = set(zip(*columns, strict=True))
+        columns = [words[at + word : stop : step] for word in (_ID, _IP, _PID_TID)]
+        values_of = [_distinct(column) for column in columns]
+        # Mostly one column alone has several values: no row has to be looked at then.
+        one_varies = sum(len(each) > 1 for each in values_of) <= 1
         places.update(
-            (event, 0 if ip >= _KERNEL_HALF else pid_tid & 0xFFFFFFFF, ip) for event, ip, pid_tid in seen
+            (event, 0 if ip >= _KERNEL_HALF else pid_tid & 0xFFFFFFFF, ip)
+            for event, ip, pid_tid in (product(*values_of) if one_varies else set(zip(*columns, strict=True)))
         )
-        events = {event for event, _, _ in seen}
-        of = words[at + _ID : stop : step].tolist() if len(events) > 1 else []
+        events = values_of[0]
+        of = columns[0].tolist() if len(events) > 1 else []
         for event in events:
             samples[event] = samples.get(event, 0) + (of.count(event) if of else count)
         if chains:
@@ -152,8 +155,19 @@ def _equal(words: memoryview, at: int, step: int) -> int:
     """How many records from ``at`` on have the same header, each ``step`` words long; not more than `_BLOCK`."""
     header = words[at]
     most = min((len(words) - at) // step, _BLOCK)
-    heads = words[at : at + most * step : step].tolist()
-    if heads.count(header) == most:
+    heads = words[at : at + most * step : step]
+    if _same(heads.tobytes()):
         return most
     # The first other header is a true one: up to it, every record was of this size.
     return next(number for number, head in enumerate(heads) if head != header)
+
+
+def _distinct(column: memoryview) -> set[int]:
+    """The values of a column of 64-bit words. To compare bytes takes a tenth of what making numbers does."""
+    data = column.tobytes()
+    return {column[0]} if _same(data) else set(memoryview(data).cast("Q"))
+
+
+def _same(data: bytes) -> bool:
+    """Whether 64-bit words are all the same."""
+    return data == data[:8] * (len(data) // 8)

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from ksym.linux.perf_event import Attr
@@ -37,6 +38,8 @@ _TRAILER = struct.Struct("<IIQIIQ")
 """sample_id_all for IDENTIFIER | TID | TIME | CPU: pid, tid, time, cpu, 0, identifier."""
 
 _SEALS_KEPT = 256
+_PARTS_AT_ONCE = 1024
+"""IOV_MAX, linux/uio.h."""
 _COMPRESSION = struct.pack("<IIIII", 1, 1, 1, 1, 1 << 20)
 """Version, type (1: zstd), level, ratio, size of the rings (tools/perf/util/header.c, write_compressed)."""
 
@@ -168,16 +171,16 @@ class PerfWriter:
             return
         parts, seals, first, size = [self._leading], [], 0, self.size + len(self._leading)
         for end, mark, total in self._sealed:
-            part = b"".join(self._waiting[first:end])
+            sealed = self._waiting[first:end]
             if self._compressor:
-                part = b"".join(_compressed(self._compressor, part))
-            parts.append(part)
-            first, size = end, size + len(part)
+                sealed = list(_compressed(self._compressor, b"".join(sealed)))
+            parts += sealed
+            first, size = end, size + sum(map(len, sealed))
             seals.append(_Seal(size, mark, total))
         self._waiting.clear()
         self._sealed.clear()
         self.waiting = self._summed = 0
-        done, error = _written(self._fd, b"".join(parts), self._data_at + self.size)
+        done, error = _written(self._fd, parts, self._data_at + self.size)
         self._most = self._data_at + self.size + done
         self._written.extend(seal for seal in seals if seal.size <= self.size + done)
         if self._written:
@@ -197,7 +200,7 @@ class PerfWriter:
         """
         self.flush()
         at, known = self._data_at + self.size, self._known(features)
-        done, error = _written(self._fd, _table(known, at), at)
+        done, error = _written(self._fd, [_table(known, at)], at)
         self._most = at + done
         if error:
             raise error
@@ -279,21 +282,25 @@ def _table(known: dict[Feature, bytes], at: int) -> bytes:
 
 
 def _write(fd: int, data: bytes, at: int) -> None:
-    _, error = _written(fd, data, at)
+    _, error = _written(fd, [data], at)
     if error:
         raise error
 
 
-def _written(fd: int, data: bytes, at: int) -> tuple[int, OSError | None]:
-    """Write; how much could be, and why not all of it."""
-    view = memoryview(data)
-    while view:
+def _written(fd: int, parts: Iterable[bytes], at: int) -> tuple[int, OSError | None]:
+    """Write parts one behind the other; how many bytes could be, and why not all of them."""
+    views, first = deque(memoryview(part) for part in parts if part), at
+    while views:
         try:
-            done = os.pwrite(fd, view, at)
+            done = os.pwritev(fd, list(islice(views, _PARTS_AT_ONCE)), at)
         except OSError as error:
-            return len(data) - len(view), error
-        view, at = view[done:], at + done
-    return len(data), None
+            return at - first, error
+        at += done
+        while views and done >= len(views[0]):
+            done -= len(views.popleft())
+        if done:
+            views[0] = views[0][done:]
+    return at - first, None
 
 
 def _compressed(compressor: Compressor, data: bytes) -> Iterable[bytes]:
