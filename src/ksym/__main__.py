@@ -23,6 +23,7 @@ from typing import NoReturn
 
 from ksym import __version__
 from ksym.errors import SHORT_OF, KsymError, UsageError
+from ksym.linux.files import read_ahead
 
 # Only the chosen command's module is imported: the time from Enter to armed counts.
 COMMANDS = {
@@ -38,6 +39,9 @@ COMMANDS = {
     "selftest": "plants watches, touches them, checks the exact counts",
     "demo": "a kernel variable, read and written while it is watched",
 }
+
+# The kernel takes as long to write its symbols out as Python does to load what these need.
+_PLANTING = ("trace", "stat", "record")
 
 
 def usage() -> str:
@@ -169,12 +173,19 @@ def _dispatch(arguments: list[str]) -> int:
 
         hint = suggestion(name, COMMANDS) or "see ksym --help"
         raise UsageError("cannot read the command line", f"there is no command {name!r}", hint)
+    if name in _PLANTING and not any(map(_of_a_process, rest)):
+        read_ahead("/proc/kallsyms")
     from importlib import import_module
 
     from ksym.commands.parser import parse
 
     module = import_module(f"ksym.commands.{name}")
     return int(module.run(parse(name, module, rest)))
+
+
+def _of_a_process(word: str) -> bool:
+    """Whether a word of the command line looks like user space's: PATH:VARIABLE, or -p. A guess, for speed alone."""
+    return ("/" in word and ":" in word) or word.startswith(("-p", "--pid"))
 
 
 def _tell(error: KsymError) -> None:

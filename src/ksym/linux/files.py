@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Reading small files of /proc and /sys; pathlib would cost a tenth of a short run's start-up."""
+"""Reading files of /proc and /sys; pathlib would cost a tenth of a short run's start-up."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import os
 
 StrPath = str | os.PathLike[str]
 
+_PIECE = 1 << 20
+
+_ahead: dict[str, tuple[int, int]] = {}
+"""By path: the process that reads it, and the descriptor of what it has read."""
+
 
 def read_bytes(path: StrPath) -> bytes:
-    """All of a file.
+    """All of a file: what was read ahead of it, once, or what it has now.
 
     Raises:
         OSError: it cannot be read.
     """
+    if _ahead and (data := _taken(os.fspath(path))) is not None:
+        return data
     with open(path, "rb", buffering=0) as file:
         return file.readall()
 
@@ -25,3 +32,52 @@ def read_text(path: StrPath) -> str:
         OSError: it cannot be read.
     """
     return read_bytes(path).decode(errors="replace")
+
+
+def read_ahead(path: str) -> None:
+    """Have a file read on another CPU, for the first `read_bytes` of it to come.
+
+    For one that the kernel takes long to write out, as long as there is other work to do. A process and no thread:
+    for each page read it a thread would have to wait for the interpreter. Where none can be had, or there is no
+    other CPU, nothing is done.
+    """
+    if len(os.sched_getaffinity(0)) == 1:
+        return
+    try:
+        data = os.memfd_create("ksym-ahead")
+    except OSError:
+        return
+    try:
+        reader = os.fork()
+    except OSError:
+        os.close(data)
+        return
+    if reader == 0:
+        _copy_and_exit(path, data)
+    _ahead[path] = reader, data
+
+
+def _copy_and_exit(path: str, target: int) -> None:
+    status = 1
+    try:
+        os.closerange(0, 3)  # who reads ksym's output must not wait for this one's end
+        source = os.open(path, os.O_RDONLY)
+        while piece := os.read(source, _PIECE):
+            os.write(target, piece)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _taken(path: str) -> bytes | None:
+    """What was read ahead of a file; None if nothing was, or it failed."""
+    if path not in _ahead:
+        return None
+    reader, data = _ahead.pop(path)
+    try:
+        _, status = os.waitpid(reader, 0)
+        return os.pread(data, os.fstat(data).st_size, 0) if status == 0 else None
+    except OSError:  # ECHILD: who started ksym has SIGCHLD ignored
+        return None
+    finally:
+        os.close(data)
