@@ -433,7 +433,10 @@ def add(coalesce: Coalesce, record: SampleRecord, event: PlannedEvent, place: Si
         access = Access(
             record.time, record.cpu, record.pid, record.tid, "c", event.watch, event.address, kind, place
         )  # fmt: skip
-        coalesce.start(access, record, event, sweeps=may_sweep(place, event))
+        if may_sweep(place, event):
+            coalesce.start(access, record, event)
+        else:
+            coalesce.whole(access)
 
 
 def accesses(hits: list[tuple[SampleRecord, PlannedEvent, Site]], kind: str = "R") -> list[Access]:

@@ -109,6 +109,39 @@ def test_columns_of_the_table() -> None:
     assert second.strip() == "f+0x1"
 
 
+def test_a_row_says_what_its_access_was_and_a_task_column_that_grew_stays_wide() -> None:
+    rows = rows_for("table", PLAN.watches)
+    accesses = [
+        ACCESS,
+        replace(ACCESS, comm="a-very-long-name", tid=4_000_000),
+        ACCESS,
+        replace(ACCESS, cpu=2),
+        replace(ACCESS, tid=7),
+        replace(ACCESS, access="R"),
+        replace(ACCESS, time_ns=ACCESS.time_ns + 99_999),
+        replace(ACCESS, time_ns=ACCESS.time_ns + 3_600 * 10**9),
+    ]
+    texts = [rows.row(access) for access in accesses]
+    words = [text.split() for text in texts]
+    tasks = [
+        "sysctl-4712",
+        "a-very-long-name-4000000",
+        "sysctl-4712",
+        "sysctl-4712",
+        "sysctl-7",
+        *["sysctl-4712"] * 3,
+    ]
+    assert [row[1:5] for row in words] == [
+        [task, f"{access.cpu:03d}", "pid_max", access.access]
+        for task, access in zip(tasks, accesses, strict=True)
+    ]
+    assert {text.index(" 00") for text in texts[1:]} == {texts[1].index(" 00")}
+    first, tenth, hour = (row[0] for row in (words[0], *words[-2:]))
+    assert first[3:] == hour[3:]
+    assert first[:2] != hour[:2]
+    assert (int(tenth[-4:]) - int(first[-4:])) % 10_000 <= 1
+
+
 @pytest.mark.parametrize(
     ("access", "old", "new", "shown"),
     [

@@ -84,6 +84,8 @@ class Coalesce:
 
     def __init__(self) -> None:
         self._order: deque[Access] = deque()
+        self.whole = self._order.append
+        """Take a new access that one hit is all of."""
         self._open: dict[tuple[int, int], _Sweep] = {}
 
     def extends(self, record: SampleRecord, planned: PlannedEvent, site: Site, kind: str) -> Access | None:
@@ -99,20 +101,18 @@ class Coalesce:
         del self._open[key]
         return None
 
-    def start(self, access: Access, record: SampleRecord, planned: PlannedEvent, *, sweeps: bool) -> None:
-        """Take a new access, whose first hit is ``record``.
+    def start(self, access: Access, record: SampleRecord, planned: PlannedEvent) -> None:
+        """Take a new access that may take more hits (`may_sweep`).
 
         Args:
             access: The access.
             record: Its first hit.
             planned: What was hit.
-            sweeps: Whether it may take more (`may_sweep`).
         """
-        self._order.append(access)
-        if sweeps:
-            self._open[_thread(record), planned.watch.index] = _Sweep(
-                access, record.time, {planned.piece.offset: 1}
-            )
+        self.whole(access)
+        self._open[_thread(record), planned.watch.index] = _Sweep(
+            access, record.time, {planned.piece.offset: 1}
+        )
 
     def done(self, *, until: int | None = None) -> list[Access]:
         """Take the accesses that are complete, in order of their first hits.
@@ -120,11 +120,15 @@ class Coalesce:
         Args:
             until: Time up to which all hits have been added; None: no more will come.
         """
+        order = self._order
+        if not self._open:
+            finished = list(order)
+            order.clear()
+            return finished
         for key in [key for key, s in self._open.items() if until is None or until - s.last_time > GAP_NS]:
             del self._open[key]
         still = {id(sweep.access) for sweep in self._open.values()}
         finished = []
-        order = self._order
         while order and id(order[0]) not in still:
             finished.append(order.popleft())
         return finished

@@ -115,7 +115,7 @@ class Pipeline:
             until: Time up to which all have been given; None: no more will come.
         """
         origins, coalesce, hits, name = self._origins, self._coalesce, self.hits, self._tasks.name
-        decode = self._decode
+        decode, whole = self._decode, coalesce.whole
         for record in records:
             if record.__class__ is not SampleRecord:
                 self._sideband(record)
@@ -154,7 +154,10 @@ class Pipeline:
             access = Access(
                 time, cpu, pid, tid, comm, watch, address, kind, site, stack, 1, before, after, uid
             )  # fmt: skip
-            coalesce.start(access, record, planned, sweeps=sweeps)
+            if sweeps:
+                coalesce.start(access, record, planned)
+            else:
+                whole(access)
         return coalesce.done(until=until)
 
     def _judged(self, record: SampleRecord, origin: _Origin, kind: str) -> str:

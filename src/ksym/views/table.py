@@ -34,6 +34,7 @@ class Table:
         self._clock, self._verbose = WallClock(), verbose
         self._symbols = [f"{printable(watch.name):<{self._width}}" for watch in watches]
         self._functions: dict[Site, str] = {}
+        self._middles: dict[tuple[str, int, int, int, str], str] = {}
 
     def header(self) -> str:
         """See Rows."""
@@ -44,17 +45,27 @@ class Table:
 
     def row(self, access: Access) -> str:
         """See Rows."""
-        task = f"{printable(access.comm)}-{access.tid}"
-        if len(task) > self._task_width:
-            self._task_width = len(task)  # from here on; the header is written already
+        key = access.comm, access.tid, access.cpu, access.watch.index, access.access
+        middle = self._middles.get(key) or self._middle(key)
         line = (
-            f"{self._clock.text(access.time_ns)} {task:<{self._task_width}} {access.cpu:03d}  "
-            f"{self._symbols[access.watch.index]}  {access.access:<5} {change(access):<19}  "
-            f"{self._function(access.site)}"
+            f"{self._clock.text(access.time_ns)} {middle} {change(access):<19}  {self._function(access.site)}"
         )
         if access.hits > 1 or access.stack:
             return line + self._more(access)
         return line + "\n"
+
+    def _middle(self, key: tuple[str, int, int, int, str]) -> str:
+        """What a row says of the task, the CPU, the symbol and the type."""
+        comm, tid, cpu, watch, kind = key
+        task = f"{printable(comm)}-{tid}"
+        if len(task) > self._task_width:
+            self._task_width = len(task)  # from here on; the header is written already
+            self._middles.clear()
+        if len(self._middles) >= PLACES_KEPT:
+            self._middles.clear()
+        text = f"{task:<{self._task_width}} {cpu:03d}  {self._symbols[watch]}  {kind:<5}"
+        self._middles[key] = text
+        return text
 
     def _more(self, access: Access) -> str:
         line = f"  ({access.hits} hits)" if access.hits > 1 else ""
@@ -90,7 +101,7 @@ def change(access: Access) -> str:
     old, new = access.old, access.new
     if (old is None and new is None) or access.access == "X":
         return "-"
-    if old and new and (old is new or old == new) and access.access in ("R", "?"):
+    if access.access in ("R", "?") and old and new and (old is new or old == new):
         return _shown(new)
     if old and new:
         text = f"{old.text} -> {new.text}"
