@@ -375,7 +375,7 @@ def campaign(kit: Kit, all_cases: list[Case], count: int, seed: int) -> Iterator
         chance, case = random.Random(f"{seed}:{turn}"), order[turn % len(order)]
         moments = sorted(Run(kit, case, kit.folder).moments())
         # By turns: the first time round one half of the cases at any time, the next time the other half.
-        moment = AT_RANDOM if (turn + turn // len(order)) % 2 else chance.choice(moments)
+        moment = AT_RANDOM if sum(divmod(turn, len(order))) % 2 else chance.choice(moments)
         kill = kit.kill(case, moment, chance)
         turn += 1
         done += kill.hit

@@ -30,7 +30,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TREE / name, tree)
     shutil.copytree(SOURCES / "ksym", tree / "src/ksym", ignore=shutil.ignore_patterns("__pycache__"))
-    words = ("wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", target, tree)
+    words = (
+        "wheel",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        target,
+        tree,
+    )
     subprocess.run([sys.executable, "-m", "pip", *words], check=True)
     return target / f"ksym-{__version__}-py3-none-any.whl"
 
@@ -66,7 +75,9 @@ def test_what_is_in_it(wheel: Path) -> None:
 
 
 def test_it_runs_where_nothing_else_of_ksym_is(installed: Path, tmp_path: Path) -> None:
-    (tmp_path / "prog.c").write_text("volatile long counter; int main(void) { counter = 6; return counter != 6; }\n")
+    (tmp_path / "prog.c").write_text(
+        "volatile long counter; int main(void) { counter = 6; return counter != 6; }\n"
+    )
     subprocess.run(["gcc", "-O1", "-no-pie", "-o", "prog", "prog.c"], check=True, cwd=tmp_path)
     assert run(installed, "--version", cwd=tmp_path) == f"ksym {__version__}\n"
     where = "import ksym; print(ksym.__file__)"
