@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.running import CYCLES, EACH, LIMIT, PID_MAX, hitting
+from guest.running import LIMIT, PID_MAX, check_hits, hitting
 from ksym.linux.libc import MACHINE
 from ksym.linux.mounts import mount_at
 from support.docs import fenced
@@ -211,8 +211,8 @@ def test_a_module_that_is_unloaded(it: Path) -> None:
 def test_a_cpu_that_goes_while_it_is_hit(it: Path, tmp_path: Path) -> None:
     write(it / "ksym_trace_filter", "panic_on_oops:-w-")
     subprocess.run(["sh", "-c", hitting(it / "error_log", tmp_path)], check=True, timeout=LIMIT)
-    hits = 2 * CYCLES * EACH
-    assert (it / "ksym_profile").read_text().split()[-1] == str(hits)
+    hits = int((it / "ksym_profile").read_text().split()[-1])
+    check_hits(hits)
     assert f"entries-in-buffer/entries-written: {hits}/{hits}" in (it / "trace").read_text()
 
 
