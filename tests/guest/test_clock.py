@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from guest.running import LIMIT
-from ksym.recording.reader import open_recording
 from support.program import ksym, shell
 
 pytestmark = pytest.mark.guest
@@ -51,6 +50,9 @@ def test_rows_of_a_trace(began: int) -> None:
 
 
 def test_a_recording(began: int, tmp_path: Path) -> None:
+    pytest.importorskip("numpy", reason="reads a recording, which takes numpy")
+    from ksym.recording.reader import open_recording
+
     file = tmp_path / "file.data"
     result = ksym("record", "-o", str(file), "panic_on_oops:-w-", *shell(script(began)), timeout=LIMIT)
     assert result.status == 0, result.err
