@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.report import Row, by_cpu_time
 from bench.runner import BenchError, Done, exactly, ksym, missing, retried, rounds, run, summary
+from bench.values import Against
 from bench.workload import Bench, loops_times
 
 _FEW, _MANY, _LARGE = 100_000, 1_000_000, 10_000_000
@@ -23,23 +23,8 @@ _BYTES_AN_ACCESS = 1000
 _LARGE_GIGABYTES = 2.0
 
 
-@dataclass(frozen=True)
-class Against:
-    """A comparison of two readers.
-
-    Args:
-        ours: Name of ksym's.
-        peer: Name of perf's.
-        ratio: The highest ratio of their times that is asked for.
-    """
-
-    ours: str
-    peer: str
-    ratio: float
-
-
 _COMPARISONS = (
-    Against("report", "perf report --stdio", 1.0),
+    Against("report", "perf report --stdio", 1.0, "values and lines, too; loading modules is two fifths of it"),
     Against("script", "perf script", 1.0),
     Against("export --to parquet", "perf script", 1 / 3),
 )
@@ -155,10 +140,13 @@ def time_row(each: Against, done: Mapping[str, Sequence[Done]], accesses: int, g
     """
     ours, peer = done[each.ours], done.get(each.peer, ())
     cpu, peer_cpu = [one.cpu_seconds for one in ours], [one.cpu_seconds for one in peer]
+    remarks = [each.remark] if each.remark else []
+    if peer:
+        remarks.append(by_cpu_time(cpu, peer_cpu))
     return Row(
         f"{each.ours}: {accesses:,} accesses", "ms", [one.wall_ms for one in ours],
         each.peer, [one.wall_ms for one in peer], each.ratio, note=gone,
-        remark=by_cpu_time(cpu, peer_cpu) if peer else "", cpu=cpu, peer_cpu=peer_cpu,
+        remark="; ".join(remarks), cpu=cpu, peer_cpu=peer_cpu,
     )  # fmt: skip
 
 

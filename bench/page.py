@@ -90,9 +90,10 @@ def behind(rows: Sequence[Row]) -> Iterator[str]:
         what, ours, peer, *_ = cells(row)
         if row.asked_ratio is not None and row.peer:
             ratio = spread(ratios(row)).median
-            yield f"- {what}: {ours}, {peer}: {ratio:.2f} times that, asked {row.asked_ratio:.3g}"
+            line = f"- {what}: {ours}, {peer}: {ratio:.2f} times that, asked {row.asked_ratio:.3g}"
         else:
-            yield f"- {what}: {ours}, asked at most {row.asked_most:g} {row.unit}".rstrip()
+            line = f"- {what}: {ours}, asked at most {row.asked_most:g} {row.unit}".rstrip()
+        yield line + (f" ({row.remark})" if row.remark else "")
 
 
 def replaced(page: str, lines: Iterable[str]) -> str:

@@ -298,7 +298,7 @@ def done_in(seconds: float, cpu: float, rss_kib: int) -> Done:
     return Done(0, "", "", 0, int(seconds * 1e9), cpu, cpu, rss_kib)
 
 
-READ = offline.Against("script", "perf script", 1.0)
+READ = Against("script", "perf script", 1.0)
 READ_BY = {
     "script": [done_in(2, 1.5, 2000), done_in(3, 1.5, 4000)],
     "perf script": [done_in(1, 1, 1000), done_in(4, 1, 1000)],
@@ -393,8 +393,8 @@ def test_the_page_has_a_table_a_figure_and_the_readme_what_is_behind() -> None:
         f"{len(FIGURES) - 1} of {len(FIGURES) - 1} figures are what was asked for."
     ]
     assert (
-        list(page.behind([Row("memory", "MB", [50], asked_most=40)]))[-1]
-        == "- memory: 50 MB, asked at most 40 MB"
+        list(page.behind([Row("memory", "MB", [50], asked_most=40, remark="why")]))[-1]
+        == "- memory: 50 MB, asked at most 40 MB (why)"
     )
 
 
