@@ -24,7 +24,9 @@ _LARGE_GIGABYTES = 2.0
 
 
 _COMPARISONS = (
-    Against("report", "perf report --stdio", 1.0, "values and lines, too; loading modules is two fifths of it"),
+    Against(
+        "report", "perf report --stdio", 1.0, "values and lines, too; loading modules is two fifths of it"
+    ),
     Against("script", "perf script", 1.0),
     Against("export --to parquet", "perf script", 1 / 3),
 )
