@@ -63,7 +63,7 @@ def test_recording_of_a_module_that_is_unloaded(tmp_path: Path) -> None:
     assert lost == 0
 
 
-@pytest.mark.usefixtures("_loop_is_loaded", "programs")
+@pytest.mark.usefixtures("programs", "_loop_is_loaded")
 @pytest.mark.parametrize("words", [("stat",), ("trace", "--twin", "on")], ids=["stat", "twin"])
 def test_module_that_comes_back(words: tuple[str, ...], tmp_path: Path) -> None:
     """What lies at the old address by then is not what was asked for, not even if it is the same again."""
