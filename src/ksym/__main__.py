@@ -173,7 +173,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         hint = suggestion(name, COMMANDS) or "see ksym --help"
         raise UsageError("cannot read the command line", f"there is no command {name!r}", hint)
-    if name in _PLANTING and not any(map(_of_a_process, rest)):
+    if name in _PLANTING and not any(map(_needs_no_symbols, rest)):
         read_ahead("/proc/kallsyms")
     from importlib import import_module
 
@@ -183,9 +183,12 @@ def _dispatch(arguments: list[str]) -> int:
     return int(module.run(parse(name, module, rest)))
 
 
-def _of_a_process(word: str) -> bool:
-    """Whether a word of the command line looks like user space's: PATH:VARIABLE, or -p. A guess, for speed alone."""
-    return ("/" in word and ":" in word) or word.startswith(("-p", "--pid"))
+def _needs_no_symbols(word: str) -> bool:
+    """Whether a word of the command line has the kernel's symbols not looked up: a guess, for speed alone.
+
+    It is a variable of user space (PATH:VARIABLE, or -p), an address, or a call for help.
+    """
+    return ("/" in word and ":" in word) or word.startswith(("-p", "--pid", "0x", "-h", "--h"))
 
 
 def _tell(error: KsymError) -> None:

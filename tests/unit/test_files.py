@@ -5,21 +5,28 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ksym.__main__ import _of_a_process
+from ksym.__main__ import _needs_no_symbols
 from ksym.linux import files
-from ksym.linux.files import read_ahead, read_bytes, read_text
+from ksym.linux.files import drop_ahead, read_ahead, read_bytes, read_text
 
 LONG = bytes(range(256)) * 20_000
 """More than a piece."""
 
 
 @pytest.fixture(autouse=True)
-def two_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_cpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is left open."""
+    drop_ahead()  # of other tests' command lines
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    descriptors = len(os.listdir("/proc/self/fd"))
+    yield
+    assert files._ahead == {}
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 @pytest.fixture
@@ -38,15 +45,16 @@ def ended(pid: int) -> None:
 
 
 def test_the_first_reading_gets_what_was_read_ahead_and_the_next_what_is_there(path: Path) -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))
     read_ahead(str(path))
-    ended(reader_of(path))
+    reader = reader_of(path)
+    read_ahead(str(path))  # once is enough
+    assert reader_of(path) == reader
+    ended(reader)
     path.write_bytes(b"new")
     assert read_bytes(path) == LONG
     assert read_text(path) == "new"
-    assert len(os.listdir("/proc/self/fd")) == descriptors
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(reader, os.WNOHANG)
 
 
 def test_other_files_are_read_as_ever(path: Path) -> None:
@@ -57,11 +65,22 @@ def test_other_files_are_read_as_ever(path: Path) -> None:
     assert read_bytes(path) == LONG
 
 
-@pytest.mark.parametrize("how", ["not waited for", "without memory", "without processes", "one CPU"])
+@pytest.mark.parametrize(
+    "how",
+    ["not waited for", "short", "without memory", "without memfd_create", "without processes", "one CPU"],
+)
 def test_what_could_not_be_read_ahead_is_read(path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     def refused(*_: object) -> int:
         raise OSError(11, "Resource temporarily unavailable")
 
+    def short(fd: int, data: bytes) -> int:
+        return write(fd, data[:-1])
+
+    write = os.write
+    if how == "short":
+        monkeypatch.setattr(os, "write", short)
+    if how == "without memfd_create":
+        monkeypatch.delattr(os, "memfd_create")
     if how == "without memory":
         monkeypatch.setattr(os, "memfd_create", refused)
     if how == "without processes":
@@ -69,7 +88,7 @@ def test_what_could_not_be_read_ahead_is_read(path: Path, monkeypatch: pytest.Mo
     if how == "one CPU":
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     read_ahead(str(path))
-    assert (str(path) in files._ahead) == (how == "not waited for")
+    assert (str(path) in files._ahead) == (how in ("not waited for", "short"))
     if how == "not waited for":
         os.waitpid(reader_of(path), 0)  # as if SIGCHLD were ignored
     assert read_bytes(path) == LONG
@@ -85,6 +104,21 @@ def test_what_a_killed_reader_has_not_read_is_read(tmp_path: Path) -> None:
     assert read_bytes(path) == LONG
 
 
+def test_a_reader_that_nobody_asked_is_gone_before_anything_is_armed(tmp_path: Path) -> None:
+    running, over, reaped = (tmp_path / name for name in ("fifo", "over", "reaped"))
+    os.mkfifo(running)
+    readers = []
+    for path in (running, over, reaped):
+        read_ahead(str(path))
+        readers.append(reader_of(path))
+    ended(readers[1])
+    os.waitpid(readers[2], 0)
+    drop_ahead()
+    for reader in readers:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(reader, os.WNOHANG)
+
+
 def test_a_file_that_is_not_there_is_an_error_of_the_reading_alone(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     read_ahead(str(missing))
@@ -93,7 +127,7 @@ def test_a_file_that_is_not_there_is_an_error_of_the_reading_alone(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("word", "of_a_process"),
+    ("word", "needs_none"),
     [
         ("pid_max:rw-", False),
         ("*(int *)0xffff/8", False),
@@ -102,7 +136,9 @@ def test_a_file_that_is_not_there_is_an_error_of_the_reading_alone(tmp_path: Pat
         ("./prog:counter:-w-", True),
         ("-p", True),
         ("--pid=12", True),
+        ("0xffffffff81000000/8:-w-", True),
+        ("--help", True),
     ],
 )
-def test_kernel_symbols_are_read_ahead_for_what_looks_like_one(word: str, of_a_process: bool) -> None:
-    assert _of_a_process(word) is of_a_process
+def test_kernel_symbols_are_read_ahead_for_what_looks_like_one(word: str, needs_none: bool) -> None:
+    assert _needs_no_symbols(word) is needs_none

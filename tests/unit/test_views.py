@@ -119,6 +119,7 @@ def test_a_row_says_what_its_access_was_and_a_task_column_that_grew_stays_wide()
         replace(ACCESS, tid=7),
         replace(ACCESS, access="R"),
         replace(ACCESS, time_ns=ACCESS.time_ns + 99_999),
+        replace(ACCESS, time_ns=ACCESS.time_ns + 250_000_000),
         replace(ACCESS, time_ns=ACCESS.time_ns + 3_600 * 10**9),
     ]
     texts = [rows.row(access) for access in accesses]
@@ -129,17 +130,19 @@ def test_a_row_says_what_its_access_was_and_a_task_column_that_grew_stays_wide()
         "sysctl-4712",
         "sysctl-4712",
         "sysctl-7",
-        *["sysctl-4712"] * 3,
+        *["sysctl-4712"] * 4,
     ]
     assert [row[1:5] for row in words] == [
         [task, f"{access.cpu:03d}", "pid_max", access.access]
         for task, access in zip(tasks, accesses, strict=True)
     ]
     assert {text.index(" 00") for text in texts[1:]} == {texts[1].index(" 00")}
-    first, tenth, hour = (row[0] for row in (words[0], *words[-2:]))
+    first, tick, quarter, hour = (row[0] for row in (words[0], *words[-3:]))
     assert first[3:] == hour[3:]
     assert first[:2] != hour[:2]
-    assert (int(tenth[-4:]) - int(first[-4:])) % 10_000 <= 1
+    decimals = int(first[-4:])
+    assert (int(tick[-4:]) - decimals) % 10_000 <= 1
+    assert (int(quarter[-4:]) - decimals) % 10_000 == 2500
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
 
 StrPath = str | os.PathLike[str]
 
 _PIECE = 1 << 20
+_MOST_INHERITED = 1024
 
 _ahead: dict[str, tuple[int, int]] = {}
 """By path: the process that reads it, and the descriptor of what it has read."""
@@ -39,13 +42,13 @@ def read_ahead(path: str) -> None:
 
     For one that the kernel takes long to write out, as long as there is other work to do. A process and no thread:
     for each page read it a thread would have to wait for the interpreter. Where none can be had, or there is no
-    other CPU, nothing is done.
+    other CPU, nothing is done. Before anything is armed `drop_ahead` is to be called: what a reader does would be seen.
     """
-    if len(os.sched_getaffinity(0)) == 1:
+    if path in _ahead or len(os.sched_getaffinity(0)) == 1:
         return
     try:
         data = os.memfd_create("ksym-ahead")
-    except OSError:
+    except (OSError, AttributeError):  # Python may have been built without it
         return
     try:
         reader = os.fork()
@@ -57,14 +60,29 @@ def read_ahead(path: str) -> None:
     _ahead[path] = reader, data
 
 
+def drop_ahead() -> None:
+    """End readers of files that nobody has asked for, and forget what they have read."""
+    while _ahead:
+        _, (reader, data) = _ahead.popitem()
+        os.close(data)
+        with suppress(ChildProcessError):  # who waits for COMMAND may have waited for it, too
+            if os.waitpid(reader, os.WNOHANG) == (0, 0):
+                os.kill(reader, signal.SIGKILL)
+                os.waitpid(reader, 0)
+
+
 def _copy_and_exit(path: str, target: int) -> None:
     status = 1
     try:
-        os.closerange(0, 3)  # who reads ksym's output must not wait for this one's end
+        # Who waits for the end of a pipe or for a lock of ksym's caller must not wait for this one.
+        os.closerange(0, target)
+        os.closerange(target + 1, _MOST_INHERITED)
         source = os.open(path, os.O_RDONLY)
         while piece := os.read(source, _PIECE):
-            os.write(target, piece)
-        status = 0
+            if os.write(target, piece) != len(piece):
+                break
+        else:
+            status = 0
     finally:
         os._exit(status)
 
@@ -77,7 +95,7 @@ def _taken(path: str) -> bytes | None:
     try:
         _, status = os.waitpid(reader, 0)
         return os.pread(data, os.fstat(data).st_size, 0) if status == 0 else None
-    except OSError:  # ECHILD: who started ksym has SIGCHLD ignored
+    except OSError:  # ECHILD: SIGCHLD is ignored, or who waits for COMMAND has waited for it
         return None
     finally:
         os.close(data)

@@ -15,7 +15,7 @@ from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
 from ksym.linux.cpus import online_cpus
-from ksym.linux.files import read_text
+from ksym.linux.files import drop_ahead, read_text
 from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
@@ -146,6 +146,7 @@ def open_session(
         resolver = Resolver(vmlinux=asked.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
         found = [(request, resolver.resolve(request)) for request in requests]
+        drop_ahead()
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
         planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
         armed = planted.armed
