@@ -30,7 +30,7 @@ from ksym.language.parser import parse_request
 from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording import hits as hits_module
-from ksym.recording import numbering
+from ksym.recording import numbering, writer
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.recording.files import Files
 from ksym.recording.knowledge import site_data
@@ -544,6 +544,23 @@ def lost_samples(path: Path) -> int:
             found += struct.unpack_from("<Q", data, at + 16)[0]
         at += size
     return found
+
+
+@settings(max_examples=30)
+@given(count=st.integers(0, 2500), short=st.integers(10, 5000))
+def test_parts_are_written_one_behind_the_other(count: int, short: int) -> None:
+    """More than one call takes, empty ones, and with a kernel that writes less than it is given."""
+    parts = [bytes([number % 251]) * (number * 7 % 11) for number in range(count)]
+    real = os.pwritev
+
+    def pwritev(fd: int, given: Sequence[bytes], at: int) -> int:
+        assert len(given) <= os.sysconf("SC_IOV_MAX")
+        return real(fd, [b"".join(given)[:short]], at)
+
+    with tempfile.TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwritev", pwritev)
+        assert writer._written(file.fileno(), parts, 7) == (sum(map(len, parts)), None)
+        assert os.pread(file.fileno(), 1 << 20, 7) == b"".join(parts)
 
 
 @pytest.mark.parametrize("compressed", [False, True])
