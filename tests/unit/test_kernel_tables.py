@@ -8,7 +8,7 @@ import struct
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ksym.errors import NotPermitted
@@ -142,6 +142,8 @@ def test_what_is_written_is_read(
 @given(st.binary(max_size=200) | st.lists(st.sampled_from(
     [b"ffffffff81000000", b"0", b"-1", b" ", b"\t", b"\n", b"\x85", b"\r", b"T", b"t", b"d", b"a", b"[m]", b"]", b"\0"]
 ), max_size=40).map(b"".join))  # fmt: skip
+@example(b"0000000000000000 ")
+@example(b"0000000000000000 T a\n")
 def test_any_bytes_are_a_table(data: bytes) -> None:
     """Lines that are none are passed over: a System.map may be any file."""
     table = Kallsyms(data, "System.map", slide=1 << 63)

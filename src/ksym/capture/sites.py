@@ -182,7 +182,7 @@ class Sites:
             if fresh or not self._loaded:
                 self._kallsyms, self._loaded = self._make_kallsyms(), True
             function = self._kallsyms.function_at(ip) if self._kallsyms else None
-            if function and ip < function.end:
+            if function:
                 return Named(
                     function.name, ip - function.start, function.end - function.start, function.module
                 )

@@ -214,7 +214,7 @@ class Kallsyms:
     def _text(self) -> tuple[list[int], list[bytes]]:
         rows = []
         for line in self.data.splitlines():
-            if line[17:18] in TEXT_KINDS and line[16:17] == b" ":
+            if line[16:17] == line[18:19] == b" " and line[17:18] in TEXT_KINDS:
                 try:
                     rows.append((int(line[:16], 16), line[19:]))
                 except ValueError:
@@ -231,6 +231,8 @@ class Kallsyms:
         first = bisect.bisect_left(starts, starts[at])
         after = bisect.bisect_right(starts, starts[at])
         end = starts[after] if after < len(starts) else starts[at] + (1 << 20)
+        if address >= end:
+            return None
         name, _, module = names[first].partition(b"\t")
         return Function(
             starts[at],
