@@ -71,7 +71,10 @@ def run() -> NoReturn:
     _end_silently()
     gc.set_threshold(200_000, 20, 20)
     _fill_standard_streams()
-    status = main()
+    words = sys.argv[1:]
+    if words and words[0] in _PLANTING and not any(map(_needs_no_symbols, words[1:])):
+        read_ahead("/proc/kallsyms")
+    status = main(words)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -173,8 +176,6 @@ def _dispatch(arguments: list[str]) -> int:
 
         hint = suggestion(name, COMMANDS) or "see ksym --help"
         raise UsageError("cannot read the command line", f"there is no command {name!r}", hint)
-    if name in _PLANTING and not any(map(_needs_no_symbols, rest)):
-        read_ahead("/proc/kallsyms")
     from importlib import import_module
 
     from ksym.commands.parser import parse
