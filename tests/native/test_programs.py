@@ -262,3 +262,22 @@ def test_a_child_that_runs_another_program_is_left(program: Path, tmp_path: Path
     result = trace(tmp_path, "./prog:shared", "./prog")
     assert result.kinds() == [("W", "main")] * 3
     assert len({row["pid"] for row in result.rows()}) == 2
+
+
+CHAIN = r"""
+struct node { struct node *next; int values[4]; } second, first = {&second};
+int main(void) { second.values[2] = 5; return 0; }
+"""
+
+
+def test_a_pointer_that_the_program_sets_as_it_starts(tmp_path: Path) -> None:
+    """One at fixed addresses holds it from the beginning; of another one it would lead to where nothing ever is."""
+    build(tmp_path, "fixed", CHAIN, "-g", "-O1", "-no-pie")
+    (row,) = trace(tmp_path, "./fixed:first.next->values[2]", "./fixed").rows()
+    assert (row["access"], row["new"]) == ("W", 5)
+    build(tmp_path, "moved", CHAIN, "-g", "-O1", "-pie", "-fPIE")
+    result = ksym("trace", "./moved:first.next->values[2]", "--", "./moved", cwd=tmp_path)
+    assert (result.status, result.out) == (125, "")
+    assert "before this step holds 0x" in result.err
+    assert "where there is nothing" in result.err
+    assert result.err.endswith("watch it with -p PID\n")

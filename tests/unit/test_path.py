@@ -14,7 +14,7 @@ from ksym.symbols.path import Location, MemberError, find_member, member_names, 
 from ksym.symbols.types import Field, Integer, Struct, Type, describe
 from synthetic.btf import SIGNED, BtfWriter
 
-TASK, OTHER, UNREADABLE = 0x1000_0000, 0x2000_0000, 0x3000_0000
+TASK, OTHER, UNREADABLE = 0xFFFF_8880_1000_0000, 0xFFFF_8880_2000_0000, 0xFFFF_8880_3000_0000
 
 
 class Words:
@@ -130,7 +130,7 @@ def test_pointers_are_followed(text: str, offset: int) -> None:
 
 
 def test_two_pointers_in_a_row() -> None:
-    assert reach("twice[1].rlim_max", {TASK + 72: OTHER, OTHER + 8: 0x5000}).address == 0x5008
+    assert reach("twice[1].rlim_max", {TASK + 72: OTHER, OTHER + 8: UNREADABLE}).address == UNREADABLE + 8
     with pytest.raises(KsymError, match=r"member of a struct rlimit \*, which has none"):
         reach("twice.rlim_max", {TASK + 72: OTHER})
 
@@ -180,7 +180,7 @@ def test_one_read_for_each_pointer_of_eight_bytes_where_it_lies() -> None:
         (
             "signal.nr",
             {},
-            "cannot reach t.signal.nr: the pointer (signal_t *) at 0x10000018 cannot be read",
+            "cannot reach t.signal.nr: the pointer (signal_t *) at 0xffff888010000018 cannot be read",
             (8, 11),
         ),
         (
@@ -332,3 +332,23 @@ def test_describe() -> None:
     assert describe(Struct("struct x", 0, False, tuple)) == "struct x, incomplete"
     assert describe(parse_type("u32")) == "u32 (unsigned int)"
     assert describe(parse_type("char *")) == "char *"
+
+
+class Mapped(Words):
+    """Memory of a process: where no word is held, nothing is mapped."""
+
+    def read(self, address: int, length: int) -> bytes:
+        return super().read(address, 8)[:length]
+
+
+def test_a_pointer_that_its_program_has_not_set_yet_leads_nowhere() -> None:
+    """What stands in its place is where its object would be in a program that nobody moved."""
+    location = Location(0x5555_0000, TASK_TYPE)
+    set_already = Mapped({0x5555_0018: 0x5555_1000, 0x5555_1000: 1})
+    assert walk(location, step("signal.nr"), set_already).address == 0x5555_1000
+    with pytest.raises(KsymError) as caught:
+        walk(location, step("signal.nr"), Mapped({0x5555_0018: 0x4010}))
+    assert (
+        caught.value.why == "the pointer (signal_t *) before this step holds 0x4010, where there is nothing"
+    )
+    assert "-p PID" in caught.value.todo

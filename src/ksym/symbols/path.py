@@ -22,6 +22,7 @@ from ksym.symbols.variable import Fact
 _ERR_PTR = 4095
 """MAX_ERRNO of include/linux/err.h: pointers this near to the top are error codes."""
 _FIRST_PAGE = 4096
+_KERNEL_HALF = 1 << 63
 _UNITS = (1, 2, 4, 8)
 
 
@@ -177,7 +178,18 @@ class _Here:
             raise self.error(f"the pointer ({kind.name}) before this step is {what}", todo)
         if value >= 2**64 - _ERR_PTR:
             raise self.error(f"the pointer ({kind.name}) before this step holds the error {value - 2**64}")
+        if value < _KERNEL_HALF:
+            self.check_mapped(kind, value)
         return value, resolve(kind.target)
+
+    def check_mapped(self, kind: Pointer, value: int) -> None:
+        """A program that has only just been started has not set its pointers: they hold what its file says."""
+        try:
+            self.memory.read(value, 1)
+        except MemoryFault as fault:
+            why = f"the pointer ({kind.name}) before this step holds {value:#x}, where there is nothing"
+            todo = "if the program sets it only as it starts, start it first, and watch it with -p PID"
+            raise self.error(why, todo) from fault
 
     def bit_field(self, address: int, found: Field, bits: tuple[int, int]) -> Location:
         """The smallest naturally aligned unit that holds the bits, as the hardware can watch it."""
