@@ -21,11 +21,12 @@ from ksym.capture.records import (
     Record,
     SampleRecord,
 )
-from ksym.capture.sites import KERNEL_HALF, Named, Site, Sites
+from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
 from ksym.language.request import Mode
 from ksym.program.layout import PIECE_SHIFT, Hit
+from ksym.symbols.variable import KERNEL_HALF
 from ksym.watch.plan import PlannedEvent, Role
 
 USER_CODE = range(1 << 16, 1 << 48)

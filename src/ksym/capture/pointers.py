@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from ksym.capture.sites import KERNEL_HALF
 from ksym.errors import KsymError
 from ksym.symbols.kallsyms import TEXT_KINDS, Kallsyms
+from ksym.symbols.variable import KERNEL_HALF
 
 if TYPE_CHECKING:
     from ksym.capture.decoders import Names

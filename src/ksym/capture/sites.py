@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from ksym.capture.instructions import UNKNOWN, Instruction, X86Decoder, available
 from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory, MemoryFault
+from ksym.symbols.variable import KERNEL_HALF
 
 if TYPE_CHECKING:
     from ksym.symbols.kallsyms import Kallsyms
 
-KERNEL_HALF = 1 << 63
-"""Addresses from here on are the kernel's."""
 _BEHIND = 16
 """Code bytes behind an address that are kept with it: one instruction's."""
 

@@ -15,7 +15,7 @@ from ksym.capture.judge import Judge
 from ksym.capture.kinds import innocent, kind_at, written_at
 from ksym.capture.pipeline import USER_CODE
 from ksym.capture.records import CONTEXT_LEAST, SampleRecord
-from ksym.capture.sites import KERNEL_HALF, Named, Site
+from ksym.capture.sites import Named, Site
 from ksym.language.request import Mode
 from ksym.program.layout import Hit
 from ksym.recording.accesses import KINDS, Accesses, Traits
@@ -35,6 +35,7 @@ from ksym.recording.noted import Era
 from ksym.recording.numbering import Ints, grouped, numbered
 from ksym.recording.sideband import Change, ranks
 from ksym.recording.timeline import Eras, Ranked, thread_names
+from ksym.symbols.variable import KERNEL_HALF
 from ksym.watch.plan import PlannedEvent, Role, Watch
 
 

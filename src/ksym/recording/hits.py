@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.sites import KERNEL_HALF
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.recording.header import FileEvent
 from ksym.recording.numbering import Ints, alike, distinct
 from ksym.recording.stream import Other, Piece
+from ksym.symbols.variable import KERNEL_HALF
 
 Words = NDArray[np.uint64]
 Offset = int | Ints

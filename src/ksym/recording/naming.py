@@ -15,13 +15,14 @@ from ksym.capture.instructions import available
 from ksym.capture.pipeline import USER_CODE, ended_address_space
 from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.records import CONTEXT_LEAST, CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
-from ksym.capture.sites import KERNEL_HALF, Sites
+from ksym.capture.sites import Sites
 from ksym.capture.users import Users
 from ksym.language.request import Mode
 from ksym.linux.libc import MACHINE
 from ksym.recording.knowledge import named_data, site_data
 from ksym.recording.scan import Chain, Found, Place, one_by_one
 from ksym.symbols.kallsyms import Kallsyms
+from ksym.symbols.variable import KERNEL_HALF
 from ksym.watch.arm import ArmedWatch
 
 _CODE_BYTES = 4096

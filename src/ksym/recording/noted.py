@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
-from ksym.capture.sites import KERNEL_HALF, Named, Site
+from ksym.capture.sites import Named, Site
 from ksym.errors import KsymError
 from ksym.recording.knowledge import named_from, site_from
 from ksym.recording.sideband import Damaged, Note
+from ksym.symbols.variable import KERNEL_HALF
 
 _Known = TypeVar("_Known")
 _Entry = tuple[int, int | None, _Known]

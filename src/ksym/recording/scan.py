@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ksym.capture.records import Record, sideband
 from ksym.recording.perf_file import Kind
+from ksym.symbols.variable import KERNEL_HALF
 
 _HEADER = struct.Struct("=IHH")
 _ID, _IP, _PID_TID, _TIME, _CHAIN = 1, 2, 3, 4, 6
@@ -22,7 +23,6 @@ _ENDING_TIME = 3
 """Words from the end of any other record to its time."""
 _BLOCK = 1024
 """Records that are looked at together: in vain, where another kind stands among them."""
-_KERNEL_HALF = 1 << 63
 
 Place = tuple[int, int, int]
 """Identifier, pid (0 for the kernel's code), ip."""
@@ -80,7 +80,7 @@ def scan(data: bytes, *, chains: bool = False, values: int = 0) -> Found:
         # Mostly one column alone has several values: no row has to be looked at then.
         one_varies = sum(len(each) > 1 for each in values_of) <= 1
         places.update(
-            (event, 0 if ip >= _KERNEL_HALF else pid_tid & 0xFFFFFFFF, ip)
+            (event, 0 if ip >= KERNEL_HALF else pid_tid & 0xFFFFFFFF, ip)
             for event, ip, pid_tid in (product(*values_of) if one_varies else set(zip(*columns, strict=True)))
         )
         events = values_of[0]
@@ -124,7 +124,7 @@ def one_by_one(data: bytes, *, chains: bool, raw: bool) -> Iterator[tuple[int, P
                 chain = event, pid, data[first * 8 : behind * 8]
             if raw:
                 time = words[behind + 1]
-            yield time, (event, 0 if ip >= _KERNEL_HALF else pid, ip), chain
+            yield time, (event, 0 if ip >= KERNEL_HALF else pid, ip), chain
         at += head >> 51
 
 

@@ -6,14 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ksym.capture.sites import KERNEL_HALF
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
 from ksym.recording.header import FileEvent, FileHead, Machine, error
 from ksym.recording.hits import Layout
 from ksym.recording.knowledge import watch_from
-from ksym.symbols.variable import Space, Variable
+from ksym.symbols.variable import KERNEL_HALF, Space, Variable
 from ksym.watch.plan import Piece, PlannedEvent, Role, Watch
 
 if TYPE_CHECKING:

@@ -17,12 +17,11 @@ from ksym.linux.memory import Memory, MemoryFault
 from ksym.symbols.ctext import POINTER_SIZE
 from ksym.symbols.nearest import suggestion
 from ksym.symbols.types import Array, Field, Pointer, Struct, Type, resolve
-from ksym.symbols.variable import Fact
+from ksym.symbols.variable import KERNEL_HALF, Fact
 
 _ERR_PTR = 4095
 """MAX_ERRNO of include/linux/err.h: pointers this near to the top are error codes."""
 _FIRST_PAGE = 4096
-_KERNEL_HALF = 1 << 63
 _UNITS = (1, 2, 4, 8)
 
 
@@ -178,7 +177,7 @@ class _Here:
             raise self.error(f"the pointer ({kind.name}) before this step is {what}", todo)
         if value >= 2**64 - _ERR_PTR:
             raise self.error(f"the pointer ({kind.name}) before this step holds the error {value - 2**64}")
-        if value < _KERNEL_HALF:
+        if value < KERNEL_HALF:
             self.check_mapped(kind, value)
         return value, resolve(kind.target)
 

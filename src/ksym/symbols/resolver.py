@@ -18,12 +18,11 @@ from ksym.symbols.kernel_names import Found, KernelNames, read_pointer
 from ksym.symbols.path import Location, facts_of, walk
 from ksym.symbols.tasks import TaskList
 from ksym.symbols.types import Type
-from ksym.symbols.variable import EXECUTED, Fact, Space, Variable
+from ksym.symbols.variable import EXECUTED, KERNEL_HALF, Fact, Space, Variable
 
 if TYPE_CHECKING:
     from ksym.symbols.process_names import ProcessNames
 
-_KERNEL_HALF = 1 << 63
 _HASHED_MOST = 1 << 32
 """printk's %p prints 32 random bits on 64-bit machines (lib/vsprintf.c, ptr_to_id)."""
 
@@ -212,7 +211,7 @@ class Resolver:
     # -- addresses and casts -------------------------------------------------------------------------
 
     def _space(self, request: Request, address: int) -> Space:
-        if address >= _KERNEL_HALF:
+        if address >= KERNEL_HALF:
             return Space.KERNEL
         if self.pid is not None:
             return Space.USER

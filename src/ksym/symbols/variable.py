@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 EXECUTED = 1
 """Length of a variable that is a function: what counts is its first byte."""
 
+KERNEL_HALF = 1 << 63
+"""Addresses from here on are the kernel's."""
+
 
 class Space(enum.Enum):
     """Whose address space an address belongs to."""
