@@ -13,12 +13,15 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ksym.linux.libc import MACHINE
 from ksym.linux.mounts import mount_at
 from support.program import command, environment
 
 LIMIT = 60
 """Seconds that anything may take."""
 FILTER = "ksym_trace_filter"
+_READ = "63" if MACHINE == "aarch64" else "0"
+"""__NR_read, asm/unistd.h."""
 
 
 class Mounted:
@@ -75,10 +78,12 @@ class Mounted:
     def reading(
         self, name: str = "trace_pipe", stdout: int = subprocess.PIPE
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Have ``cat`` read a file; it has it open."""
+        """Have ``cat`` read a file; it has it open, and waits for what trace_pipe does not hold yet."""
         process = subprocess.Popen(["cat", self.at / name], stdout=stdout, stderr=subprocess.PIPE, bufsize=0)
         try:
             until(lambda: str(self.at / name) in opened(process.pid))
+            if name == "trace_pipe":
+                until(lambda: reads(process.pid))
             yield process
         finally:
             process.kill()
@@ -90,6 +95,13 @@ def opened(pid: int) -> set[str]:
     with contextlib.suppress(OSError):  # it has closed one meanwhile
         return {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
     return set()
+
+
+def reads(pid: int) -> bool:
+    """Whether a process waits in read(2)."""
+    with contextlib.suppress(OSError):  # it has ended
+        return Path(f"/proc/{pid}/syscall").read_text().split()[0] == _READ
+    return False
 
 
 def until(true: Callable[[], bool]) -> None:

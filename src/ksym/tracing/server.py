@@ -97,6 +97,7 @@ class Server:
         poll.register(self.fileno(), select.POLLIN)
         latest = time.monotonic() + _PATIENCE
         with contextlib.suppress(Unmounted):
+            self.serve_ready()  # reads that have come meanwhile end, too
             while (
                 self._session.closing and (left := latest - time.monotonic()) > 0 and poll.poll(left * 1000)
             ):
