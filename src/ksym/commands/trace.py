@@ -20,7 +20,7 @@ from ksym.runs.live import Live
 from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session
 from ksym.views.output import Output, ReaderGone
-from ksym.views.rows import FORMATS, Rows, rows_for
+from ksym.views.rows import FORMATS, RAW_HELP, Rows, check_raw, rows_for
 from ksym.views.text import printable
 from ksym.watch.arm import Options
 
@@ -39,6 +39,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
     )
+    parser.add_argument("--raw", action="store_true", help=RAW_HELP)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout"
     )
@@ -47,6 +48,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trace until COMMAND, the duration, the limit or Ctrl-C ends it."""
+    check_raw(raw=args.raw, name=args.format)
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
     stop = args.on_hit == STOP
     # A row may take several hits, so its number is counted here; a stop is a hit's, and counted in the kernel.
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         open_session(asked(args), planting) as session,
     ):
         output.begin()
-        rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
+        rows = rows_for(args.format, session.plan.watches, verbose=args.verbose, raw=args.raw)
         if not args.quiet:
             session.tell_lacking()
         if args.verbose:
