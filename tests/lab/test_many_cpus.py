@@ -27,7 +27,9 @@ USER = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bou
 SCRIPT = """
 cp {program} /tmp/levels; chmod 755 /tmp/levels; mkdir -m 777 /tmp/here; cd /tmp/here
 sysctl -q -w kernel.perf_event_paranoid=2
-run() {{ ( ulimit -l $1; shift; exec {user} /usr/bin/python3 -m ksym "$@" -- /tmp/levels ) 2>&1 >/dev/null; echo status $?; }}
+run() {{
+    ( ulimit -l $1; shift; exec {user} /usr/bin/python3 -m ksym "$@" -- /tmp/levels ) 2>&1 >/dev/null; echo status $?
+}}
 for kb in 64 8192; do
     for verb in "trace" "record -f -o x.data"; do echo "== $verb $kb"; run $kb $verb /tmp/levels:level:-w-; done
 done

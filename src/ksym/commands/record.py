@@ -121,9 +121,8 @@ def run(args: argparse.Namespace) -> int:
             except OSError as error:
                 recording.stop(error)
                 raise files.error(error) from error
-            status = session.status()
-            recording.summary()
-        return status
+            recording.summary()  # before COMMAND is ended, which may take its time
+            return session.status()
 
 
 def _sites(session: Session, users: Users) -> Sites:
@@ -175,12 +174,13 @@ class _Recording:
         self._recorder.round(self._counts)  # what the rings still hold is not lost
         if self._limit:
             self._limit.finish()
+        self._session.armed.release()
         self._recorder.finish(self._counts() | self._ending())
         self._show_no_more()
 
     def stop(self, error: OSError) -> None:
         """End a recording that cannot be written."""
-        self._session.armed.disable()
+        self._session.armed.release()
         self._session.run.stop("it cannot be written")
         why = error.strerror or "it fails"
         self._stopped = self._recorder.stop(self._counts() | self._ending(), why)
@@ -247,7 +247,7 @@ class _Recording:
             no_room=counts["no_room"], hidden=hidden, rejected=rejected, suppressed=counts["suppressed"],
             disarmed=counts["disarmed"], notes=[] if self._args.quiet else self._notes(),
         )  # fmt: skip
-        print("\n".join([*tally.lines(), *self._files()]), file=sys.stderr)
+        print("\n".join([*tally.lines(), *self._files()]), file=sys.stderr, flush=True)
 
     def _files(self) -> Sequence[str]:
         """What there is in the files."""

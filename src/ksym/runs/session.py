@@ -114,7 +114,8 @@ class Session:
         return [*self.lacking, *self.run.notes, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
 
     def status(self) -> int:
-        """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
+        """Give the registers back, then end COMMAND if it still runs; return its exit status, 0 without COMMAND."""
+        self.armed.release()  # COMMAND may take its time
         if self.command is None:
             return 0
         return self.command.end(asked=self.run.signalled()) or 0

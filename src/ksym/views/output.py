@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from ksym.errors import KsymError
 from ksym.views.target import STDOUT, check, is_stream, opened
 
-_PATIENCE = 1000
-"""Milliseconds that a reader may stand still once the run is to end."""
+_PATIENCE = 200
+"""Milliseconds between two questions whether the run is to end, while a reader takes nothing."""
 
 
 class ReaderGone(Exception):
@@ -21,6 +22,8 @@ class ReaderGone(Exception):
 
 class Output:
     """Rows to stdout, or with ``path`` to a file that can be read while it grows (`views.target`).
+
+    A disk that is full leaves the rows that were written whole; where there are none, no file.
 
     A FIFO or terminal is opened at once: a FIFO waits for its reader, and nothing should be planted meanwhile. A file
     is made, or put in the place of another, when the rows begin: a run that is refused leaves everything as it was.
@@ -36,9 +39,13 @@ class Output:
     def __init__(self, path: str | None, *, force: bool = False) -> None:
         self._path, self._fd = None if path == STDOUT else path, 1
         self._began = False
+        self._file = ""
+        """The file that was made, where it is one that stays."""
         self.ending: Callable[[], bool] = lambda: False
-        """Whether the run is to end; asked each second while a reader takes nothing."""
+        """Whether to give up waiting; asked again and again while a reader takes nothing."""
         self._force = force
+        self._whole = 0
+        """Bytes of a file up to the end of the last text that was written whole."""
         self._poll = select.poll()
         if self._path is None:
             self._watch()
@@ -65,6 +72,8 @@ class Output:
             ) from error
         self._began = True
         self._watch()
+        if stat.S_ISREG(os.fstat(self._fd).st_mode):
+            self._file = self._path
 
     def _watch(self) -> None:
         try:
@@ -88,11 +97,24 @@ class Output:
         except BrokenPipeError:
             raise ReaderGone from None
         except OSError as error:
+            self._drop_part()
             target = self._path or "the output"
             raise KsymError(
                 f"cannot write {target}", error.strerror or "it fails",
                 "the run was ended there; make room or choose another file with -o",
             ) from error  # fmt: skip
+        if self._file:
+            self._whole = os.lseek(self._fd, 0, os.SEEK_CUR)
+
+    def _drop_part(self) -> None:
+        """Leave no half row in a file, and no file without a row."""
+        if not self._file:
+            return
+        with contextlib.suppress(OSError):
+            if self._whole:
+                os.ftruncate(self._fd, self._whole)
+            elif os.path.samestat(os.stat(self._file), os.fstat(self._fd)):
+                os.unlink(self._file)
 
     def _write_some(self, data: memoryview) -> int:
         """Write as much as goes at once.

@@ -469,6 +469,15 @@ class ArmedWatch:
 
         return explain(error, planned, self.plan, kernel_accesses=self.options.kernel_accesses)
 
+    def release(self) -> None:
+        """Give the registers back for good; counts stay, and the rings can still be drained."""
+        self.disable()
+        for armed in self.events:
+            self._retired[armed.planned.watch.index] += self._share(armed)
+            self._retired_lost += armed.event.read()[2] - armed.lost
+            armed.event.close()
+        self.events.clear()
+
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
         for armed in self.events:
