@@ -142,3 +142,22 @@ def test_a_command_of_on_hit_that_ends_leaves_what_it_wants_to_leave(tmp_path: P
     )
     assert result.status == 0, result.err
     os.kill(int(told.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("verb", ["trace", "stat", "record"])
+def test_words_of_ksym_that_are_lost_are_not_commands_fault(verb: str, stderr: str, tmp_path: Path) -> None:
+    """The status is COMMAND's, 0 included; without COMMAND it is 125, as nobody has seen the counts."""
+
+    def status(*words: str, redirected: str = "") -> int:
+        script = f'exec "$0" -m ksym "$@" {stderr} {redirected}'
+        return subprocess.run(
+            ["sh", "-c", script, *command(verb, sample().request, *words)[:1], verb, sample().request, *words],
+            stdout=subprocess.DEVNULL, env=environment(), cwd=tmp_path,
+        ).returncode  # fmt: skip
+
+    assert status("--", "true") == 0
+    assert status("--", "sh", "-c", "exit 7") == 7
+    assert status("--duration", "0.05") == 125
+    if verb != "record":
+        assert status("--", "cat", str(sample().file), redirected="> /dev/full") == 125

@@ -11,17 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ksym.language.parser import parse_request
 from ksym.recording.reader import open_recording
-from ksym.symbols.ctext import parse_type
-from ksym.symbols.variable import Space, Variable
-from ksym.watch.plan import make_plan
 from support.program import environment
-from support.recordings import FakeArmed, Recorded, ksym
-from synthetic import perf
+from support.recordings import TOTAL, FakeArmed, Recorded, ksym, small_recording
 
-VARIABLE = Variable("./prog:total", 0x404000, 4, Space.USER, parse_type("int"))
-WATCH = make_plan([(parse_request("./prog:total"), VARIABLE)]).watches[0]
 COMMANDS = {
     "script": ("-o",),
     "export": ("--to", "csv", "-o"),
@@ -34,17 +27,8 @@ COMMANDS = {
 def own(tmp_path: Path) -> Path:
     """A recording of three hits."""
     path = tmp_path / "own.data"
-    record(path, 3)
+    small_recording(path, 3)
     return path
-
-
-def record(path: Path, hits: int) -> None:
-    armed = FakeArmed([WATCH], values=False)
-    recorded = Recorded(path, armed)
-    event = armed.event(WATCH, 0, 0, WATCH.roles[0])
-    armed.rings[0].put(*(perf.sample(1000 + at, cpu=0, event=event, ip=0x401000) for at in range(hits)))
-    recorded.round()
-    recorded.finish()
 
 
 def itself(path: Path) -> str:
@@ -111,7 +95,7 @@ def test_another_file_of_the_same_name_is_fine(own: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("verb", ["script", "export", "report"])
 def test_a_second_recording_in_the_file_is_told(verb: str, own: Path, tmp_path: Path) -> None:
-    record(tmp_path / "b.data", 2)
+    small_recording(tmp_path / "b.data", 2)
     second = (tmp_path / "b.data").read_bytes()
     with own.open("ab") as file:
         file.write(second)
@@ -136,7 +120,7 @@ def test_a_recorder_that_was_killed_leaves_bytes_of_its_own(own: Path, tmp_path:
     """What its header does not count yet is no second recording; one that was appended to it is."""
     whole = own.read_bytes()
     cut = tmp_path / "cut.data"
-    armed = FakeArmed([WATCH], values=False)
+    armed = FakeArmed([TOTAL], values=False)
     recorded = Recorded(cut, armed)
     recorded.recorder.close()
     with cut.open("ab") as file:

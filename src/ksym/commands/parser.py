@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ksym.errors import UsageError
 from ksym.linux.cpus import parse_cpus
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _MOST_DIGITS = 18
 
@@ -40,6 +44,11 @@ class _Formatter(argparse.HelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """Raises instead of printing and leaving."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """See argparse, which passes over what cannot be written."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         """See argparse.
