@@ -26,6 +26,7 @@ from ksym import __version__
 from ksym.errors import SHORT_OF, KsymError, UsageError
 from ksym.linux import streams
 from ksym.linux.files import read_ahead
+from ksym.linux.limits import LEAST_FILES, allow_files
 
 # Only the chosen command's module is imported: the time from Enter to armed counts.
 COMMANDS = {
@@ -176,7 +177,9 @@ def _dispatch(arguments: list[str]) -> int:
     from ksym.commands.parser import parse
 
     module = import_module(f"ksym.commands.{name}")
-    return int(module.run(parse(name, module, rest)))
+    args = parse(name, module, rest)
+    allow_files(LEAST_FILES)
+    return int(module.run(args))
 
 
 def _needs_no_symbols(word: str) -> bool:

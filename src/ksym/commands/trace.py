@@ -81,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         # Before COMMAND is ended, which may take its time.
         print("\n".join(trace.tally(notes).lines()), file=sys.stderr, flush=True)
         status = session.status()
-        if trace.failure:
-            raise trace.failure
+        if failure := trace.failure or output.settle():
+            raise failure
         return status
 
 

@@ -111,6 +111,11 @@ class Recorder:
         return self._writer.bytes_written + self._writer.waiting
 
     @property
+    def readable(self) -> bool:
+        """True if a reader finds something in the present file."""
+        return self._writer.readable
+
+    @property
     def length(self) -> int:
         """Size of the present file, once it is finished."""
         return self._writer.length
@@ -191,6 +196,15 @@ class Recorder:
             self._open_file(), self._events, self._make_compressor() if self._make_compressor else None
         )
         self._writer = writer
+        try:
+            self._describe(writer)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def _describe(self, writer: PerfWriter) -> None:
+        """Write what a reader needs to know in front of the first hit."""
         self._note("start", self._start())
 
         def trailer(at: int, pid: int, tid: int) -> bytes:
@@ -214,7 +228,6 @@ class Recorder:
         for part in machine.mapping_records(pids if user_code else [], trailer):
             writer.append(part)
         writer.flush()
-        return writer
 
     def _start(self) -> dict[str, Any]:
         armed = self._armed

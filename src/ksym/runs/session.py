@@ -227,7 +227,7 @@ class _ScopeNow:
     def __call__(self) -> Scope:
         threads: tuple[int, ...] = ()
         if self._pid is not None:
-            with suppress(OSError):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 threads = tuple(sorted(int(name) for name in os.listdir(f"/proc/{self._pid}/task")))
             if not threads:
                 raise KsymError(

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable
 
 from ksym.errors import KsymError
+from ksym.linux.named import NamedFile
 from ksym.views.target import STDOUT, check, is_stream, opened
 
 _PATIENCE = 200
@@ -39,13 +40,15 @@ class Output:
     def __init__(self, path: str | None, *, force: bool = False) -> None:
         self._path, self._fd = None if path == STDOUT else path, 1
         self._began = False
-        self._file = ""
+        self._file: NamedFile | None = None
         """The file that was made, where it is one that stays."""
+        self._cut = False
+        """Somebody has cut it while it was written."""
         self.ending: Callable[[], bool] = lambda: False
         """Whether to give up waiting; asked again and again while a reader takes nothing."""
         self._force = force
         self._whole = 0
-        """Bytes of a file up to the end of the last text that was written whole."""
+        """Bytes of a file up to the end of the last text that was written."""
         self._poll = select.poll()
         if self._path is None:
             self._watch()
@@ -73,7 +76,7 @@ class Output:
         self._began = True
         self._watch()
         if stat.S_ISREG(os.fstat(self._fd).st_mode):
-            self._file = self._path
+            self._file = NamedFile(self._fd, self._path)
 
     def _watch(self) -> None:
         try:
@@ -91,30 +94,46 @@ class Output:
         """
         self.begin()
         data = memoryview(text.encode("utf-8", "backslashreplace"))
+        before = self._length()
+        self._cut = self._cut or before < self._whole
         try:
             while data:
                 data = data[self._write_some(data) :]
         except BrokenPipeError:
             raise ReaderGone from None
         except OSError as error:
-            self._drop_part()
+            self._drop_part(before)
             target = self._path or "the output"
             raise KsymError(
                 f"cannot write {target}", error.strerror or "it fails",
                 "the run was ended there; make room or choose another file with -o",
             ) from error  # fmt: skip
-        if self._file:
-            self._whole = os.lseek(self._fd, 0, os.SEEK_CUR)
+        self._whole = self._length()
 
-    def _drop_part(self) -> None:
-        """Leave no half row in a file, and no file without a row."""
+    def _length(self) -> int:
+        return os.fstat(self._fd).st_size if self._file else 0
+
+    def _drop_part(self, before: int) -> None:
+        """Leave no half row in a file that had so many bytes, and no file without a row."""
         if not self._file:
             return
         with contextlib.suppress(OSError):
-            if self._whole:
-                os.ftruncate(self._fd, self._whole)
-            elif os.path.samestat(os.stat(self._file), os.fstat(self._fd)):
-                os.unlink(self._file)
+            if before:
+                os.ftruncate(self._fd, before)
+            elif self._file.in_place():
+                os.unlink(self._file.path)
+                self._file.close()
+                self._file = None
+
+    def settle(self) -> KsymError | None:
+        """See that all rows are in the file, once all are written; return the error to tell where they are not."""
+        if not self._file:
+            return None
+        if self._cut or self._length() < self._whole:
+            why = "somebody cut it while it was written, and the rows before that are lost"
+            return KsymError(f"cannot leave all rows in {self._path}", why, "let it grow, and run again")
+        lost = self._file.settle()
+        return KsymError(f"cannot leave the rows in {self._path}", lost.why, lost.todo) if lost else None
 
     def _write_some(self, data: memoryview) -> int:
         """Write as much as goes at once.
@@ -134,6 +153,9 @@ class Output:
 
     def close(self) -> None:
         """Close the file."""
+        if self._file:
+            self._file.close()
+            self._file = None
         if self._path is not None and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -148,7 +148,8 @@ def opened(name: str, *, force: bool) -> int:
     if force:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # Rows that follow after somebody has cut the file shall leave no hole in it.
+    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 @contextlib.contextmanager
