@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,126 @@ def test_words_of_ksym_that_are_lost_are_not_commands_fault(verb: str, stderr: s
     assert status("--duration", "0.05") == 125
     if verb != "record":
         assert status("--", "cat", str(sample().file), redirected="> /dev/full") == 125
+
+
+# -- files that are taken away, and disks that are full ----------------------------------------------------
+
+# Writes ``level`` before and after each line of stdin.
+STEPS = r"""
+#include <stdio.h>
+volatile int level;
+int main(void) {
+    for (int i = 0; i < 50; i++) level = i;
+    puts("half"); fflush(stdout); getchar();
+    for (int i = 0; i < 50; i++) level = i;
+    return 3;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("steps"), "steps", STEPS, "-g", "-O1")
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "renamed", "untouched"])
+@pytest.mark.parametrize("verb", ["record", "trace"])
+def test_a_file_that_is_taken_away(verb: str, what: str, steps: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    more = ("--flush-ms", "1") if verb == "record" else ("--format", "json")
+    words = command(verb, "-o", "x", *more, f"{steps}:level", "--", str(steps))
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment()
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        if what == "renamed":
+            path.rename(tmp_path / "y")
+        elif what != "untouched":
+            path.unlink()
+        if what == "replaced":
+            path.write_text("somebody's")
+        error = process.communicate(b"\n")[1].decode()
+    assert summary(error)
+    where = {"renamed": tmp_path / "y", "untouched": path}.get(what, tmp_path / "x.kept")
+    kept = ksym("script", str(where), "--format", "json").out if verb == "record" else where.read_text()
+    assert len(kept.splitlines()) == 100
+    if what == "untouched":
+        assert process.returncode == 3
+        return
+    assert process.returncode == 125
+    told = {"removed": "it was removed while it was written", "renamed": "it was renamed"}.get(
+        what, "another file was put in its place while it was written"
+    )
+    assert re.search(
+        rf"^ksym: cannot leave the .* in x: {told}; all of it is in .*{where.name}$", error, re.MULTILINE
+    )
+    assert not path.exists() or path.read_text() == "somebody's"
+
+
+def test_a_recording_that_is_cut(steps: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    words = command("record", "-o", "x", "--flush-ms", "1", f"{steps}:level", "--", str(steps))
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment()
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"half\n"
+        os.truncate(path, 0)
+        error = process.communicate(b"\n")[1].decode()
+    assert process.returncode == 125
+    assert "ksym: 100 hits caught, but not written\n" in error
+    assert (
+        "ksym: cannot write x: it was cut to 0 bytes while it was written; nothing that is certain is left"
+        in error
+    )
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system without room for a byte, but for a page."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        (folder / "much").write_bytes(bytes(4096))
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+@pytest.mark.parametrize("command_", ["record", "record -f", "trace -o", "script", "export"])
+def test_a_disk_that_is_full_before_the_first_row(
+    command_: str, room: int, full_disk: Path, steps: Path, tmp_path: Path
+) -> None:
+    """No file is left, nothing is claimed, and what was there is still there."""
+    out = full_disk / "out"
+    verb, *options = command_.split()
+    if verb in ("record", "trace"):
+        words = [
+            verb,
+            *(["-f"] if options == ["-f"] else []),
+            "-o",
+            str(out),
+            f"{steps}:level",
+            "--",
+            str(steps),
+        ]
+    else:
+        data = tmp_path / "x.data"
+        assert ksym("record", "-o", str(data), f"{steps}:level", "--", str(steps), stdin="\n").status == 3
+        words = [verb, str(data), "-o", str(out), *(["--to", "csv"] if verb == "export" else [])]
+    if not room:
+        (full_disk / "more").write_bytes(bytes(4096))
+    if verb == "trace" and room:
+        pytest.skip("a page has room for rows")
+    before = sorted(full_disk.iterdir())
+    result = ksym(*words, stdin="\n")
+    assert result.status == 125
+    told = result.err.splitlines()[-1]
+    assert re.fullmatch(rf"ksym: cannot write {out}: No space left on device; .*", told)
+    assert "can be read" not in result.err
+    assert sorted(full_disk.iterdir()) == before

@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 recording.follow()
             except OSError as error:
                 recording.stop(error)
-                raise files.error(error, readable=recorder.readable) from error
+                raise files.error(error, readable=recording.readable()) from error
             lost = files.settle()
             recording.summary()  # before COMMAND is ended, which may take its time
             status = session.status()
@@ -200,6 +200,12 @@ class _Recording:
         if not self._recorder.readable and not isinstance(error, FileCut):
             self._files.discard()
         self.summary()
+
+    def readable(self) -> str | None:
+        """Return the file in which the last hits that were written can be read; None where there is none."""
+        if self._recorder.readable:
+            return self._files.name(self._args.output)
+        return self._files.name(f"{self._args.output}.1") if self._recorder.kept[1] else None
 
     def _ending(self) -> dict[str, Any]:
         return {"notes": self._notes(), "ended_by": self._session.run.ended_by}

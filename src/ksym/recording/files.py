@@ -140,20 +140,18 @@ class Files:
             elif name == self._path:
                 os.unlink(name)
 
-    def error(self, error: OSError, *, readable: bool = False) -> KsymError:
+    def error(self, error: OSError, *, readable: str | None = None) -> KsymError:
         """Return the error that a user reads.
 
         Args:
             error: What failed.
-            readable: What was written before can be read.
+            readable: The file in which what was written before can be read; None where there is none.
         """
         if error.errno in SHORT_OF:
             return KsymError(f"cannot write {printable(self._path)}", *SHORT_OF[error.errno])
-        todo = "what was written before can be read" if readable else _TODO
-        if isinstance(error, FileCut):
-            todo = "nothing that is certain is left of it, record again"
-            if readable:
-                todo = f"what is in front of that can be read: ksym report {printable(self._path)}"
+        todo = "nothing that is certain is left of it, record again" if isinstance(error, FileCut) else _TODO
+        if readable:
+            todo = f"what was written before can be read: ksym report {printable(readable)}"
         return KsymError(f"cannot write {printable(self._path)}", error.strerror or "it fails", todo)
 
 

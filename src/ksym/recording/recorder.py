@@ -112,7 +112,7 @@ class Recorder:
 
     @property
     def readable(self) -> bool:
-        """True if a reader finds something in the present file."""
+        """True if a reader finds a hit in the present file."""
         return self._writer.readable
 
     @property

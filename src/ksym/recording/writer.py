@@ -235,8 +235,8 @@ class PerfWriter:
 
     @property
     def readable(self) -> bool:
-        """True if a reader finds something in the file: it begins with whole records that are sealed."""
-        return bool(self._written) and self._most > self._data_at
+        """True if a reader finds a hit in the file, which is sealed."""
+        return self.written_mark > 0
 
     def stop(self, end: Callable[[int], bytes], features: Iterable[tuple[Feature, bytes]]) -> None:
         """Give a file an end that has no room for one, in place of what stands behind one of the last seals.
