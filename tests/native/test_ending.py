@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -285,3 +287,51 @@ def test_a_disk_that_is_full_before_the_first_row(
     assert re.fullmatch(rf"ksym: cannot write {out}: No space left on device; .*", told)
     assert "can be read" not in result.err
     assert sorted(full_disk.iterdir()) == before
+
+
+# -- a time namespace ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_time_namespace() -> list[str]:
+    """The words that run a command in a time namespace a day ahead."""
+    words = ["unshare", "--time", "--fork", "--monotonic", "86400", "--boottime", "86400"]
+    if subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no time namespace can be made here")
+    return words
+
+
+@pytest.mark.parametrize("verb", ["trace", "record"])
+def test_rows_have_the_right_time_in_a_time_namespace(
+    verb: str, in_time_namespace: list[str], steps: Path, tmp_path: Path
+) -> None:
+    before = time.time_ns()
+    more = ["--format", "json"] if verb == "trace" else ["-o", "x"]
+    done = subprocess.run(
+        [*in_time_namespace, *command(verb, *more, f"{steps}:level", "--", str(steps))],
+        input="\n", capture_output=True, text=True, cwd=tmp_path, env=environment(),
+    )  # fmt: skip
+    after = time.time_ns()
+    assert done.returncode == 3, done.stderr
+    out = done.stdout if verb == "trace" else ksym("script", str(tmp_path / "x"), "--format", "json").out
+    times = [json.loads(text)["time_ns"] for text in out.splitlines() if text.startswith("{")]
+    assert len(times) == 100
+    assert before < times[0] <= times[-1] < after
+
+
+def test_the_tracing_directory_shows_its_entries_in_a_time_namespace(
+    in_time_namespace: list[str], tmp_path: Path
+) -> None:
+    chosen, folder = sample(), tmp_path / "it"
+    folder.mkdir()
+    words = [*in_time_namespace, "--kill-child", *command("mount", str(folder))]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stderr is not None
+        assert b"tracing directory on" in process.stderr.readline()
+        try:
+            (folder / "ksym_trace_filter").write_text(f"{chosen.request}:rw-\n")
+            touch(chosen.file)
+            assert chosen.request.partition(":")[2] in (folder / "trace").read_text()
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+        process.wait()
