@@ -115,6 +115,8 @@ class Target:
     cpu: int | None
     text: str
     """As the user wrote it, without ACCESS and CONDITION: what the SYMBOL column shows."""
+    length: int | None = None
+    """Bytes to watch, from ``NAME/LENGTH``; None: as many as the variable has."""
 
 
 @dataclass(frozen=True)

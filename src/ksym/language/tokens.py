@@ -74,6 +74,25 @@ def quote(text: str) -> str:
     return f"'{shown[: _LONGEST_QUOTE - 3]}...'" if len(shown) > _LONGEST_QUOTE else f"'{shown}'"
 
 
+def unquoted(text: str) -> str:
+    r"""Return what stands in the quotes of ``text``; a backslash hides the character after it.
+
+    >>> unquoted("'it\\'s'")
+    "it's"
+    """
+    inner, at, kept = text[1:-1], 0, list[str]()
+    while at < len(inner):
+        at += inner[at] == "\\" and at + 1 < len(inner)
+        kept.append(inner[at])
+        at += 1
+    return "".join(kept)
+
+
+def in_quotes(text: str) -> str:
+    """Return ``text`` in single quotes, so that `unquoted` gives it back."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def is_word_char(char: str) -> bool:
     """Whether ``char`` may stand in a name: C's letters, ``$`` as compilers allow it, other alphabets."""
     return (char.isalnum() or char in "_$") if char.isascii() else f"a{char}".isidentifier()
