@@ -81,7 +81,15 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
                 "cannot read the command line", "there is nothing behind --", "name a COMMAND there"
             )
     parser = make_parser(name, module)
-    args = parser.parse_intermixed_args(words)
+    try:
+        args = parser.parse_intermixed_args(words)
+    except UsageError:
+        if takes_command and not command:
+            from ksym.runs.slips import missing_dashes
+
+            if (error := missing_dashes([word for word in words if "/" in word])) is not None:
+                raise error from None
+        raise
     args.command = command
     return args
 

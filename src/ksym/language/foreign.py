@@ -12,11 +12,6 @@ _OPERATORS = ":=<>!/[.-+|@,"
 _ACCESSES = {"r": "r--", "w": "-w-", "rw": "rw-", "x": "--x"}
 
 
-def gdb_command(word: str) -> str | None:
-    """Return the ACCESS that gdb's command ``word`` watches for; None if it is not one that plants a watch."""
-    return _GDB.get(word)
-
-
 def check_foreign(source: Source) -> None:
     """Refuse a request that is written as another tool has it.
 

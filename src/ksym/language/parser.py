@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from ksym.language.condition import Condition
 
 _CLEAR_ALL = ("", "0", "*:---")
-_FOREIGN = frozenset(
-    ("watch", "rwatch", "awatch", "break", "hbreak", "thbreak", "mem", "watchpoint", "asyncwatchpoint")
-)
+GDB_COMMANDS = frozenset(("watch", "rwatch", "awatch", "break", "hbreak", "thbreak"))
+_FOREIGN = GDB_COMMANDS | {"mem", "watchpoint", "asyncwatchpoint"}
 """With what requests of gdb, perf and bpftrace begin."""
 
 

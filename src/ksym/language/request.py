@@ -8,10 +8,12 @@ span of the text that it came from, so that later stages can point at it.
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ksym.errors import Place, Span
+from ksym.language.tokens import in_quotes
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
@@ -101,6 +103,18 @@ class UserSymbol:
     object: str
     name: str
     span: Span = field(compare=False)
+
+
+def written(program: str, *scopes_and_name: str) -> str:
+    """Return the text that names a variable of a program, with quotes where they are needed.
+
+    >>> written("./a:b", "parse.c", "state")
+    "'./a:b':parse.c::state"
+    """
+    head = program if re.fullmatch(r"[^:'\"\\\s]+", program) else in_quotes(program)
+    plain = [bool(re.fullmatch(r"[^\W\d][\w$]*(\.[\w$]+)*", part)) for part in scopes_and_name]
+    name = [part if good else in_quotes(part) for part, good in zip(scopes_and_name, plain, strict=True)]
+    return f"{head}:{'::'.join(name)}"
 
 
 Root = Symbol | TaskRoot | Address | Cast | UserSymbol

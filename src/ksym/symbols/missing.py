@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from ksym.errors import KsymError, NoSuchVariable, NotWatchable
+from ksym.errors import KsymError, NoSuchVariable, NotPermitted, NotWatchable
 from ksym.language.request import Symbol
 from ksym.symbols import known
 from ksym.symbols.ctext import parse_type
@@ -88,12 +88,13 @@ def _missing_in_scope(
 ) -> KsymError:
     table = kernel.kallsyms
     if parameters is None:
-        return NoSuchVariable(
-            what, f"no symbol of module {scope}, and parameters cannot be looked up without reading kernel memory",
-            "run it with sudo",
-        )  # fmt: skip
+        try:
+            _ = kernel.memory
+        except NotPermitted as refusal:
+            why = f"parameters of modules are found by reading kernel memory: {refusal.why}"
+            return NotPermitted(what, why, refusal.todo)
     modules = table.modules()
-    own = [each.name for each in parameters if each.scope.replace("-", "_") == scope]
+    own = [each.name for each in parameters or () if each.scope.replace("-", "_") == scope]
     if scope in modules or own:
         close = nearest(symbol.name, [*own, *_variables_of_module(table, scope)])
         why = f"module {scope} has no variable and no parameter of that name"
@@ -110,7 +111,7 @@ def _missing_in_scope(
         return NotWatchable(
             what, f"{scope} is no module but a symbol, and {symbol.name} no ACCESS", f"write {scope}:{mode}"
         )
-    close = nearest(scope, modules | {each.scope for each in parameters if each.scope})
+    close = nearest(scope, modules | {each.scope for each in parameters or () if each.scope})
     todo = did_you_mean([f"{name}:{symbol.name}" for name in close])
     return NoSuchVariable(
         what, f"there is no module {scope} (not loaded, or without parameters)",

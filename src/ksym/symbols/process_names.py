@@ -39,7 +39,8 @@ class ProcessNames:
         """
         text, path = request.target.text, request.target.path
         execute = request.mode is Mode.EXECUTE
-        found = resolve_user(root, self._process, execute=execute, place=request.place)
+        sized = request.target.length is None and not path
+        found = resolve_user(root, self._process, execute=execute, sized=sized, place=request.place)
         if execute or not path:
             return Variable(
                 text, found.address, EXECUTED if execute else found.size, Space.USER, found.type,
