@@ -38,7 +38,7 @@ def test_a_closed_stdout_is_told_in_one_line() -> None:
 
 
 def test_a_closed_stderr_sends_nothing_to_stdout() -> None:
-    done = run("2>&-", "trace", "pid_max:w")
+    done = run("2>&-", "trace", "pid_max:wr")
     assert (done.returncode, done.stdout) == (2, "")
 
 

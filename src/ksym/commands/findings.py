@@ -54,7 +54,9 @@ def cure_for_secrets() -> str:
     if is_confidential():
         return CONFIDENTIAL_CURE
     found = privileges.refusal("bpf", privileges.BPF, privileges.SYS_ADMIN)
-    return found[1] if found else ""
+    if found is not None:
+        return found[1]
+    return "run it with sudo" if os.geteuid() != 0 else ""
 
 
 def free_them() -> str:

@@ -225,7 +225,19 @@ class _Parser(Casts):
         elif token.is_op("-") and rest and is_word_char(rest[0]) and not is_digit(rest[0]):
             why, todo = "names are not spelled with '-'", f"write {before}_{rest}"
         elif token.is_op("-", "+") and rest and is_digit(rest[0]):
-            why, todo = "addresses and names are not computed with", "write the resulting address itself"
+            why, todo = (
+                f"{quote(token.text)} does not compute with names",
+                f"name a part, as in {before}[N] or .NAME",
+            )
+            if before[:2].lower() == "0x" and not before[2:].strip("0123456789abcdefABCDEF"):
+                digits = rest.partition("/")[0]
+                why, todo = (
+                    f"{quote(token.text)} does not compute with addresses",
+                    "write the resulting address",
+                )
+                if is_decimal(digits):
+                    value = int(before, 16) + (int(digits) if token.text == "+" else -int(digits))
+                    todo = f"write {value:#x}{rest[len(digits) :]}"
         else:
             why, todo = f"{quote(token.text)} has no meaning here", f"write {before}"
         return self.refuse(why, todo, token)

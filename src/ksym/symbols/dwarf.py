@@ -164,6 +164,15 @@ class Dwarf:
                 return self.info.get_CU_at(unit.offset).get_DIE_from_refaddr(unit.offset + unit.type_offset)
         return self.info.get_DIE_by_sig8(signature)
 
+    def split_off(self) -> str | None:
+        """The file to which the first unit without DIEs has moved them (``-gsplit-dwarf``); None: all are here."""
+        for unit in self._units:
+            top = self.info.get_CU_at(unit.offset).get_top_DIE() if unit.signature is None else None
+            for name in ("DW_AT_dwo_name", "DW_AT_GNU_dwo_name"):
+                if top is not None and name in top.attributes:
+                    return str(top.attributes[name].value.decode("utf-8", "replace"))
+        return None
+
     # -- search --------------------------------------------------------------------------------------
 
     def variable(self, name: str, address: int | None) -> Type | None:
@@ -437,6 +446,16 @@ def variable(source: str | os.PathLike[str] | ElfFile, name: str, address: int |
     if not has_dwarf(elf):
         return None
     return elf.dwarf.variable(name, address)
+
+
+def split_into(elf: ElfFile) -> str | None:
+    """The file that a program's debug information is split off into; None where it is not, or cannot be read."""
+    if not has_dwarf(elf):
+        return None
+    try:
+        return elf.dwarf.guarded(elf.dwarf.split_off)
+    except KsymError:
+        return None
 
 
 def readable() -> bool:

@@ -67,10 +67,10 @@ def spellings(loaded: LoadedObject, symbols: Sequence[ElfSymbol], name: str) -> 
         names = [[*choose(each), last] for each in scopes]
         found = [find_in_scope(loaded, "::".join(each)) for each in names]
         if all(len({s.value for s in each}) == 1 for each in found):
-            return [written(loaded.label, *each) for each in names]
+            return sorted(written(loaded.label, *each) for each in names)
     names_of = [symbol.name for symbol in symbols]
     if all(len({s.value for s in _exact(loaded.tables, each)}) == 1 for each in names_of):
-        return [written(loaded.label, each) for each in names_of]
+        return sorted(written(loaded.label, each) for each in names_of)
     return []
 
 

@@ -131,16 +131,19 @@ def _choose(loaded: LoadedObject, name: str, label: str, execute: bool) -> ElfSy
         raise NotWatchable(
             f"cannot watch {label}",
             "it is a function",
-            f"watch its execution with {label}:--x, or name a variable",
+            f"watch its execution with {written(loaded.label, *split_name(name))}:--x, or name a variable",
         )
     if execute and not code:
-        raise NotWatchable(f"cannot watch {label}:--x", "it is a variable", f"watch it with {label}:rw-")
+        todo = f"watch it with {written(loaded.label, *split_name(name))}:rw-"
+        raise NotWatchable(f"cannot watch {label}:--x", "it is a variable", todo)
     wanted = code if execute else data
     if not execute and all(s.thread_local for s in wanted):
+        last = split_name(name)[-1]
         raise NotWatchable(
             f"cannot watch {label}",
             "it is thread-local: every thread has its own copy, and the symbol holds no address",
-            "print &variable in the thread that matters and watch 0xADDRESS/LENGTH",
+            f"while it runs, let gdb -p PID print &{last} in the thread that matters, and give ksym that "
+            f"0xADDRESS/{wanted[0].size or 4} with -p PID",
         )
     different = sorted({s.value: s for s in wanted}.values(), key=lambda s: s.value)
     if len(different) > 1:
@@ -177,9 +180,28 @@ def _no_symbol(loaded: LoadedObject, name: str, label: str) -> KsymError:
         return NoSuchVariable(
             what, f"{loaded.label} is stripped and exports no such name", f"{todo}; {hint}".rstrip("; ")
         )
+    functions = _functions_with(loaded, name)
+    if functions:
+        holders, last = " and ".join(functions[:3]), split_name(name)[-1]
+        return NoSuchVariable(
+            what, f"it is a local variable of {holders}, on the stack or in registers",
+            f"while it runs, let gdb -p PID stop in {functions[0]} and print &{last}, and give ksym that "
+            "0xADDRESS/LENGTH with -p PID",
+        )  # fmt: skip
     return NoSuchVariable(
-        what, f"{loaded.label} has no such symbol", hint or f"nm {loaded.path} lists its symbols"
+        what, f"{loaded.label} has no such symbol", hint or f"`nm {loaded.path}` lists its symbols"
     )
+
+
+def _functions_with(loaded: LoadedObject, name: str) -> list[str]:
+    """Return the functions that have a local variable of that name; with ``FUNCTION::NAME`` only that one."""
+    *scopes, last = split_name(name) or [name]
+    for elf in _with_dwarf(loaded):
+        try:
+            return [each for each in elf.dwarf.functions_with(last) if not scopes or each == scopes[-1]]
+        except KsymError:
+            break
+    return []
 
 
 def _copied_into(

@@ -11,17 +11,19 @@ import errno
 import os
 
 from ksym.errors import KsymError, NoRegisters, NotPermitted, NotWatchable
-from ksym.language.request import Mode
+from ksym.language.request import Address, Cast, Mode
 from ksym.linux import privileges
 from ksym.linux.privileges import paranoid
 from ksym.symbols.variable import Space
-from ksym.watch.plan import KERNEL_IN_TASKS, Plan, PlannedEvent
+from ksym.watch.plan import KERNEL_IN_TASKS, Plan, PlannedEvent, Watch
 from ksym.watch.registers import free_registers, holders
 
 # Memory on which the trap itself works; a watch there would recurse (within_cpu_entry() in
 # arch/x86/kernel/hw_breakpoint.c).
 _TRAP_PATH = "cpu_entry_area, __per_cpu_offset, the GDT, cpu_tss_rw, cpu_tlbstate and cpu_dr7"
 
+_REGISTER = 8
+"""Bytes that one debug register covers."""
 _SEE_LOG = "see `dmesg` and the audit log for who refused it"
 
 
@@ -84,16 +86,28 @@ def _no_registers(what: str, planned: PlannedEvent, plan: Plan) -> KsymError:
     if len(plan.watches) == 1 and len(plan.watches[0].pieces) > 1:
         why += f" ({plan.watches[0].variable.length} bytes, at most 8 a register)"
     elif len(plan.watches) > 1:
-        why += f" (requests: {', '.join(f'{watch.name} {len(watch.pieces)}' for watch in plan.watches)})"
+        why += f" (requests: {', '.join(f'{watch.name} {watch.registers}' for watch in plan.watches)})"
     others = holders()
     if others:
         why += "; held perhaps by " + ", ".join(map(str, others[:4]))
-        todo = "end one of them, or watch less: a member, an element, ADDRESS/LENGTH"
-    elif len(plan.watches) > 1:
-        todo = "ask for fewer at a time"
-    else:
-        todo = "watch a part of it: a member, an element, ADDRESS/LENGTH"
+    less = "ask for fewer at a time" if len(plan.watches) > 1 else _less(plan.watches[0], free)
+    todo = f"end one of them, or {less}" if others else less
     return NoRegisters(what, why, todo)
+
+
+def _less(watch: Watch, free: int) -> str:
+    """Return what to watch of a variable that takes more registers than are free."""
+    each = watch.registers // len(watch.pieces)
+    length = free // each * _REGISTER - watch.variable.address % _REGISTER
+    if not 0 < length < watch.variable.length:
+        return "wait until whoever holds registers has given them back"
+    text, at, cpu = watch.request.target.text.partition("@")
+    if isinstance(watch.request.target.root, Cast) and not watch.request.target.path:
+        text = f"{watch.variable.address:#x}"
+    elif watch.request.target.length or isinstance(watch.request.target.root, Address):
+        text = text.rpartition("/")[0]
+    part = f"watch its first bytes with {text}/{length}{at}{cpu}:{watch.mode}"
+    return part if watch.variable.type is None else f"{part}, or a member or an element of it"
 
 
 def _no_privilege(what: str, planned: PlannedEvent | None, kernel_accesses: bool) -> KsymError:
