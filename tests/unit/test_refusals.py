@@ -9,6 +9,7 @@ import os
 import pytest
 
 from ksym.language.parser import parse_request
+from ksym.linux import privileges
 from ksym.symbols.variable import Space, Variable
 from ksym.watch import refusals
 from ksym.watch.plan import Plan, PlannedEvent, make_plan
@@ -80,7 +81,7 @@ def test_kernel_variable_in_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> 
 def ordinary(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
     """An ordinary user, outside of containers, and this kernel.perf_event_paranoid."""
     monkeypatch.setattr(refusals, "paranoid", lambda: level)
-    monkeypatch.setattr(refusals.privileges, "is_filtered", lambda name: False)
+    monkeypatch.setattr(privileges, "is_filtered", lambda name: False)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 

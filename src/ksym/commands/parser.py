@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         """
         word = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
         if word != message.partition(" ")[0] and not word.strip("rwx-"):
-            message, todo = f"{word} stands alone", "write ACCESS behind the variable, as in pid_max:-w-"
+            message, todo = f"{word} stands alone", "put ACCESS right after the variable, as in pid_max:-w-"
         else:
             todo = f"see {self.prog} --help"
         raise UsageError("cannot read the command line", message, todo)

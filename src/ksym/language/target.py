@@ -127,8 +127,9 @@ class _Parser(Casts):
     def member(self) -> Member:
         dot, token = self.take(), self.token
         if token.kind == NUMBER:
-            why = f"{quote(token.text)} is no member, a name does not begin with a digit"
-            raise self.refuse(why, "write an element as [N]", token)
+            why = f"{quote(token.text)} is not a member, as a name does not begin with a digit"
+            element = f"{self.slice(self.start, dot.start)}[{token.text}]"
+            raise self.refuse(why, f"write {element} for an element", token)
         if token.kind != WORD:
             why = f"a member's name is missing after '{dot.text}'"
             raise self.source.error(why, "write one", token.start, token.end)
@@ -155,13 +156,15 @@ class _Parser(Casts):
         if token.is_op("-"):
             raise self.refuse("an index cannot be negative", "count from 0", token)
         if token.kind != NUMBER:
-            raise self.refuse("an index is a number", "write one, as in [0]", token)
+            todo = f"write one, as in {self.slice(self.start, opening.start)}[0]"
+            raise self.refuse("an index is a number", todo, token)
         value = number(self.source, token)
         if value >= _INDEX_LIMIT:
             raise self.refuse(f"the index {value} is larger than any array", "write a smaller one", token)
         self.take()
         if not self.token.is_op("]"):
-            raise self.refuse("an index is one number", f"write [{token.text}]", self.token)
+            before = self.slice(self.start, opening.start)
+            raise self.refuse("an index is one number", f"write {before}[{token.text}]", self.token)
         return Index(value, Span(opening.start, self.take().end))
 
     def cpu(self, root: Root) -> int:

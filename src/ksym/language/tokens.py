@@ -205,7 +205,7 @@ def number(source: Source, token: Token) -> int:
     if text.startswith("0b"):
         bits = text[2:]
         is_number = 0 < len(bits) <= _BITS and not bits.strip("01")
-        todo = f"write {int(bits, 2):#x}" if is_number else "write 0x..."
+        todo = f"write {int(bits, 2):#x}" if is_number else "write it in hexadecimal"
         raise source.error("binary numbers are not known", todo, token.start, token.end)
     base, digits, name = 10, text, "decimal"
     if text.startswith("0x"):

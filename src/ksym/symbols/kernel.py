@@ -217,5 +217,5 @@ def memory_refusal(error: OSError) -> tuple[str, str]:
         )
     return (
         "this kernel has neither BPF system call programs (5.14) nor /proc/kcore",
-        "give types and addresses explicitly: *(TYPE *)ADDRESS",
+        "give types and addresses explicitly, as in *(TYPE *)0xADDRESS",
     )

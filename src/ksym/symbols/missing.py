@@ -53,14 +53,17 @@ def missing_variable(kernel: Kernel, symbol: Symbol) -> KsymError:
     if table.has_data:
         todo = did_you_mean(nearest(symbol.name, table.names())) or "search /proc/kallsyms for it"
         return NoSuchVariable(what, _NONE_OF_THAT_NAME, todo)
-    names = [name for each in parameters or () for name in (str(each), each.name)]
+    # A parameter that resembles the name by itself is written with its module.
+    names = {name: str(each) for each in parameters or () for name in (each.name, str(each))}
     per_cpu = kernel.btf.variable_names() if kernel.btf else ()
-    hint = did_you_mean(nearest(symbol.name, [*names, *per_cpu, *known.REACHABLE]))
+    others = {*per_cpu, *known.REACHABLE} - {symbol.name}
+    close = nearest(symbol.name, [*names, *others])
+    hint = did_you_mean(list(dict.fromkeys(names.get(each, each) for each in close)))
     return NoSuchVariable(
         what,
         f"this kernel's {_NO_DATA}" + ("" if kernel.btf else ", and it has no BTF"),
         f"{hint + ' otherwise ' if hint else ''}give --vmlinux FILE (a vmlinux or System.map), or name a module "
-        "parameter (MODULE:NAME), a per-CPU variable, task(PID)->MEMBER or *(TYPE *)ADDRESS",
+        "parameter (MODULE:NAME), a per-CPU variable, task(PID)->MEMBER or *(TYPE *)0xADDRESS",
     )
 
 

@@ -320,5 +320,5 @@ def _check(request: Request, variable: Variable) -> None:
     if not variable.length:
         raise NotWatchable(
             f"cannot watch {request.target.text}", "it has no bytes (a flexible array or an empty struct)",
-            "name an element: [0]",
+            f"name an element: {request.target.text}[0]",
         )  # fmt: skip

@@ -169,11 +169,12 @@ def _ambiguous(loaded: LoadedObject, symbols: list[ElfSymbol], name: str, label:
 
 
 def _no_symbol(loaded: LoadedObject, name: str, label: str) -> KsymError:
-    from ksym.symbols.nearest import suggestion
+    from ksym.symbols.nearest import did_you_mean, nearest
 
     stripped = not loaded.elf.has_symtab and loaded.debug is None
     what = f"cannot watch {label}"
-    hint = suggestion(name, {text for table in loaded.tables for text in table.variable_names()})
+    close = nearest(name, {text for table in loaded.tables for text in table.variable_names()})
+    hint = did_you_mean([written(loaded.label, *split_name(each)) for each in close])
     if stripped:
         build = f" (build id {loaded.elf.build_id})" if loaded.elf.build_id else ""
         todo = f"install its debug symbols{build}, or use a build that is not stripped"
