@@ -16,10 +16,13 @@ from ksym.watch.registers import free_registers
 collect_ignore = [] if MACHINE == "aarch64" else ["test_arm64.py"]
 
 
+CPUS = online_cpus()
+
+
 @pytest.fixture(autouse=True)
 def _registers_come_back() -> Iterator[None]:
     yield
-    assert [free_registers(cpu=cpu) for cpu in online_cpus()] == [4, 4]
+    assert {cpu: free_registers(cpu=cpu) for cpu in online_cpus()} == dict.fromkeys(CPUS, 4)
 
 
 @pytest.fixture(scope="session")

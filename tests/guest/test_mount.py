@@ -132,6 +132,7 @@ def normal(text: str) -> str:
     text = re.sub(r"-\d+ +\[\d+\]", "-PID [CPU]", text)
     text = re.sub(r"(?<=[RWX] )( +\w+)\+0x[0-9a-f]+/0x[0-9a-f]+", r"\1+OFFSET/SIZE", text)
     text = re.sub(r"(?m)(?<=written: )\d+/\d+", "N/N", text)
+    text = re.sub(r"(?m)#P:\d+$", "#P:N", text)
     text = re.sub(r"(?m)(?<=^  [RW ]{14}\w)(\w+ +)\d+$", r"\1N", text)
     return re.sub(r"(?m)^\[ *\d+\.\d{6}\]", "[TIME]", text)
 

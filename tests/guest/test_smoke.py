@@ -12,9 +12,9 @@ import pytest
 pytestmark = pytest.mark.guest
 
 
-def test_is_root_on_two_cpus() -> None:
+def test_is_root_on_several_cpus() -> None:
     assert os.geteuid() == 0
-    assert os.cpu_count() == 2
+    assert (os.cpu_count() or 1) > 1
 
 
 def test_kernel_lists_data_symbols() -> None:

@@ -78,7 +78,9 @@ def test_per_cpu_variable_each_cpu_its_own_copy() -> None:
     result = trace("runqueues.nr_running:-w-", *shell("taskset -c 0 /bin/true; taskset -c 1 /bin/true"))
     copies = json.loads(ksym("resolve", "--json", "runqueues.nr_running").out)["per_cpu"]
     rows = result.rows()
-    assert {(row["cpu"], row["address"]) for row in rows} == {(cpu, copies[str(cpu)]) for cpu in (0, 1)}
+    found = {(row["cpu"], row["address"]) for row in rows}
+    assert found == {(cpu, copies[str(cpu)]) for cpu, _ in found}
+    assert {cpu for cpu, _ in found} >= {0, 1}
     for cpu in (0, 1):
         assert broken([row for row in rows if row["cpu"] == cpu]) == []
 

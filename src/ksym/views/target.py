@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STDOUT = "-"
+_STDOUT_NAMES = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def check(name: str, *, force: bool, option: str = "-o") -> None:
@@ -51,6 +52,8 @@ def check(name: str, *, force: bool, option: str = "-o") -> None:
     why, todo = "it is there already", f"overwrite it with --force, or name another with {option}"
     if stat.S_ISLNK(mode):
         why, todo = "it is a symbolic link", f"name the file itself with {option}"
+        if name in _STDOUT_NAMES:
+            todo = f"for stdout give {option} {STDOUT}"
     elif not stat.S_ISREG(mode):
         why, todo = (
             "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file",
