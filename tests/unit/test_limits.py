@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ksym.capture.tasks import Tasks
 from ksym.errors import KsymError
 from ksym.linux.limits import LEAST_FILES, allow_files
+from ksym.linux.regular_file import RegularFile
 from support.program import environment
 from support.recordings import small_recording
 
@@ -77,3 +81,32 @@ def test_a_soft_limit_is_raised_as_far_as_it_may_be(monkeypatch: pytest.MonkeyPa
     assert limits == [(100, 200), (200, 200)]
     with pytest.raises(KsymError, match=r"\(201, and RLIMIT_NOFILE is 200\); raise the limit: ulimit -n 201"):
         allow_files(201)
+
+
+def test_names_that_could_not_be_read_for_it_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file of code, a task's name: what is missing then is told, and is not taken for a task that has ended."""
+
+    def refused(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(RegularFile, "short", False)
+    (tmp_path / "code").write_bytes(b"x")
+    with pytest.raises(FileNotFoundError):
+        RegularFile(tmp_path / "nothing")
+    assert not RegularFile.short
+    tasks = Tasks()
+    assert tasks.name(0, 1 << 30, 0) == "?"
+    assert not tasks.short
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refused)
+        patch.setattr("builtins.open", refused)
+        with pytest.raises(OSError, match="Too many open files"):
+            RegularFile(tmp_path / "code")
+        assert tasks.name(1, 1, 0) == "?"
+        patch.setattr(os, "listdir", refused)
+        with pytest.raises(OSError, match="Too many open files"):
+            tasks.snapshot()
+    assert RegularFile.short
+    assert tasks.short

@@ -104,7 +104,7 @@ def _report(args: argparse.Namespace) -> str:
     from ksym.reports.terminal import Style, Terminal
 
     selection = Selection.of(args)
-    target.check_apart(args.file, args.html or target.STDOUT, option="--html" if args.html else "-o")
+    target.check_apart(args.file, args.html or target.STDOUT, option="--html")
     if args.html is not None:
         target.check(args.html, force=args.force, option="--html")  # before anything takes time
     with Progress(f"reading {printable(args.file)}") as progress:

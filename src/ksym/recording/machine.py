@@ -53,7 +53,7 @@ def comm(pid: int, tid: int, name: str, trailer: Trailer) -> bytes:
 def threads(pids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
     """The threads of processes that live: (pid, tid, name)."""
     for pid in pids:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/comm", "rb") as file:
                     yield pid, int(thread), file.read().rstrip(b"\n").decode(errors="surrogateescape")

@@ -18,6 +18,7 @@ from ksym.linux.cpus import online_cpus
 from ksym.linux.files import drop_ahead, read_text
 from ksym.linux.mounted import check_mounted
 from ksym.linux.process_status import check_process
+from ksym.linux.regular_file import RegularFile
 from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
@@ -121,7 +122,13 @@ class Session:
 
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""
-        return [*self.lacking, *self.run.notes, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
+        short = ["names of code may be missing: too many files were open"] if RegularFile.short else []
+        return [
+            *self.lacking,
+            *self.run.notes,
+            *short,
+            *([f"ended by: {self.run.ended_by}"] if verbose else []),
+        ]
 
     def status(self) -> int:
         """Give the registers back, then end COMMAND if it still runs; return its exit status, 0 without COMMAND."""
@@ -159,6 +166,7 @@ def open_session(
         stack.callback(resolver.close)
         found = resolve_all(requests, resolver, pid=asked.pid, command=asked.command, texts=asked.requests)
         drop_ahead()
+        RegularFile.short = False  # of an earlier run of this process
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
         planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
         armed = planted.armed

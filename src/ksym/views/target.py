@@ -81,10 +81,10 @@ def check_apart(source: str, name: str, *, option: str = "-o") -> None:
     except (OSError, ValueError):
         return  # one of them is not there: opening it will tell
     if os.path.samestat(read, written) and stat.S_ISREG(read.st_mode):
-        where = "stdout" if name == STDOUT else name
-        raise KsymError(
-            f"cannot write {where}", f"it is the file that is read, {source}", f"name another with {option}"
-        )
+        where, todo = name, f"name another with {option}"
+        if name == STDOUT:
+            where, todo = "stdout", "send it elsewhere"
+        raise KsymError(f"cannot write {where}", f"it is the file that is read, {source}", todo)
 
 
 def is_stream(name: str | int) -> bool:
