@@ -41,8 +41,10 @@ def run(limit: int, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("limit", [6, 14, 26, LEAST_FILES - 1])
+@pytest.mark.parametrize(
+    ("limit", "command"),
+    [*((14, command) for command in COMMANDS), *((limit, "trace") for limit in (6, 26, LEAST_FILES - 1))],
+)
 def test_too_few_are_refused_in_one_line(limit: int, command: str, tmp_path: Path) -> None:
     words = {"export": ("x.data", "--to", "csv"), "mount": (str(tmp_path),)}
     more = ("pid_max",) if command in ("resolve", "trace", "stat", "record") else words.get(command, ())
