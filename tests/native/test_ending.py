@@ -46,7 +46,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("busy"), "busy", BUSY, "-g", "-O1")
 
 
-@pytest.mark.parametrize("options", [(), ("--format", "json"), ("-o", "rows")], ids=" ".join)
+@pytest.mark.parametrize("options", [(), ("-q", "--format", "json"), ("-o", "rows")], ids=" ".join)
 def test_sigterm_while_the_reader_takes_nothing(options: tuple[str, ...], busy: Path, tmp_path: Path) -> None:
     """The pipe is full and nobody reads: the counts come all the same, and say what was not shown."""
     hits = 20_000

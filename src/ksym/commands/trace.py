@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 from ksym.commands.actions import STOP, Action, Stopped, action_for, on_hit
 from ksym.commands.parser import positive
@@ -72,10 +72,12 @@ def run(args: argparse.Namespace) -> int:
         reaped = session.command.reaped if session.command else {}
         action = action_for(args.on_hit, rows_for("json", session.plan.watches).row, reaped)
         trace = Trace(session, output, rows, limit=args.limit, action=action)
-        with closing(trace), closing(action or Stopped()):
+        with closing(trace), closing(action) if action else nullcontext():
             trace.follow(rows.header() if not args.quiet or args.format == "csv" else "")
             session.armed.release()
-            notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *trace.remarks()]
+            notes = trace.losses()
+            if not args.quiet:
+                notes += [*session.notes(verbose=args.verbose), *trace.remarks()]
             if action:
                 notes += action.finish()
         # Before COMMAND is ended, which may take its time.
@@ -138,11 +140,9 @@ class Trace(Live):
                     self._action.take(access)
                 self._action.turn()
 
-    def remarks(self) -> list[str]:
-        """Return what a reader of the rows should know."""
-        if not self._unshown:
-            return super().remarks()
-        return [f"up to {number(self._unshown, 'access')} not shown", *super().remarks()]
+    def losses(self) -> list[str]:
+        """Return how many rows could not be written, where some could not."""
+        return [f"up to {number(self._unshown, 'access')} not shown"] if self._unshown else []
 
     def _written(self, text: str) -> bool:
         try:
