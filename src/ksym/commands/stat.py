@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _planting(args: argparse.Namespace) -> Planting:
     """Bare counters where they can tell all that is asked for; else programs that count."""
-    requests = parse_requests(args.requests, args.condition)
+    requests = parse_requests(args.requests, args.condition, command=args.command)
     conditions = [request.condition for request in requests if request.condition is not None]
     wants = None
     if args.by or args.limit or conditions:

@@ -8,6 +8,7 @@ to its end before that showed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from ksym.errors import KsymError, NoSuchVariable, RequestError, UsageError
@@ -44,7 +45,7 @@ def misplaced_words(texts: Sequence[str], command: Sequence[str] | None) -> Ksym
         command: COMMAND; empty where one could have been given, None where none could.
     """
     for at, text in enumerate(texts[:-1]):
-        if "/" in text and ":" not in text and texts[at + 1].partition(":")[0].isidentifier():
+        if "/" in text and ":" not in text and re.match(r"[^\W\d]\w*([.:[-]|$)", texts[at + 1]):
             todo = f"write {written(text)}{texts[at + 1]}"
             return UsageError(f"cannot watch {text}", "the name of its variable stands apart", todo)
     return missing_dashes(texts) if command is not None and not command else None

@@ -198,7 +198,7 @@ class Dwarf:
         return self.guarded(search)
 
     def scopes(self, name: str, address: int) -> list[str]:
-        """The scopes around a variable, the outermost (its source file) first; empty where DWARF has none.
+        """The scopes around a variable, the outermost (its source file's path) first; empty where DWARF has none.
 
         Args:
             name: Its symbol's name.
@@ -220,20 +220,24 @@ class Dwarf:
 
         return self.guarded(search)
 
-    def functions_with(self, name: str) -> list[str]:
-        """The functions that have a local variable or parameter of that name, without a fixed address."""
+    def scopes_of_locals(self, name: str) -> list[list[str]]:
+        """The scopes around each local variable or parameter of that name, of those without a fixed address."""
         from ksym.symbols.dwarf_tree import Parents
 
         raw = name.encode("utf-8", "surrogateescape")
 
-        def search() -> list[str]:
-            found: list[str] = []
+        def search() -> list[list[str]]:
+            found: list[list[str]] = []
             for die in self._by_name(raw, _LOCALS):
                 around = self._around(Parents(), die)
                 named = [part.attributes.get("DW_AT_name") for part in self._types.chain(die)]
-                if len(around) > 1 and any(each and each.value == raw for each in named):
-                    found.append(around[-1])
-            return list(dict.fromkeys(found))
+                if (
+                    len(around) > 1
+                    and any(each and each.value == raw for each in named)
+                    and not _is_fixed(die)
+                ):
+                    found.append(around)
+            return found
 
         return self.guarded(search)
 
@@ -247,7 +251,11 @@ class Dwarf:
     def _name_of(self, die: Any) -> str:
         for part in self._types.chain(die):
             if "DW_AT_name" in part.attributes:
-                return str(part.attributes["DW_AT_name"].value.decode("utf-8", "surrogateescape"))
+                name: str = part.attributes["DW_AT_name"].value.decode("utf-8", "surrogateescape")
+                if die.tag != "DW_TAG_compile_unit" or "DW_AT_comp_dir" not in part.attributes:
+                    return name
+                folder: str = part.attributes["DW_AT_comp_dir"].value.decode("utf-8", "surrogateescape")
+                return os.path.normpath(os.path.join(folder, name))
         return ""
 
     def _rank(self, die: Any, last: bytes, symbol: str, plain: str, address: int | None) -> int | None:
@@ -271,13 +279,7 @@ class Dwarf:
         if "DW_AT_declaration" in die.attributes:
             return 1
         # A local variable of that name lies on the stack or in registers.
-        place = die.attributes.get("DW_AT_location")
-        fixed = (
-            place is not None
-            and isinstance(place.value, list)
-            and place.value[:1] in ([_DW_OP_ADDR], [_DW_OP_ADDRX])
-        )
-        return 0 if fixed else None
+        return 0 if _is_fixed(die) else None
 
     def type_named(self, name: str, *, attempts: int = 2000) -> Type | None:
         """The definition of ``struct foo``, ``union foo``, ``enum foo`` or a typedef or C++ class ``foo``."""
@@ -406,6 +408,16 @@ class Dwarf:
             found = die.attributes.get(attribute)
             if found is not None and found.offset == place and self._types.plausible(die):
                 yield die
+
+
+def _is_fixed(die: Any) -> bool:
+    """Return True if a variable's DIE tells an address, as those of globals and of statics do."""
+    place = die.attributes.get("DW_AT_location")
+    return (
+        place is not None
+        and isinstance(place.value, list)
+        and place.value[:1] in ([_DW_OP_ADDR], [_DW_OP_ADDRX])
+    )
 
 
 def _uleb(number: int) -> bytes:

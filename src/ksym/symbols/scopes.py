@@ -41,7 +41,7 @@ def find_in_scope(loaded: LoadedObject, name: str) -> list[ElfSymbol]:
     if not wanted:
         return []
     tables = loaded.tables
-    return [s for s in find_statics(tables, last) if _lies_in(scopes_of(loaded, s), wanted)]
+    return [s for s in find_statics(tables, last) if lies_in(scopes_of(loaded, s), wanted)]
 
 
 def scopes_of(loaded: LoadedObject, symbol: ElfSymbol) -> list[str]:
@@ -98,7 +98,7 @@ def _base(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _lies_in(scopes: list[str], wanted: list[str]) -> bool:
+def lies_in(scopes: list[str], wanted: list[str]) -> bool:
     """Return True if each of ``wanted`` is one of the scopes, in their order; a file may be named by its last parts."""
     left = iter(scopes)
     return all(any(scope == each or scope.endswith("/" + each) for scope in left) for each in wanted)

@@ -11,7 +11,7 @@ from ksym.language.request import UserSymbol, written
 from ksym.symbols import dwarf
 from ksym.symbols.elf import ElfError, ElfFile
 from ksym.symbols.loaded import LoadedObject, ObjectNotMapped, Process
-from ksym.symbols.scopes import find_in_scope, spellings, split_name
+from ksym.symbols.scopes import find_in_scope, lies_in, spellings, split_name
 from ksym.symbols.symtab import STT_NOTYPE, ElfSymbol, find
 from ksym.symbols.types import Type
 from ksym.symbols.variable import Fact
@@ -195,11 +195,12 @@ def _no_symbol(loaded: LoadedObject, name: str, label: str) -> KsymError:
 
 
 def _functions_with(loaded: LoadedObject, name: str) -> list[str]:
-    """Return the functions that have a local variable of that name; with ``FUNCTION::NAME`` only that one."""
+    """Return the functions that have a local variable of that name, without a fixed address."""
     *scopes, last = split_name(name) or [name]
     for elf in _with_dwarf(loaded):
         try:
-            return [each for each in elf.dwarf.functions_with(last) if not scopes or each == scopes[-1]]
+            around = [each for each in elf.dwarf.scopes_of_locals(last) if lies_in(each, scopes)]
+            return list(dict.fromkeys(each[-1] for each in around))
         except KsymError:
             break
     return []
