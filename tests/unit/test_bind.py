@@ -413,7 +413,7 @@ BAD = [
     (
         "new",
         variable(None, 3),
-        "new is 3 bytes of unknown type, no number; give TARGET a type, as in *(u32 *)0xADDRESS",
+        "new is 3 bytes of unknown type, not a number; give TARGET a type, as in *(u32 *)0xADDRESS",
         "new",
     ),
     (
@@ -431,13 +431,13 @@ BAD = [
     (
         "new == ENOENT",
         variable(INT),
-        "'ENOENT' is no field, and no enum's constant: new is an int; write a number",
+        "'ENOENT' is not a field, and no enum's constant: new is an int; write a number",
         "ENOENT",
     ),
     (
         "new == ENOENT",
         variable(None, 4),
-        "'ENOENT' is no field, and no enum's constant: its type is not known; write a number",
+        "'ENOENT' is not a field, and no enum's constant: its type is not known; write a number",
         "ENOENT",
     ),
     (
@@ -473,7 +473,7 @@ BAD = [
     (
         "new.packed",
         variable(NODE, 48),
-        "new.packed ends behind the 48 bytes that are watched; watch all of it",
+        "new.packed ends after the 48 bytes that are watched; watch all of it",
         "new.packed",
     ),
 ]

@@ -156,8 +156,8 @@ BAD = [
         (10, 15),
     ),
     ('ip == "foo"', "ip is an address, not a text; write ip in foo", (6, 11)),
-    ("ip == do_sysctl", "'do_sysctl' is no address; write ip in do_sysctl", (6, 15)),
-    ("ip == main+0x10", "'main' is no address; write ip in main, or ip == 0xADDRESS", (6, 10)),
+    ("ip == do_sysctl", "'do_sysctl' is not an address; write ip in do_sysctl", (6, 15)),
+    ("ip == main+0x10", "'main' is not an address; write ip in main, or ip == 0xADDRESS", (6, 10)),
     ("ip in main+0x10", "a function takes no offset; write ip == 0xADDRESS for one place", (10, 11)),
     ("ip in ns::f - 1", "a function takes no offset; write ip == 0xADDRESS for one place", (12, 13)),
     ("new == 0b101", "binary numbers are not known; write 0x5", (7, 12)),
@@ -188,7 +188,11 @@ BAD = [
     ),
     ("new and old", "conditions are written as in C, without 'and'; write &&", (4, 7)),
     ("not new", "conditions are written as in C, without 'not'; write !", (0, 3)),
-    ("new * 3", "'*' is no operator of conditions; use && || ! == != < <= > >= & | ^ + - ~ << >>", (4, 5)),
+    (
+        "new * 3",
+        "'*' is not an operator of conditions; use && || ! == != < <= > >= & | ^ + - ~ << >>",
+        (4, 5),
+    ),
     (
         "new.next->x > 3",
         "the kernel follows no pointer for a condition; watch the member itself, "
@@ -205,12 +209,12 @@ BAD = [
     ("new[] > 3", "an index is one number, not negative; write one, as in new[0]", (4, 5)),
     (
         "(new).x > 3",
-        "only new and old have members and elements; write them right behind, as in new.member",
+        "only new and old have members and elements; write them right after it, as in new.member",
         (5, 6),
     ),
     (
         "STATE.x",
-        "only new and old have members and elements; write them right behind, as in new.member",
+        "only new and old have members and elements; write them right after it, as in new.member",
         (5, 6),
     ),
     (
@@ -219,7 +223,7 @@ BAD = [
         (8, 26),
     ),
     ('comm == "abc', 'the quote " is never closed; close it with "', (8, 9)),
-    ('comm == "a\\qb"', "'\\q' is no escape; use \\n, \\t, \\\\, \\\", \\*, or \\xHH", (10, 12)),
+    ('comm == "a\\qb"', "'\\q' is not an escape; use \\n, \\t, \\\\, \\\", \\*, or \\xHH", (10, 12)),
     ("in foo", "a value is missing before 'in'; write ip in FUNCTION", (0, 2)),
     ("pid in foo", "only ip can be in a function; write ip in FUNCTION", (4, 6)),
     ("ip in", "a function's name is missing after 'in'; write ip in FUNCTION", (5, 5)),
@@ -292,7 +296,7 @@ def test_bad(text: str, reason: str, span: tuple[int, int]) -> None:
 )
 def test_names_that_no_value_explains(text: str, span: tuple[int, int], todo: str) -> None:
     error = refuse(text)
-    assert error.why.endswith("is no field, and enum names are compared only with new or old")
+    assert error.why.endswith("is not a field, and enum names are compared only with new or old")
     assert error.todo.startswith(todo)
     assert error.place == Place(text, Span(*span))
 

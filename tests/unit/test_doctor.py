@@ -25,7 +25,7 @@ from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import make_plan
 
 Patch = pytest.MonkeyPatch
-EMULATED = "a write fires one alone of two registers at its address, as in an emulator: TYPE is decoded"
+EMULATED = "a write fires only one of two registers at its address, as in an emulator: TYPE is decoded"
 CONFIDENTIAL = "kernel lockdown is in confidentiality mode"
 
 

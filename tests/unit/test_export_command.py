@@ -115,7 +115,7 @@ def test_stdout(recording: Any, capsysbinary: pytest.CaptureFixture[bytes]) -> N
     [
         ((), "the following arguments are required: --to"),
         (("--to", "xml"), "invalid choice: 'xml'"),
-        (("--to", "parquet", "-o", "-"), "parquet is no text for stdout"),
+        (("--to", "parquet", "-o", "-"), "parquet is not text, and stdout takes only text"),
         (("--to", "csv", "--partition", "-o", "x"), "--partition is for parquet, not for csv"),
         (("--to", "parquet", "--partition"), "--partition needs a folder"),
         (("--to", "parquet", "--partition", "-o", ""), "--partition needs a folder"),

@@ -133,12 +133,12 @@ BAD = [
     ("pid_max:rwz", "'z' is not a character of ACCESS; use rw-, -w-, r-- or --x", (10, 11)),
     (
         "pid_max:rwx",
-        "x stands alone, one register watches either data or execution; use --x, or r, w and - without x",
+        "x stands by itself, one register watches either data or execution; use --x, or r, w and - without x",
         (8, 11),
     ),
     (
         "pid_max:r-x",
-        "x stands alone, one register watches either data or execution; use --x, or r, w and - without x",
+        "x stands by itself, one register watches either data or execution; use --x, or r, w and - without x",
         (8, 11),
     ),
     ("pid_max:wr-", "'w' is out of place in ACCESS, the order is r, w, x; write pid_max:rw-", (8, 9)),
@@ -156,7 +156,7 @@ BAD = [
     ),
     (
         "pid_max new > 3",
-        "the word 'new' is not understood here; put conditions behind 'if', and one variable in each request",
+        "the word 'new' is not understood here; put conditions after 'if', and one variable in each request",
         (8, 11),
     ),
     ("pid_max:rw- if", "no condition follows 'if'; write one, as in: if new > 100", (12, 14)),
@@ -236,7 +236,7 @@ BAD = [
     ("1234", "addresses are written in hexadecimal; write 0x1234", (0, 4)),
     ("ffffffff82c0ffee", "this looks like an address without 0x; write 0xffffffff82c0ffee", (0, 16)),
     ("0xff.x", "a bare address has no type, so no members; write ((struct NAME *)0xff)->MEMBER", (4, 5)),
-    ("0xff:foo", "an address belongs to no module; write 0xff alone", (0, 4)),
+    ("0xff:foo", "an address belongs to no module; write 0xff", (0, 4)),
     (
         "*name",
         "'*' does not know what it points to without a cast; write the type, as in *(u32 *)name",
@@ -249,7 +249,7 @@ BAD = [
     ),
     (
         "*",
-        "'*' alone names no variable, only '*:---' in the tracing directory; write a variable's name",
+        "'*' by itself names no variable, only '*:---' in the tracing directory; write a variable's name",
         (0, 1),
     ),
     (
@@ -283,24 +283,24 @@ BAD = [
     ),
     (
         "((struct a *)&b)",
-        "a cast alone is a pointer, not the object; write *((struct a *)&b) or ((struct a *)&b)->MEMBER",
+        "a cast by itself is a pointer, not the object; write *((struct a *)&b) or ((struct a *)&b)->MEMBER",
         (0, 16),
     ),
     (
         "(struct net *)&init_net",
-        "a cast alone is a pointer, not the object; write *(struct net *)&init_net",
+        "a cast by itself is a pointer, not the object; write *(struct net *)&init_net",
         (0, 14),
     ),
     ("(pid_max)", "parentheses hold only casts; write pid_max", (0, 1)),
     ('"pid_max":rw-', "names of the kernel stand without quotes; write pid_max", (0, 9)),
     ("'pid_max'", "names of the kernel stand without quotes; write pid_max", (0, 9)),
-    ("pid_max > 5", "a condition stands behind 'if'; write pid_max if new > 5", (8, 9)),
-    ("pid_max=5", "a condition stands behind 'if'; write pid_max if new == 5", (7, 8)),
+    ("pid_max > 5", "a condition follows 'if'; write pid_max if new > 5", (8, 9)),
+    ("pid_max=5", "a condition follows 'if'; write pid_max if new == 5", (7, 8)),
     ("task 1", "'1' is not expected here; write task(1)", (5, 6)),
     ("mem:0xffff/4:rw-", "'mem' is an event of perf's; write 0xffff/4:rw-", (0, 3)),
     ("foo:0xffff/4:rw-", "an address belongs to no module; write 0xffff/4", (0, 3)),
     ("0xffff:4", "an address belongs to no module; write 0xffff/4", (0, 6)),
-    ("0xffff:x4", "an address belongs to no module; write 0xffff alone", (0, 6)),
+    ("0xffff:x4", "an address belongs to no module; write 0xffff", (0, 6)),
     (
         "/sys/module/printk/parameters/time",
         "that is a file, not a variable; write printk:time",
@@ -318,7 +318,7 @@ BAD = [
     ("pid_max+4", "'+' does not compute with names; name a part, as in pid_max[N] or .NAME", (7, 8)),
     ("0xff00+16", "'+' does not compute with addresses; write 0xff10", (6, 7)),
     ("0xff00-4/4", "'-' does not compute with addresses; write 0xfefc/4", (6, 7)),
-    ("task(foo)", "'foo' is no task; write task(PID) with a number, or task(self)", (5, 8)),
+    ("task(foo)", "'foo' is not a task; write task(PID) with a number, or task(self)", (5, 8)),
     ("task()", "task() names no task; write task(PID) or task(self)", (5, 6)),
     ("task(0)", "PIDs are 1 to 4194304; write a task's PID", (5, 6)),
     ("task(99999999)", "PIDs are 1 to 4194304; write a task's PID", (5, 13)),
@@ -338,7 +338,7 @@ BAD = [
     ("a->0", "'0' is not a member, as a name does not begin with a digit; write a[0] for an element", (3, 4)),
     (
         "a b",
-        "the word 'b' is not understood here; put conditions behind 'if', and one variable in each request",
+        "the word 'b' is not understood here; put conditions after 'if', and one variable in each request",
         (2, 3),
     ),
     ("foo(1)", "only task(PID) takes parentheses after a name; write foo", (3, 4)),
@@ -371,7 +371,7 @@ SEED_BAD = [
     ("pid_max:r", "ACCESS is exactly three characters, 'r' has 1; write pid_max:r--", (8, 9)),
     (
         "*:rw-",
-        "'*' alone names no variable, only '*:---' in the tracing directory; write a variable's name",
+        "'*' by itself names no variable, only '*:---' in the tracing directory; write a variable's name",
         (0, 1),
     ),
     ("pid_max:---\n if new", "clearing takes no condition; write pid_max:---", (13, 19)),

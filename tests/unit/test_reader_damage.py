@@ -463,7 +463,7 @@ def changed(data: st.DataObject, content: Any) -> Any:
     ("content", "why"),
     [
         (b"", "it is empty"),
-        (b"\x7fELF" + bytes(200), "it is no perf.data file"),
+        (b"\x7fELF" + bytes(200), "it is not a perf.data file"),
         (b"PERFILE2", "it was cut inside its header"),
         (b"PERFILE2" + struct.pack("<Q", 16) + bytes(200), "it was written through a pipe"),
         (b"2ELIFREP" + bytes(200), "the other byte order"),
@@ -487,7 +487,7 @@ def test_other_files_are_refused_in_a_line(tmp_path: Path, content: bytes, why: 
 def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, why in (
-        ("fifo", "it is no regular file"),
+        ("fifo", "it is not a regular file"),
         ("", "it is a folder"),
         ("gone", "No such file or directory"),
         ("a\0b", "its name has a NUL"),

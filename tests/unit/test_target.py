@@ -78,7 +78,7 @@ def test_what_is_no_file_stays(write: Write, tmp_path: Path, force: bool) -> Non
     with pytest.raises(KsymError, match="it is a folder"):
         write(str(tmp_path / "folder"), force=force)
     os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
-    with pytest.raises(KsymError, match="it is no regular file"):
+    with pytest.raises(KsymError, match="it is not a regular file"):
         write(str(tmp_path / "socket"), force=force)
     assert stat.S_ISSOCK((tmp_path / "socket").stat().st_mode)
 

@@ -96,7 +96,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.partition and args.output in (None, "", "-"):
         raise UsageError(what, "--partition needs a folder", "name it with -o")
     if args.output == "-" and args.to not in _TEXTS:
-        raise UsageError(what, f"{args.to} is no text for stdout", "name a file with -o")
+        raise UsageError(what, f"{args.to} is not text, and stdout takes only text", "name a file with -o")
 
 
 def _selected(accesses: Accesses, selection: Selection) -> Accesses:

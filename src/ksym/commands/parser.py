@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         """
         word = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
         if word != message.partition(" ")[0] and not word.strip("rwx-"):
-            message, todo = f"{word} stands alone", "put ACCESS right after the variable, as in pid_max:-w-"
+            message, todo = f"{word} stands apart", "put ACCESS right after the variable, as in pid_max:-w-"
         else:
             todo = f"see {self.prog} --help"
         raise UsageError("cannot read the command line", message, todo)
@@ -77,9 +77,7 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
         if not command:
-            raise UsageError(
-                "cannot read the command line", "there is nothing behind --", "name a COMMAND there"
-            )
+            raise UsageError("cannot read the command line", "nothing follows --", "name a COMMAND there")
     parser = make_parser(name, module)
     try:
         args = parser.parse_intermixed_args(words)
@@ -124,7 +122,7 @@ def add_vmlinux(parser: argparse.ArgumentParser) -> None:
 def positive(text: str) -> int:
     """A whole number from 1 on; not more than the kernel can count up to, and a float can hold."""
     if not text.isascii() or not text.isdigit() or not text.strip("0"):
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a positive whole number")
     if len(text) > _MOST_DIGITS:
         raise argparse.ArgumentTypeError(f"'{text}' is too large; at most {_MOST_DIGITS} digits are taken")
     return int(text)
@@ -137,7 +135,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = 0
     if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds above 0")
     return value
 
 
@@ -159,5 +157,5 @@ def cpu_list(text: str) -> tuple[int, ...]:
     except ValueError:
         cpus = ()
     if not cpus:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of CPUs like 0-3,8")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of CPUs like 0-3,8")
     return cpus

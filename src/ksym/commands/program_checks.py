@@ -44,7 +44,7 @@ def reads_and_writes(kernel: Kernel) -> Finding:
         return Finding(what, OK, "by two registers at one address, for certain; reads alone (r--), too")
     return Finding(
         what, LIMITED,
-        "a write fires one alone of two registers at its address, as in an emulator: TYPE is decoded",
+        "a write fires only one of two registers at its address, as in an emulator: TYPE is decoded",
         "use a real processor; --twin on and r-- take an instruction that reads and writes for a read here",
     )  # fmt: skip
 

@@ -67,11 +67,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def output(text: str) -> str:
     """The name of a file."""
     if text in ("", "-"):
-        what = (
-            "an empty name names no file"
-            if not text
-            else "a recording cannot go to stdout, as it is no stream"
-        )
+        what = "an empty name names no file" if not text else "a recording needs a seekable file, not stdout"
         raise argparse.ArgumentTypeError(f"{what}; name a file")
     return text
 
@@ -80,7 +76,7 @@ def size(text: str) -> int:
     """A number of bytes: ``1.5M``, ``200MB``, ``2GiB``; a K is 1024."""
     match = _SIZE.fullmatch(text)
     if not match:
-        raise argparse.ArgumentTypeError(f"'{text}' is no size such as 1.5M, 100M or 2G")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a size such as 1.5M, 100M or 2G")
     count = float(match[1]) * _UNITS[match[2].upper()]  # which may be infinite
     if not LEAST_SIZE <= count < 1 << 62:
         raise argparse.ArgumentTypeError(f"'{text}' is less than 1M, or more than any disk has")

@@ -69,7 +69,7 @@ def keys(text: str) -> tuple[str, ...]:
 def rows(text: str) -> int:
     """A number of rows; 0: all."""
     if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 up")
     return int(text)
 
 

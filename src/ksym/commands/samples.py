@@ -67,7 +67,7 @@ def find_sample(candidates: Iterable[Sample]) -> Sample:
         return sample
     if os.geteuid() != 0:
         raise NotPermitted(
-            "cannot watch a kernel variable", "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)",
+            "cannot watch a kernel variable", "kernel addresses may be watched only by root (CAP_SYS_ADMIN)",
             "run it with sudo",
         )  # fmt: skip
     if refused is not None:

@@ -84,7 +84,7 @@ def _malformed(source: Source, text: str, start: int, target: str) -> RequestErr
         if char not in (_ORDER[place], "-"):
             why = f"{quote(char)} is out of place in ACCESS, the order is r, w, x"
             return source.error(why, todo, start + place)
-    why = "x stands alone, one register watches either data or execution"
+    why = "x stands by itself, one register watches either data or execution"
     return source.error(why, "use --x, or r, w and - without x", start, end)
 
 

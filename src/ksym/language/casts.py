@@ -71,7 +71,7 @@ class Casts(Names):
         if self.token.is_op(".", "->", "["):
             why, todo = "the member is taken before the cast", f"write ({cast}){rest}"
         else:
-            why, todo = "a cast alone is a pointer, not the object", f"write *{cast}"
+            why, todo = "a cast by itself is a pointer, not the object", f"write *{cast}"
         return self.source.error(why, todo, opening.start, start)
 
     def close(self) -> None:

@@ -239,7 +239,7 @@ class _Parser(Cursor):
                 chars.append((_ESCAPES[escape], True))
                 at += 2
             else:
-                why = f"{quote(raw[at : at + 2])} is no escape"
+                why = f"{quote(raw[at : at + 2])} is not an escape"
                 todo = 'use \\n, \\t, \\\\, \\", \\*, or \\xHH'
                 raise self.source.error(why, todo, at, at + 2)
         if token.kind == STRING and any(char == "\0" for char, _ in chars):
@@ -266,8 +266,8 @@ class _Parser(Cursor):
             return self.refuse("numbers have no fraction", "write a whole number", token)
         if token.is_op(".", "->", "["):
             why = "only new and old have members and elements"
-            return self.refuse(why, "write them right behind, as in new.member", token)
+            return self.refuse(why, "write them right after it, as in new.member", token)
         if token.is_op(":"):
             return self.refuse("':' has no meaning in a condition", "put ACCESS before 'if'", token)
         todo = "use && || ! == != < <= > >= & | ^ + - ~ << >>"
-        return self.refuse(f"{quote(token.text)} is no operator of conditions", todo, token)
+        return self.refuse(f"{quote(token.text)} is not an operator of conditions", todo, token)

@@ -60,7 +60,7 @@ class Names(Cursor):
             if scope[:2] in ("0x", "0X"):
                 why = "an address belongs to no module"
                 rest = self.source.text[colon + 1 : self.end].strip()
-                todo = f"write {scope}/{rest}" if is_decimal(rest) else f"write {scope} alone"
+                todo = f"write {scope}/{rest}" if is_decimal(rest) else f"write {scope}"
                 raise self.source.error(why, todo, start, colon)
             while self.token.start <= colon and self.token.kind != END:
                 self.take()

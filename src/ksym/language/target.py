@@ -59,7 +59,7 @@ class _Parser(Casts):
             return self.user_symbol()
         if token.is_op("*"):
             if self.peek(1).kind == END:
-                why = "'*' alone names no variable, only '*:---' in the tracing directory"
+                why = "'*' by itself names no variable, only '*:---' in the tracing directory"
                 raise self.refuse(why, "write a variable's name", token)
             self.take()
             return self.cast(token)
@@ -67,7 +67,7 @@ class _Parser(Casts):
             root, is_pointer = self.group(0)
             if is_pointer and not self.token.is_op(".", "->"):
                 end = self.taken_end()
-                inner, why = self.slice(token.start, end), "a cast alone is a pointer, not the object"
+                inner, why = self.slice(token.start, end), "a cast by itself is a pointer, not the object"
                 if self.token.is_op("["):
                     why = "a pointer's elements are not counted out"
                     raise self.source.error(why, "cast the element's own address", self.token.start)
@@ -92,7 +92,7 @@ class _Parser(Casts):
         pid = None
         if token.text != "self":
             if not is_decimal(token.text):
-                why = f"{quote(token.text)} is no task"
+                why = f"{quote(token.text)} is not a task"
                 raise self.refuse(why, "write task(PID) with a number, or task(self)", token)
             pid = self.decimal(token.text, _PID_LIMIT)
             if not 0 < pid <= _PID_LIMIT:
@@ -202,7 +202,7 @@ class _Parser(Casts):
             why = f"a name that holds {quote(token.text)} stands in quotes"
             return self.refuse(why, f"write {program}{in_quotes(name)}", token)
         if token.kind == WORD:
-            todo = "put conditions behind 'if', and one variable in each request"
+            todo = "put conditions after 'if', and one variable in each request"
             return self.refuse(f"the word {quote(token.text)} is not understood here", todo, token)
         if token.kind == NUMBER:
             why = f"{quote(token.text)} is not expected here"
@@ -220,7 +220,7 @@ class _Parser(Casts):
             why, todo = "@cpuN is given twice", "leave one out"
         elif token.is_op("==", "!=", "<", "<=", ">", ">=", "=") and rest and is_word_char(rest[0]):
             operator = "==" if token.text == "=" else token.text
-            why, todo = "a condition stands behind 'if'", f"write {before} if new {operator} {rest}"
+            why, todo = "a condition follows 'if'", f"write {before} if new {operator} {rest}"
         elif token.is_op("("):
             why, todo = "only task(PID) takes parentheses after a name", f"write {before}"
         elif token.is_op(","):

@@ -186,7 +186,7 @@ class _Checker:
             for leaf in words:
                 if isinstance(leaf, EnumName):
                     todo = f"write ip in {leaf.name}" + (", or ip == 0xADDRESS" if leaf is not other else "")
-                    raise self.refuse(f"{quote(leaf.name)} is no address", todo, leaf)
+                    raise self.refuse(f"{quote(leaf.name)} is not an address", todo, leaf)
         if kind is not Kind.INT:
             why = "ip is compared with itself" if kind is Kind.IP else f"ip is an address, not {kind.value}"
             raise self.refuse(why, _HOW[Kind.IP], other)
@@ -221,7 +221,7 @@ class _Checker:
 
         near = get_close_matches(node.name.lower(), (*FIELDS, "access"), n=1)
         todo = f"did you mean {near[0]}?" if near else f"the fields are {', '.join(FIELDS)}"
-        why = f"{quote(node.name)} is no field, and enum names are compared only with new or old"
+        why = f"{quote(node.name)} is not a field, and enum names are compared only with new or old"
         return self.refuse(why, todo, node)
 
 

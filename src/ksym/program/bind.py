@@ -248,7 +248,7 @@ class _Binder:
             first, width = bits
             offset, bits, size = offset + first // 8, (first % 8, width), (first % 8 + width + 7) // 8
         if offset + size > self.variable.length:
-            why = f"{node} ends behind the {self.variable.length} bytes that are watched"
+            why = f"{node} ends after the {self.variable.length} bytes that are watched"
             raise self.error(why, "watch all of it", node.span)
         return Part(node.name, node.span, node.path, offset=offset, size=size, bits=bits, signed=signed)
 
@@ -257,7 +257,7 @@ class _Binder:
         if kind is None:
             if found.length in (1, 2, 4, _WIDEST):
                 return found.length, False
-            why = f"{node} is {found.length} bytes of unknown type, no number"
+            why = f"{node} is {found.length} bytes of unknown type, not a number"
             raise self.error(why, "give TARGET a type, as in *(u32 *)0xADDRESS", node.span)
         if _is_number(kind):
             return kind.size, kind.signed if isinstance(kind, Integer | Enum) else False
@@ -335,7 +335,7 @@ class _Binder:
         if not kinds:
             kind_of = self.type_of(values[0]) if values else None
             what = f"{values[0]} is {_a(kind_of.name)}" if kind_of else "its type is not known"
-            why = f"'{node.name}' is no field, and no enum's constant: {what}"
+            why = f"'{node.name}' is not a field, and no enum's constant: {what}"
             raise self.error(why, "write a number", node.span)
         names = [name for kind in kinds for name, _ in kind.enumerators]
         near, has = suggestion(node.name, names), f"it has {_list(names)}"

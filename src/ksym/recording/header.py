@@ -117,7 +117,7 @@ def open_file(path: str) -> io.FileIO:
     if not stat.S_ISREG(mode):
         os.close(fd)
         folder = stat.S_ISDIR(mode)
-        why = "it is a folder (perf record --threads?)" if folder else "it is no regular file"
+        why = "it is a folder (perf record --threads?)" if folder else "it is not a regular file"
         raise error(path, why, "record into one file")
     return io.FileIO(fd, "rb")
 
@@ -133,7 +133,7 @@ def read_head(file: Bytes, path: str) -> FileHead:
     if start[:8] == MAGIC[::-1]:
         raise error(path, "it was made on a machine of the other byte order", "read it on such a machine")
     if start[:8] != MAGIC:
-        raise error(path, "it is no perf.data file" if start else "it is empty")
+        raise error(path, "it is not a perf.data file" if start else "it is empty")
     if len(start) >= 16 and struct.unpack_from("<Q", start, 8)[0] == 16:
         raise error(path, "it was written through a pipe", "let perf record write a file (-o FILE)")
     if len(start) < HEADER.size:

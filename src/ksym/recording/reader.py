@@ -147,7 +147,7 @@ class _Reading:
         self._sideband = Sideband(by_ksym=head.by_ksym or head.machine.version.startswith("ksym"))
         self._damage: str | None = None
         self._stream_damage: str | None = None
-        """Why the stream ends behind the piece that was taken last: it is read ahead."""
+        """Why the stream ends after the piece that was taken last: it is read ahead."""
         self._learned = 0
         """Notes that were looked through for further identifiers."""
         self._at = head.data_at

@@ -104,7 +104,7 @@ class Btf:
         name = name.replace("-", "_")  # as the kernel spells module names
         missing = "no such module is loaded, or the kernel was built without CONFIG_DEBUG_INFO_BTF_MODULES"
         if "/" in name:
-            raise BtfError(f"cannot read the BTF of {name}", "this is no module's name")
+            raise BtfError(f"cannot read the BTF of {name}", "this is not a module's name")
         data = _read(os.path.join(directory, name), missing)
         return cls(data, base or cls.vmlinux(directory), name)
 

@@ -144,7 +144,7 @@ def parse_type(text: str, lookup: TypeLookup | None = None, place: Place | None 
     if not tokens or not all(word[0].isalpha() or word[0] == "_" for word in tokens):
         raise KsymError(
             f"cannot read the type '{text}'",
-            "it is no type name",
+            "it is not the name of a type",
             "write it as in u32, unsigned long, struct net or struct page *",
             place=place,
         )

@@ -112,7 +112,7 @@ class Resolver:
                 f"watch its execution with {text}:--x",
             )
         if request.target.path:
-            raise NotWatchable(f"cannot watch {text}", "a function has no members", "name the function alone")
+            raise NotWatchable(f"cannot watch {text}", "a function has no members", "name only the function")
         return Variable(
             text, found.address, EXECUTED, Space.KERNEL, section=found.section, module=found.module, executable=True,
             facts=tuple(found.facts),
@@ -219,7 +219,7 @@ class Resolver:
         if address < _HASHED_MOST:
             raise NotWatchable(
                 f"cannot watch {text}",
-                f"{address:#x} is no kernel address; printk's %p prints hashed values like this one",
+                f"{address:#x} is not a kernel address; printk's %p prints hashed values like this one",
                 "use the address that %px prints, or /proc/kallsyms; for a user address add -p PID",
             )
         raise NotWatchable(
@@ -232,7 +232,7 @@ class Resolver:
         length = EXECUTED if request.mode is Mode.EXECUTE else root.length
         if length is None:
             raise KsymError(
-                f"cannot watch {text}", "an address alone has no length",
+                f"cannot watch {text}", "an address by itself has no length",
                 f"write {text}/4 for four bytes, or *(TYPE *){text}",
             )  # fmt: skip
         facts = (Fact("address", f"{root.value:#x}", "the request"), Fact("size", str(length), "the request"))

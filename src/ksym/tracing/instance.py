@@ -164,7 +164,7 @@ class Instance:
         word = text.strip()
         if not word.isascii() or not word.isdigit() or len(word) > 20 or not int(word):
             raise UsageError(
-                f"cannot set the buffer's size to '{word}'", "it is no number from 1 on",
+                f"cannot set the buffer's size to '{word}'", "it is not a positive number",
                 "give kilobytes for each CPU",
             )  # fmt: skip
         most = most_kilobytes()

@@ -10,7 +10,7 @@ TITLE = "Who reads or writes this variable? ksym's tracing directory, after ftra
 EXAMPLES = (
     ("echo pid_max:rw- > ksym_trace_filter", "watch a kernel variable"),
     ("cat trace", "see who touched it"),
-    ("echo pid_max:-w- > ksym_trace_filter", "writes alone, from now on"),
+    ("echo pid_max:-w- > ksym_trace_filter", "only writes, from now on"),
     ("echo pid_max:--- > ksym_trace_filter", "watch it no more"),
 )
 

@@ -56,7 +56,7 @@ def check(name: str, *, force: bool, option: str = "-o") -> None:
             todo = f"for stdout give {option} {STDOUT}"
     elif not stat.S_ISREG(mode):
         why, todo = (
-            "it is a folder" if stat.S_ISDIR(mode) else "it is no regular file",
+            "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file",
             f"name another with {option}",
         )
     elif force:
