@@ -32,6 +32,9 @@ _MARKS = (
 _FORM = re.compile(rf"\b(?:{'|'.join(_MARKS)}) (?!or )(\S.*?){_END}")
 _COMMAND = re.compile(r"`([^`]+)`|\b((?:sysctl|mount|umount|modprobe) [\w.=-][^;,`]*)")
 
+SHELL = re.compile(r"\b(pip install |ulimit -|sysctl [\w.]+=|unshare -)")
+"""Advice for the shell: nothing in it is a form of ksym's."""
+
 STAND_INS = {
     "FUNCTION": "main", "VARIABLE": "counter", "MEMBER": "comm", "NAME": "name", "TYPE": "u32", "PROGRAM": "prog",
     "MODULE": "ext4", "SYMBOL": "name", "LENGTH": "4", "ADDRESS": "1000", "PID": "1", "ACCESS": "rw-",
