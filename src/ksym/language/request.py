@@ -112,8 +112,8 @@ def written(program: str, *scopes_and_name: str) -> str:
     "'./a:b':parse.c::state"
     """
     head = program if re.fullmatch(r"[^:'\"\\\s]+", program) else in_quotes(program)
-    plain = [bool(re.fullmatch(r"[^\W\d][\w$]*(\.[\w$]+)*", part)) for part in scopes_and_name]
-    name = [part if good else in_quotes(part) for part, good in zip(scopes_and_name, plain, strict=True)]
+    plain = re.compile(r"[^\W\d][\w$]*(\.[\w$]+)*")
+    name = [part if plain.fullmatch(part) else in_quotes(part) for part in scopes_and_name]
     return f"{head}:{'::'.join(name)}"
 
 
