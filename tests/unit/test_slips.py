@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ksym.errors import KsymError, NoSuchVariable, NotPermitted, NotWatchable
+from ksym.language.parser import parse_request
+from ksym.runs.slips import explain
 from support.program import command, environment
 from synthetic.compile import build, need
 
@@ -89,6 +92,22 @@ def test_a_slip_is_told_before_command_runs(folder: Path, words: list[str], said
         assert done.returncode in (2, 125)
         assert done.stdout == ""
     assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "better"),
+    [
+        (NoSuchVariable("cannot watch gauge", "no"), True),
+        (NotPermitted("cannot find kernel symbols", "no"), True),
+        (NoSuchVariable("cannot reach gauge.level", "the type of gauge is not known"), False),
+        (NotWatchable("cannot watch gauge", "it is a function"), False),
+        (KsymError("cannot reach gauge.level", "no member"), False),
+    ],
+)
+def test_only_an_unknown_name_is_looked_for_in_command(folder: Path, error: KsymError, better: bool) -> None:
+    request = parse_request("gauge.level")
+    found = explain(error, request, pid=None, command=[str(folder / "meter")], texts=["gauge.level"])
+    assert (found is not error) == better
 
 
 def test_an_address_of_command_gets_its_name(folder: Path) -> None:

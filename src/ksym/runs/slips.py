@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from ksym.errors import KsymError, NoSuchVariable, RequestError, UsageError
+from ksym.errors import KsymError, NoSuchVariable, NotPermitted, NotWatchable, RequestError, UsageError
 from ksym.language.parser import GDB_COMMANDS, parse_request
 from ksym.language.request import Address, Request, Symbol, UserSymbol, written
 from ksym.linux.files import find_program
@@ -128,7 +128,7 @@ def explain(
             parse_request(f"{texts[0]} {texts[1]}")
         except RequestError as refusal:
             return refusal
-    if isinstance(root, Symbol):
+    if isinstance(root, Symbol) and _is_unknown(error, root):
         better = _of_a_program(request, root, files)
         if better is None and command is not None and not command and isinstance(error, NoSuchVariable):
             better = missing_dashes(texts)
@@ -138,6 +138,13 @@ def explain(
         return error
     better.place = better.place or request.place(root.span)
     return better
+
+
+def _is_unknown(error: KsymError, root: Symbol) -> bool:
+    """Return True if the name itself was not found; a member or a type that is missing is another matter."""
+    if isinstance(error, NotWatchable):
+        return root.scope is not None
+    return isinstance(error, (NotPermitted, NoSuchVariable)) and not error.what.startswith("cannot reach")
 
 
 def _of_a_program(request: Request, root: Symbol, files: Sequence[str]) -> KsymError | None:
