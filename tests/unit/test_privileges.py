@@ -116,6 +116,15 @@ def test_a_filter_of_ptrace_is_named_as_the_cause(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"ksym: cannot run ./lone: a seccomp filter forbids ptrace {SEEN}")
 
 
+@pytest.mark.parametrize(("scope", "told"), [("0\n", False), ("1\n", False), ("2\n", False), ("3\n", True)])
+def test_yama_is_named_where_it_forbids_all(monkeypatch: pytest.MonkeyPatch, scope: str, told: bool) -> None:
+    monkeypatch.setattr(privileges, "is_filtered", lambda name: False)
+    monkeypatch.setattr(privileges, "read_text", {"/proc/sys/kernel/yama/ptrace_scope": scope}.__getitem__)
+    found = privileges.no_tracing()
+    assert (found is not None) == told
+    assert found is None or found[0].startswith("kernel.yama.ptrace_scope is 3, which forbids ptrace")
+
+
 def test_doctor_names_the_filter() -> None:
     done = under_a_filter(("perf_event_open", "bpf"), "doctor", "--json")
     found = {each["what"]: each for each in map(json.loads, done.stdout.splitlines())}

@@ -19,6 +19,8 @@ SYS_PTRACE, SYS_ADMIN, SYSLOG, PERFMON, BPF = 19, 21, 34, 38, 39
 _NAMES = {SYS_PTRACE: "SYS_PTRACE", SYS_ADMIN: "SYS_ADMIN", SYSLOG: "SYSLOG", PERFMON: "PERFMON", BPF: "BPF"}
 _FILTER = "2"
 """SECCOMP_MODE_FILTER, include/uapi/linux/seccomp.h."""
+_NO_ATTACH = "3"
+"""YAMA_SCOPE_NO_ATTACH, which includes PTRACE_TRACEME (security/yama/yama_lsm.c)."""
 _ALL_IDS = ("0", "0", "4294967295")
 """The user namespace that the machine booted with maps each id to itself."""
 
@@ -91,6 +93,20 @@ def refusal(name: str, *capabilities: int) -> tuple[str, str] | None:
     if os.geteuid() != 0:
         return (f"it takes CAP_{wanted}, or root", "run it with sudo") if lacks(*capabilities) else None
     return missing(*capabilities)
+
+
+def no_tracing() -> tuple[str, str] | None:
+    """Explain why no process may be traced here, not even one's own child; None where that is allowed."""
+    if is_filtered("ptrace"):
+        return refusal("ptrace", SYS_PTRACE)
+    try:
+        scope = read_text("/proc/sys/kernel/yama/ptrace_scope").strip()
+    except OSError:  # a kernel without Yama
+        return None
+    if scope != _NO_ATTACH:
+        return None
+    why = f"kernel.yama.ptrace_scope is {scope}, which forbids ptrace until the next boot"
+    return why, "boot with a lower one, or start the program first and give -p PID"
 
 
 def missing(*capabilities: int) -> tuple[str, str] | None:

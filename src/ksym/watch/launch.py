@@ -137,8 +137,8 @@ class Command:
             elif number == errno.ENOEXEC:
                 why = "it is no program of this machine, and no script that names its interpreter (#!)"
                 todo = "name a program, or an interpreter in front of it"
-            elif self._traced and privileges.is_filtered("ptrace"):
-                why, todo = privileges.refusal("ptrace", privileges.SYS_PTRACE) or (why, todo)
+            elif self._traced and (refused := privileges.no_tracing()) is not None:
+                why, todo = refused
             raise CommandError(f"cannot run {self.argv[0]}", why, todo, status)
 
     def run_until(self, mapped: Callable[[int], bool], wait: Callable[[], bool]) -> int | None:
