@@ -115,7 +115,7 @@ SENTENCES = [
     ),
     pytest.param(
         "task(4194303).comm",
-        "cannot find task(4194303): there is no such task; see ps -eL for the tasks that live",
+        "cannot find task(4194303): there is no such task; see ps -eL",
         id="no such task",
     ),
     pytest.param(
@@ -148,7 +148,7 @@ USAGE = {
     ): "argument --duration: '' is not a number of seconds above 0; see ksym trace --help",
     ("x", "-w-"): "-w- stands apart; put ACCESS right after the variable, as in pid_max:-w-",
     ("x", "--x"): "--x stands apart; put ACCESS right after the variable, as in pid_max:-w-",
-    ("x", "--"): "nothing follows --; name a COMMAND there",
+    ("x", "--"): "nothing follows --; name a COMMAND after it",
 }
 
 
@@ -233,7 +233,9 @@ def test_a_file_that_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "garbage").chmod(0o755)
     result = ksym("stat", sample().request, "--", str(tmp_path / "garbage"))
     assert result.status == 126
-    assert "it is no program of this machine, and no script that names its interpreter (#!)" in result.err
+    assert (
+        "it is neither a program for this machine nor a script that names its interpreter (#!)" in result.err
+    )
     assert len(result.err.splitlines()) == 1
 
 
@@ -242,7 +244,7 @@ def test_a_script_whose_interpreter_is_missing(tmp_path: Path) -> None:
     (tmp_path / "script").chmod(0o755)
     result = ksym("stat", sample().request, "--", str(tmp_path / "script"))
     assert result.status == 127
-    assert "the interpreter that its first line names is not there; mend that line" in result.err
+    assert "its first line names an interpreter that does not exist; correct that line" in result.err
 
 
 def test_a_second_run_of_the_program_is_said_not_to_be_watched(program: Path) -> None:

@@ -112,7 +112,7 @@ EXEMPT = {
             "start it again with -- COMMAND",
             "check the spelling of COMMAND",
             "check the PID with ps",
-            "name a COMMAND there",
+            "name a COMMAND after it",
         ),
         "what the user knows",
     ),

@@ -64,4 +64,4 @@ def free_them() -> str:
     others = holders()
     if others:
         return "end " + ", ".join(map(str, others))
-    return "somebody holds them; gdb, perf or bpftrace perhaps"
+    return "another program holds them, perhaps gdb, perf or bpftrace"

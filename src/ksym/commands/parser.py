@@ -77,7 +77,7 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
         at = words.index("--")
         words, command = words[:at], words[at + 1 :]
         if not command:
-            raise UsageError("cannot read the command line", "nothing follows --", "name a COMMAND there")
+            raise UsageError("cannot read the command line", "nothing follows --", "name a COMMAND after it")
     parser = make_parser(name, module)
     try:
         args = parser.parse_intermixed_args(words)

@@ -270,7 +270,7 @@ class Resolver:
         if not request.target.path and base % _alignment(kind.size):
             raise NotWatchable(
                 f"cannot watch {request.target.text}",
-                f"{base:#x} is not aligned to the {kind.size} bytes of {kind.name}, as no such object is",
+                f"{base:#x} is not aligned to the {kind.size} bytes of {kind.name}, as every object of that type is",
                 f"check the address; {base:#x}/{kind.size} watches these bytes with more registers",
             )
         return Variable(

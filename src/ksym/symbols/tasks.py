@@ -116,7 +116,7 @@ class TaskList:
             if found is not None:
                 return int(found)
             break
-        raise KsymError(f"cannot find {name}", "there is no such task", "see ps -eL for the tasks that live")
+        raise KsymError(f"cannot find {name}", "there is no such task", "see ps -eL")
 
     def _find(self, tid: int) -> int | None:
         leader_pid = _leader(tid)

@@ -209,7 +209,7 @@ def _made_sure(request: Request, writer: int) -> Request:
         return request
     if not writer:
         raise RequestError(
-            f"cannot watch {request.target.text}", "who writes it is in another pid namespace",
+            f"cannot watch {request.target.text}", "its writer is in another pid namespace",
             "write task(PID) with its number in the namespace of `ksym mount`", place=request.place(root.span),
         )  # fmt: skip
     return parse_request(f"{text[: root.span.start]}task({writer}){text[root.span.end :]}", seed=True)

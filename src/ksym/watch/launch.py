@@ -133,9 +133,9 @@ class Command:
             status = NOT_FOUND if number == errno.ENOENT else CANNOT_RUN
             why, todo = os.strerror(number), "name a program"
             if number == errno.ENOENT:  # the file itself was found
-                why, todo = "the interpreter that its first line names is not there", "mend that line"
+                why, todo = "its first line names an interpreter that does not exist", "correct that line"
             elif number == errno.ENOEXEC:
-                why = "it is no program of this machine, and no script that names its interpreter (#!)"
+                why = "it is neither a program for this machine nor a script that names its interpreter (#!)"
                 todo = "name a program, or an interpreter in front of it"
             elif self._traced and (refused := privileges.no_tracing()) is not None:
                 why, todo = refused

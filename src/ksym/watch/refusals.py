@@ -100,7 +100,7 @@ def _less(watch: Watch, free: int) -> str:
     each = watch.registers // len(watch.pieces)
     length = free // each * _REGISTER - watch.variable.address % _REGISTER
     if not 0 < length < watch.variable.length:
-        return "wait until whoever holds registers has given them back"
+        return "wait until other watches have ended"
     text, at, cpu = watch.request.target.text.partition("@")
     if isinstance(watch.request.target.root, Cast) and not watch.request.target.path:
         text = f"{watch.variable.address:#x}"
