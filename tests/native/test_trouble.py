@@ -83,8 +83,8 @@ SENTENCES = [
     ),
     pytest.param(
         "*(u32 *)0xffffffff82c0ffee",
-        "cannot watch *(u32 *)0xffffffff82c0ffee: 0xffffffff82c0ffee is not aligned to the 4 bytes of u32, as no such "
-        "object is; check the address; 0xffffffff82c0ffee/4 watches these bytes with more registers",
+        "cannot watch *(u32 *)0xffffffff82c0ffee: 0xffffffff82c0ffee is not aligned to the 4 bytes of u32, as every "
+        "object of that type is; check the address; 0xffffffff82c0ffee/4 watches these bytes with more registers",
         id="misaligned",
     ),
     pytest.param(
