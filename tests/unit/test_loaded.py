@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from ksym.symbols.loaded import ObjectNotMapped, Process
+from ksym.errors import KsymError
+from ksym.symbols.loaded import Process
 
 
 @pytest.mark.parametrize("spec", ["./prog", sys.executable, "libc.so.6"])
@@ -20,7 +21,7 @@ def test_a_process_that_ended_and_was_not_waited_for_has_nothing_mapped(spec: st
     try:
         with Process(pid) as process:
             assert not process.has_mapped(spec)
-            with pytest.raises(ObjectNotMapped):
+            with pytest.raises(KsymError, match=f"it has ended and waits for its parent, process {os.getpid()}"):
                 process.find_object(spec)
     finally:
         os.waitpid(pid, 0)
