@@ -34,6 +34,9 @@ CODE = {
     0x2010: (Named("storer", 0x10, owner="prog"), STORES),
     0x3010: (Named("storer", 0x10, owner="other.so"), STORES),
     0x4010: (Named(None, 0x4010), None),
+    0x5010: (Named("other.so", 0x1010, owner="other.so", in_file=True), STORES),
+    0x5020: (Named("other.so", 0x1020, owner="other.so", in_file=True), STORES),
+    0x9010: (Named("other.so", 0x1010, owner="other.so", in_file=True), STORES),
 }
 PLAN = make_plan(
     [
@@ -95,6 +98,19 @@ def test_functions_of_one_name_in_two_objects_are_two() -> None:
 
 def test_code_without_a_name_has_its_address() -> None:
     assert counted("function").sum([element([3], 0x4010)], []) == {Who(0, "?", ip=0x4010): 3}
+
+
+def test_code_of_a_file_without_a_symbol_has_the_offset_in_it_wherever_it_lies() -> None:
+    found = counted("function").sum([element([1], 0x5010), element([2], 0x5020), element([4], 0x9010)], [])
+    assert found == {
+        Who(0, "W", "other.so", "other.so", offset=0x1010): 5,
+        Who(0, "W", "other.so", "other.so", offset=0x1020): 2,
+    }
+    lines = table("function").rows(found, [7, 0]).splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["5", "2"]
+    assert [line.split()[-1] for line in lines[:2]] == ["other.so+0x1010", "other.so+0x1020"]
+    made = [json.loads(line) for line in json_lines(PLAN.watches, ("function",), found).splitlines()]
+    assert [(row["offset"], row["ip"], row["hits"]) for row in made] == [(0x1010, None, 5), (0x1020, None, 2)]
 
 
 @pytest.mark.parametrize(
@@ -302,12 +318,13 @@ def test_json_has_the_keys_that_were_asked_for() -> None:
     )
     assert row == {
         "symbol": "./prog:other", "access": "-w-", "type": "W", "function": "storer", "module": "prog", "ip": None,
+        "offset": None,
         "comm": "worker", "pid": 7, "tid": 8, "cpu": 1, "hits": 3,
     }  # fmt: skip
     rows = [json.loads(line) for line in json_lines(PLAN.watches, ("function",), COUNTS, 0.5).splitlines()]
     assert rows[1] == {
         "seconds": 0.5, "symbol": "./prog:first", "access": "rw-", "type": "?", "function": None, "module": None,
-        "ip": "0x4010", "hits": 499,
+        "ip": "0x4010", "offset": None, "hits": 499,
     }  # fmt: skip
     assert [row["hits"] for row in rows] == [1500, 499, 1]
 

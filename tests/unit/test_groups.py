@@ -10,8 +10,9 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksym.capture.sites import Named
+from ksym.capture.sites import Named, Site
 from ksym.recording.accesses import KINDS
+from ksym.recording.knowledge import named_data, named_from
 from ksym.reports.analysis import Analysis
 from ksym.reports.call_tree import Node, chains, grow
 from ksym.reports.groups import KEYS
@@ -182,3 +183,18 @@ def test_a_tree_of_many_branches() -> None:
     )
     assert "├─   5.0% caller0" in text
     assert "└─  60.0% 12 more" in text
+
+
+def test_code_without_a_symbol_is_grouped_by_its_place_in_the_file() -> None:
+    def at(offset: int, ip: int) -> Site:
+        return replace(SITES[0], ip=ip, named=Named("lib.so", offset, owner="lib.so", in_file=True))
+
+    sites = (at(0x10FF, 0x7F0000010FF), at(0x1107, 0x7F000001107), at(0x10FF, 0x7E00000010FF))
+    made = make_accesses([Row(n, "W", site=n % 3) for n in range(6)], sites=sites, stacks=[(sites[0].named,)])
+    (each,) = Analysis(made, Selection()).subjects
+    groups, _ = each.groups(["function"])
+    assert [(group.label, group.fields["offset"], group.accesses) for group in groups] == [
+        (("lib.so+0x10ff",), 0x10FF, 4), (("lib.so+0x1107",), 0x1107, 2),
+    ]  # fmt: skip
+    assert sites[0].named.code == "lib.so+0x10ff"
+    assert named_from(named_data(sites[0].named)) == sites[0].named

@@ -73,11 +73,11 @@ def test_addresses_in_a_program(tmp_path: Path, flags: tuple[str, ...]) -> None:
 
         names = UserNames(pid)
         size = next(s.size for s in Process(pid).find_object(str(path)).elf.find("work"))
-        assert names.name(work + 4) == ("work", 4, "prog", size)
+        assert names.name(work + 4) == ("work", 4, "prog", size, False)
         assert size > 4
         assert str(names.name(work + 4)) == "work+0x4"
         assert names.name(0x10) is None
-    assert names.name(work + 5) == ("work", 5, "prog", size)  # after its death
+    assert names.name(work + 5) == ("work", 5, "prog", size, False)  # after its death
 
 
 def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,9 +32,11 @@ class Who(NamedTuple):
     Args:
         watch: Number of the watch.
         access: ``R``, ``W``, ``RW``, ``X``, or ``?`` where it cannot be known.
-        function: Where the access was made; None where code has no name, which has ``ip`` then.
+        function: Where the access was made; the name of its file where no symbol holds the code, which has
+            ``offset`` then; None where it lies in no file, and has ``ip``.
         module: The kernel module, executable or library of the code.
         ip: See ``function``.
+        offset: See ``function``; the offset in the file.
         comm: Name of the thread at its first hit.
         pid: Its process.
         tid: The thread.
@@ -50,6 +52,7 @@ class Who(NamedTuple):
     pid: int | None = None
     tid: int | None = None
     cpu: int | None = None
+    offset: int | None = None
 
 
 class Places(Protocol):
@@ -176,8 +179,10 @@ class Counted:
         who = Who(watch, kind_of(mode, site, flags))
         if self._function:
             named = site.named
-            unnamed = None if named.function is not None else site.ip
-            who = who._replace(function=named.function, module=named.owner, ip=unnamed)
+            who = who._replace(
+                function=named.function, module=named.owner, ip=site.ip if named.function is None else None,
+                offset=named.offset if named.in_file else None,
+            )  # fmt: skip
         if self._task:
             comm = names.get((pid << 32 | tid).to_bytes(8, "little"), "?")
             who = who._replace(comm=comm, pid=pid, tid=tid)

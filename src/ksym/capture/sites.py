@@ -7,7 +7,7 @@ A run has few of them and many hits, so each is worked out once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ksym.capture.instructions import UNKNOWN, Instruction, X86Decoder, available
@@ -27,15 +27,27 @@ class Named:
     """An address in code, named.
 
     ``owner`` is the kernel module, executable or library; None for the kernel itself. ``size`` is the
-    function's, 0 if unknown. ``function`` is None where nothing is known.
+    function's, 0 if unknown. ``function`` is None where nothing is known, and ``offset`` the address then.
+    With ``in_file`` no symbol holds the address: ``function`` is the file's name, ``offset`` the one in the file.
     """
 
     function: str | None
     offset: int
     size: int = 0
     owner: str | None = None
+    in_file: bool = False
+
+    @property
+    def code(self) -> str:
+        """The function without the offset; code that no symbol holds is told apart by its place."""
+        if self.in_file:
+            return f"{self.function}+{self.offset:#x}"
+        text = self.function if self.function is not None else f"{self.offset:#x}"
+        return text + (f" [{self.owner}]" if self.owner else "")
 
     def __str__(self) -> str:
+        if self.in_file:
+            return self.code
         if self.function is None:
             return f"{self.offset:#x}" + (f" [{self.owner}]" if self.owner else "")
         return f"{self.function}+{self.offset:#x}" + (f" [{self.owner}]" if self.owner else "")
@@ -160,7 +172,7 @@ class Sites:
         named = self._names.get(key)
         if named is None:
             named = self._kernel_name(ip - back) if ip >= KERNEL_HALF else self._user_name(pid, ip - back)
-            named = Named(named.function, named.offset + back, named.size, named.owner)
+            named = replace(named, offset=named.offset + back)
             self._names[key] = named
         return named
 

@@ -26,14 +26,15 @@ _MOST_UNKNOWN = 4096
 class UserName(NamedTuple):
     """``function+offset`` of ``object``.
 
-    Without a symbol, ``function`` is the object's name too and ``offset`` the one in its file. ``size`` is the
-    function's, 0 if unknown.
+    Without a symbol (``in_file``), ``function`` is the object's name too and ``offset`` the one in its file. ``size``
+    is the function's, 0 if unknown.
     """
 
     function: str
     offset: int
     object: str
     size: int = 0
+    in_file: bool = False
 
     def __str__(self) -> str:
         return f"{self.function}+{self.offset:#x}"
@@ -167,7 +168,7 @@ class UserNames:
         bias = self._bias(mapping)
         hit = None if bias is None else self._cache.function(mapping.file_key, ip - bias)
         if hit is None:
-            return UserName(basename, ip - mapping.start + mapping.offset, basename)
+            return UserName(basename, ip - mapping.start + mapping.offset, basename, in_file=True)
         return UserName(hit[0], hit[1], basename, hit[2])
 
     @property

@@ -149,7 +149,9 @@ class Users:
 
     def _live_name(self, pid: int, ip: int) -> Named | None:
         found = self._names(pid).name(ip)
-        return None if found is None else Named(found.function, found.offset, found.size, found.object)
+        if found is None:
+            return None
+        return Named(found.function, found.offset, found.size, found.object, found.in_file)
 
     def _names(self, pid: int) -> UserNames:
         names = self._live.get(pid)
@@ -180,7 +182,7 @@ class Users:
                 if hit is not None:
                     symbol, offset = hit
                     return Named(readable(symbol.function_name), offset, symbol.size, owner)
-        return Named(owner, ip - record.start + record.offset, 0, owner)
+        return Named(owner, ip - record.start + record.offset, 0, owner, in_file=True)
 
     def _image(self, path: str) -> Image | None:
         if path not in self._images:

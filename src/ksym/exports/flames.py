@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.sites import Named
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.reports.comparable import number
 
@@ -53,10 +52,8 @@ def _chain(accesses: Accesses, at: int) -> tuple[str, ...]:
     watch, kind = accesses.watches[accesses.watch[at]], KINDS[accesses.kind[at]]
     stack = accesses.stacks[accesses.stack[at]] if accesses.stack[at] >= 0 else ()
     frames = stack or (accesses.sites[accesses.site[at]].named,)
-    return (f"{kind} {watch.name}", accesses.comms[accesses.comm[at]], *map(_name, reversed(frames)))
-
-
-def _name(frame: Named) -> str:
-    """The function without the offset, so that its calls are added up."""
-    name = frame.function if frame.function is not None else f"{frame.offset:#x}"
-    return f"{name} [{frame.owner}]" if frame.owner else name
+    return (
+        f"{kind} {watch.name}",
+        accesses.comms[accesses.comm[at]],
+        *(frame.code for frame in reversed(frames)),
+    )

@@ -160,18 +160,20 @@ def watch_from(index: int, data: Any) -> Watch:
 
 
 def named_data(named: Named) -> list[Any]:
-    """A name as JSON."""
-    return [named.function, named.offset, named.size, named.owner]
+    """A name as JSON; one of a place that no symbol holds has a fifth element."""
+    data = [named.function, named.offset, named.size, named.owner]
+    return [*data, True] if named.in_file else data
 
 
 def named_from(data: Any) -> Named:
     """The name that `named_data` described."""
-    function, offset, size, owner = data
+    function, offset, size, owner, *in_file = data
     return Named(
         None if function is None else readable(str(function)),
         int(offset),
         int(size),
         None if owner is None else readable(str(owner)),
+        in_file == [True],
     )
 
 

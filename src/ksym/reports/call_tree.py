@@ -75,7 +75,7 @@ def grow(subject: Subject) -> Tree | None:
         for frame in frames[:DEEPEST]:
             name = names.get(frame)
             if name is None:
-                name = names[frame] = without_offset(frame)
+                name = names[frame] = frame.code
             child = node.callers.get(name)
             if child is None:
                 child = node.callers[name] = Node(name)
@@ -84,9 +84,3 @@ def grow(subject: Subject) -> Tree | None:
     if not taken:
         return None
     return Tree(root, len(subject) - taken - left_out, left_out)
-
-
-def without_offset(frame: Named) -> str:
-    """A frame's function: calls from several lines of one are one way."""
-    text = frame.function if frame.function is not None else f"{frame.offset:#x}"
-    return text + (f" [{frame.owner}]" if frame.owner else "")

@@ -18,7 +18,7 @@ from ksym.capture.sites import Site
 from ksym.capture.values import Values, integer_layout
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.reports.analysis import Analysis
-from ksym.reports.call_tree import DEEPEST, MOST_STACKS, without_offset
+from ksym.reports.call_tree import DEEPEST, MOST_STACKS
 from ksym.reports.comparable import AnyColumn, Numbers, comparable, is_number, last_places, number
 from ksym.reports.layout import cut
 from ksym.reports.terminal import SourceOf
@@ -136,9 +136,7 @@ def _code(accesses: Accesses, source: SourceOf, packer: Packer) -> dict[str, Any
 
 def _function(site: Site) -> str:
     named = site.named
-    if named.function is None:
-        return f"{site.ip:#x}"
-    return _text(named.function + (f" [{named.owner}]" if named.owner else ""))
+    return f"{site.ip:#x}" if named.function is None else _text(named.code)
 
 
 def _stacks(accesses: Accesses, packer: Packer) -> dict[str, Any]:
@@ -150,10 +148,7 @@ def _stacks(accesses: Accesses, packer: Packer) -> dict[str, Any]:
     for each in order:
         named = accesses.stacks[each][:DEEPEST]
         depths.append(len(named))
-        chain += [
-            frames.setdefault((_text(str(frame)), _text(without_offset(frame))), len(frames))
-            for frame in named
-        ]
+        chain += [frames.setdefault((_text(str(frame)), _text(frame.code)), len(frames)) for frame in named]
     code = np.zeros(len(made) + 1, np.intp)  # the last one is that of -1
     code[np.flatnonzero(made)] = len(order) + 1
     code[order] = np.arange(1, len(order) + 1)

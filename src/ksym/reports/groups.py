@@ -375,7 +375,9 @@ def _slices(owner: AnyColumn, chosen: Iterable[int]) -> list[tuple[int, int]]:
 
 def _function(site: Site) -> Any:
     named = site.named
-    return (named.function, named.owner) if named.function is not None else (None, site.ip)
+    if named.function is None:
+        return None, site.ip
+    return named.function, named.owner, named.offset if named.in_file else None
 
 
 def _instruction(site: Site) -> Any:
@@ -389,8 +391,8 @@ def _describe_function(subject: Subject, place: int) -> tuple[str, dict[str, Any
     named = site.named
     if named.function is None:
         return f"{site.ip:#x}", {"function": None, "module": named.owner, "ip": hex(site.ip)}
-    label = named.function + (f" [{named.owner}]" if named.owner else "")
-    return label, {"function": named.function, "module": named.owner}
+    fields = {"function": named.function, "module": named.owner}
+    return named.code, fields | ({"offset": named.offset} if named.in_file else {})
 
 
 def _describe_instruction(subject: Subject, place: int) -> tuple[str, dict[str, Any]]:

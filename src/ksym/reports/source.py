@@ -48,7 +48,7 @@ class Sources:
     def line(self, site: Site) -> str | None:
         """``prog.c:12``, or None."""
         named = site.named
-        if named.function is None:
+        if named.function is None or named.in_file:
             return None
         if named.owner not in self._files:
             self._files[named.owner] = self._open(named.owner)

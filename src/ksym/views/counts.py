@@ -66,6 +66,8 @@ class CountsTable:
 
 
 def _function(who: Who) -> str:
+    if who.offset is not None:
+        return f"{who.function}+{who.offset:#x}"
     name = who.function if who.ip is None else hex(who.ip)
     return f"{name} [{who.module}]" if who.module else str(name)
 
@@ -93,6 +95,7 @@ def json_lines(
                 "function": who.function,
                 "module": who.module,
                 "ip": None if who.ip is None else hex(who.ip),
+                "offset": who.offset,
             }
         if "task" in by:
             row |= {"comm": who.comm, "pid": who.pid, "tid": who.tid}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Names of code and variables where they are hard to come by: no symbols, no file any more, several copies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ksym.linux.libc import MACHINE
+from support.program import ksym
+from synthetic.compile import build
+
+pytestmark = [
+    pytest.mark.native,
+    pytest.mark.skipif(MACHINE != "x86_64", reason="the programs' instructions are x86"),
+]
+
+# -- code without symbols ----------------------------------------------------------------------------------
+
+STRIPPED = """
+static __attribute__((noinline)) void set(volatile long *p) { *p = 1; }
+static __attribute__((noinline)) void clear(volatile long *p) { *p = 0; }
+void both(volatile long *p, int sets, int clears) { while (sets--) set(p); while (clears--) clear(p); }
+"""
+# A child runs the same code; the last stores come from anonymous memory: mov qword [rdi],5; ret, twice.
+RUNS_STRIPPED = r"""
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+volatile long shared;
+void both(volatile long *p, int sets, int clears);
+int main(void) {
+    static const char code[] = "\x48\xc7\x07\x05\0\0\0\xc3\x48\xc7\x07\x06\0\0\0\xc3";
+    if (!fork()) { both(&shared, 4, 0); _exit(0); }
+    wait(0);
+    both(&shared, 7, 3);
+    char *made = mmap(0, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memcpy(made, code, sizeof code);
+    for (int i = 0; i < 2; i++) ((void (*)(volatile long *))made)(&shared);
+    ((void (*)(volatile long *))(made + 8))(&shared);
+    return 0;
+}
+"""
+
+
+def test_code_without_a_symbol_is_counted_place_by_place(tmp_path: Path) -> None:
+    build(tmp_path, "bare.so", STRIPPED, "-O1", "-shared", "-fPIC")
+    subprocess.run(["strip", "bare.so"], check=True, cwd=tmp_path)
+    build(tmp_path, "prog", RUNS_STRIPPED, "-O1", "./bare.so")
+    words = ("./prog:shared:-w-", "--by", "function", "--", "./prog")
+    counted = ksym("stat", "--json", *words, cwd=tmp_path)
+    rows = [json.loads(line) for line in counted.out.splitlines()]
+    in_file = sorted((row["hits"], row["module"]) for row in rows if row["offset"] is not None)
+    assert in_file == [(3, "bare.so"), (11, "bare.so")]
+    assert sorted(row["hits"] for row in rows if row["ip"] is not None) == [1, 2]
+    assert all((row["offset"] is None) != (row["ip"] is None) for row in rows)
+    table = ksym("stat", *words, cwd=tmp_path).out
+    offsets = {row["offset"] for row in rows if row["offset"] is not None}
+    assert {f"bare.so+{offset:#x}" for offset in offsets} <= set(table.split())
