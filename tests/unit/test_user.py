@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from ksym.capture.usernames import ObjectCache, UserNames
 from ksym.errors import KsymError, NoSuchVariable, NotWatchable, Place, Span
 from ksym.language.request import UserSymbol
+from ksym.symbols.elf import ElfError
 from ksym.symbols.loaded import ObjectNotMapped, Process
 from ksym.symbols.types import Struct
 from ksym.symbols.user import UserVariable, is_mapped, resolve_user
@@ -109,6 +111,69 @@ def test_deleted_program(tmp_path: Path) -> None:
         name = UserNames(pid).name(int(words[2], 16))
         assert name is not None
         assert name[:3] == ("work", 0, "prog")
+
+
+MOVED = PROGRAM.replace("int counter = 5;", "int before[64] = {1}; int counter = 5;")
+
+
+def test_the_program_that_a_process_runs_by_the_links_of_proc(tmp_path: Path) -> None:
+    path = build(tmp_path, "prog", PROGRAM)
+    with running(path) as (pid, words):
+        exe = f"/proc/{pid}/exe"
+        assert resolve(pid, f"{exe}:counter").address == int(words[0], 16)
+        assert resolve(pid, f"/proc/{pid}/root{path}:counter").address == int(words[0], 16)
+        with Process(pid) as process:
+            first = process.find_object(exe).mappings[0]
+        link = f"/proc/{pid}/map_files/{first.start:x}-{first.end:x}"
+        path.unlink()
+        assert resolve(pid, f"{exe}:counter").address == int(words[0], 16)
+        if os.access(link, os.R_OK):
+            assert resolve(pid, f"{link}:counter").address == int(words[0], 16)
+        build(tmp_path, "prog", MOVED)
+        assert resolve(pid, f"{exe}:counter").address == int(words[0], 16)
+        with running(path) as (other, _), pytest.raises(ObjectNotMapped):
+            resolve(other, f"{exe}:counter")
+
+
+def test_a_program_without_a_file(tmp_path: Path) -> None:
+    path = build(tmp_path, "prog", PROGRAM, "-g")
+    memory = os.memfd_create("no name")
+    os.write(memory, path.read_bytes())
+    path.unlink()
+    with running(f"/proc/{os.getpid()}/fd/{memory}") as (pid, words):
+        os.close(memory)
+        found = resolve(pid, f"/proc/{pid}/exe:counter")
+        assert found.address == int(words[0], 16)
+        assert found.type is not None
+        name = UserNames(pid).name(int(words[2], 16))
+        assert name is not None
+        assert (name.function, name.offset) == ("work", 0)
+
+
+def test_no_symbols_are_read_from_what_took_the_name_of_a_deleted_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without privileges nothing leads to a deleted library; what has its name now is another file."""
+    lib = library(tmp_path)
+    flags = ("-DUSE=(void*)0", "-L.", "-lfoo", f"-Wl,-rpath,{tmp_path}")
+    path = build(tmp_path, "prog", USER, *flags)
+    real = os.stat
+
+    def stat(file: str, **options: bool) -> os.stat_result:
+        if "/map_files/" in str(file):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return real(file, **options)
+
+    with running(path) as (pid, words):
+        lib.unlink()
+        library_again = LIBRARY.replace("int shared_counter", "int pad[64] = {1}; int shared_counter", 1)
+        build(tmp_path, lib.name, library_again, "-shared", "-fPIC", "-xc")
+        monkeypatch.setattr(os, "stat", stat)
+        with pytest.raises(ElfError, match=r"deleted or replaced .* run ksym as root"):
+            resolve(pid, f"{lib}:shared_counter")
+        name = UserNames(pid).name(int(words[3], 16))
+        assert name is not None
+        assert (name.in_file, name.object) == (True, "libfoo.so.1.2")
 
 
 def library(folder: Path) -> Path:

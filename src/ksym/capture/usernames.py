@@ -84,7 +84,10 @@ class ObjectCache:
                 with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
                     image = os.pread(memory.fileno(), mapping.end - mapping.start, mapping.start)
                 return [ElfFile(_VDSO, data=image)]
-            elf = ElfFile(readable_path(pid, mapping), label=mapping.path)
+            path = readable_path(pid, mapping)
+            if path is None:
+                return []
+            elf = ElfFile(path, label=mapping.path)
             extra = None if elf.has_symtab else find_debug_file(elf, root=f"/proc/{pid}/root")
             return [elf] if extra is None else [extra, elf]
         except (ElfError, OSError, ValueError, OverflowError):

@@ -211,6 +211,8 @@ def _access_colon(
         if is_user:
             why = "more than one ':' besides those of program and ACCESS"
             todo = "write PROGRAM:VARIABLE:ACCESS"
+            if source.text.startswith("/memfd:"):
+                todo = "a program that runs from memory is /proc/PID/exe:VARIABLE:ACCESS"
         else:
             why, todo = "more than one ':' besides those of module and ACCESS", "write MODULE:SYMBOL:ACCESS"
         raise source.error(why, todo, colons[-2])

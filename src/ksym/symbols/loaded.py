@@ -140,7 +140,8 @@ class Process:
             return []
         names = {outside, os.path.abspath(spec), inside.removeprefix(root) or outside}
         identities = set()
-        for path in (outside, inside):
+        # The links of /proc lead to a file itself (exe, map_files, root, fd), whatever became of its name.
+        for path in (spec, inside):
             try:
                 status = os.stat(path)
                 identities.add((status.st_dev, status.st_ino))
@@ -204,12 +205,20 @@ class Process:
         known = self._opened.get(mapping.file_key)
         if known is None:
             path = readable_path(self.pid, mapping)
+            if path is None:
+                raise ElfError(
+                    f"cannot read {label or mapping.path}",
+                    f"it was deleted or replaced since process {self.pid} mapped it", "run ksym as root",
+                )  # fmt: skip
             known = self._opened[mapping.file_key] = ElfFile(path, label=label or mapping.path)
         return known
 
 
-def readable_path(pid: int, mapping: Mapping) -> str:
-    """A path under which the file that a process has mapped can be opened, whatever became of its name."""
+def readable_path(pid: int, mapping: Mapping) -> str | None:
+    """A path under which the file that a process has mapped can be opened, whatever became of its name.
+
+    None where that file cannot be had any more; what has its name now is another one.
+    """
     root = f"/proc/{pid}/root{mapping.path}"
     certain = (f"/proc/{pid}/map_files/{mapping.start:x}-{mapping.end:x}", f"/proc/{pid}/exe")
     # By name first, so that debug files are looked for beside it; map_files needs privileges (man 5 proc).
@@ -220,7 +229,7 @@ def readable_path(pid: int, mapping: Mapping) -> str:
             continue
         if status.st_ino == mapping.inode and (path in certain or _same_device(status.st_dev, mapping)):
             return path
-    return root if os.path.exists(root) and not mapping.deleted else mapping.path
+    return None if mapping.deleted else root
 
 
 def _same_device(device: int, mapping: Mapping) -> bool:
