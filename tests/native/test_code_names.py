@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from ksym.linux.libc import MACHINE
+from native.running import ended, line, readable, started
 from support.program import ksym
 from synthetic.compile import build
 
@@ -61,3 +63,55 @@ def test_code_without_a_symbol_is_counted_place_by_place(tmp_path: Path) -> None
     table = ksym("stat", *words, cwd=tmp_path).out
     offsets = {row["offset"] for row in rows if row["offset"] is not None}
     assert {f"bare.so+{offset:#x}" for offset in offsets} <= set(table.split())
+
+
+# -- pointers that move ------------------------------------------------------------------------------------
+
+# For each word on stdin: touch what the path leads to now, move its second pointer, or unset it; then answers.
+TREE = r"""
+#include <stdio.h>
+struct node { struct node *left; long depth; } leaf = { 0, 1 }, other = { 0, 2 }, root = { &leaf, 0 }, *top = &root;
+int main(void) {
+    int word;
+    printf("%p %p\n", (void *)&leaf.depth, (void *)&other.depth);
+    fflush(stdout);
+    while ((word = getchar()) != EOF) {
+        if (word == 't') top->left->depth++;
+        if (word == 'm') top->left = &other;
+        if (word == 'n') top->left = 0;
+        putchar(word);
+        fflush(stdout);
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("word", [b"m", b"n"], ids=["moved", "unset"])
+def test_the_summary_tells_that_a_pointer_leads_elsewhere_by_now(tmp_path: Path, word: bytes) -> None:
+    build(tmp_path, "tree", TREE, "-g", "-O1")
+    with subprocess.Popen(
+        [str(tmp_path / "tree")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as tree:
+        assert tree.stdin is not None
+        assert tree.stdout is not None
+        here, there = tree.stdout.readline().decode().split()
+        words = ("-v", "./tree:top->left->depth", "--format", "json", "-p", str(tree.pid))
+        with started("trace", *words, cwd=tmp_path) as tracing:
+            assert tracing.stderr is not None
+            touched = 0
+            while not readable(tracing):
+                tree.stdin.write(b"t")
+                assert tree.stdout.read(1) == b"t"
+                touched += 1
+            assert json.loads(line(tracing))["address"] == here
+            tree.stdin.write(word)
+            told = ""
+            while "leads" not in told and "led to" not in told:
+                told = tracing.stderr.readline().decode()
+                assert told, "ended without a word"
+            assert f"led to another object since: to {there if word == b'm' else 'nothing (NULL)'}" in told
+            error = ended(tracing, signal.SIGINT)[1]
+        assert told in error + told
+        assert error.count("led to another object") == 1
+        tree.stdin.close()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from ksym.language.request import Index, Member, Step
 from ksym.linux.memory import MemoryFault
 from ksym.symbols.btf import Btf
 from ksym.symbols.ctext import parse_type
-from ksym.symbols.path import Location, MemberError, find_member, member_names, walk
+from ksym.symbols.path import Location, MemberError, Way, find_member, member_names, walk
 from ksym.symbols.types import Field, Integer, Struct, Type, describe
 from synthetic.btf import SIGNED, BtfWriter
 
@@ -352,3 +354,40 @@ def test_a_pointer_that_its_program_has_not_set_yet_leads_nowhere() -> None:
         caught.value.why == "the pointer (signal_t *) before this step holds 0x4010, where there is nothing"
     )
     assert "-p PID" in caught.value.todo
+
+
+def test_a_path_without_pointers_needs_not_be_followed_again() -> None:
+    way = Way(Words({}), step("grid[1][1]"))
+    assert way.walk(lambda: Location(TASK, TASK_TYPE)).address == TASK + 92
+    assert way.again("t.grid[1][1]") is None
+
+
+def test_a_path_is_followed_again() -> None:
+    memory = Words({TASK + 72: OTHER, OTHER: UNREADABLE})
+    way = Way(memory, step("twice[0].rlim_max"))
+    found = way.walk(lambda: Location(TASK, TASK_TYPE)).address
+    again = way.again("t.twice[0].rlim_max")
+    assert again is not None
+    assert again.reads == {TASK + 72, OTHER}
+    assert again.now() == found == UNREADABLE + 8
+    memory.words[OTHER] = TASK
+    assert again.now() == TASK + 8
+    memory.words[TASK + 72] = 0
+    assert again.now() == 0
+    del memory.words[TASK + 72]
+    assert again.now() is None
+
+
+def test_of_several_copies_the_one_that_leads_elsewhere_counts() -> None:
+    memory = Words({TASK + 24: OTHER, OTHER + 24: TASK})
+    way = Way(memory, step("signal.nr"))
+
+    def at(base: int) -> Callable[[], Location]:
+        return lambda: Location(base, TASK_TYPE)
+
+    found = [way.walk(at(base)).address for base in (TASK, OTHER)]
+    again = way.again("t.signal.nr")
+    assert again is not None
+    assert (found, again.now()) == ([OTHER, TASK], OTHER)
+    memory.words[OTHER + 24] = UNREADABLE
+    assert again.now() == UNREADABLE

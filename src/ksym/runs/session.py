@@ -28,6 +28,7 @@ from ksym.watch.launch import Command
 from ksym.watch.plan import Plan, Scope
 from ksym.watch.presence import Presence, presence_checks
 from ksym.watch.run import ROUND_SECONDS, Run, Signals
+from ksym.watch.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
@@ -177,7 +178,7 @@ def open_session(
         run = Run(
             armed, signals, command=command, pid=asked.pid, duration=asked.duration, every=every,
             fixed_cpus=asked.cpus is not None, guard=planted.guard,
-            presence=Presence(presence_checks(armed.plan, pid)),
+            presence=Presence(presence_checks(armed.plan, pid)), whereabouts=Whereabouts(armed.plan.watches),
         )  # fmt: skip
         stack.callback(run.close)
         if armed.unstable_threads:

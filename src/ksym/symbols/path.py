@@ -8,7 +8,7 @@ the path stays inside one object.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ksym.errors import KsymError, Place, Span
@@ -17,7 +17,7 @@ from ksym.linux.memory import Memory, MemoryFault
 from ksym.symbols.ctext import POINTER_SIZE
 from ksym.symbols.nearest import suggestion
 from ksym.symbols.types import Array, Field, Pointer, Struct, Type, resolve
-from ksym.symbols.variable import KERNEL_HALF, Fact
+from ksym.symbols.variable import KERNEL_HALF, Again, Fact
 
 _ERR_PTR = 4095
 """MAX_ERRNO of include/linux/err.h: pointers this near to the top are error codes."""
@@ -43,6 +43,10 @@ class Location:
     def length(self) -> int:
         """Bytes to watch."""
         return self.unit or self.type.size
+
+
+class LeadsNowhere(KsymError):
+    """A pointer in the way is NULL, or holds an error code."""
 
 
 class MemberError(KsymError):
@@ -75,6 +79,63 @@ def walk(
         here = _Here(location, step, place, memory, byteorder)
         location = here.member(step) if isinstance(step, Member) else here.element(step)
     return location
+
+
+class Way:
+    """A path that is followed in a memory, and may be followed again.
+
+    Args:
+        memory: The address space.
+        steps: Members and indexes.
+        place: See `walk`.
+    """
+
+    def __init__(
+        self, memory: Memory, steps: Sequence[Step], place: Callable[[Span], Place] | None = None
+    ) -> None:
+        self._memory, self._steps, self._place = memory, steps, place
+        self._followed: list[tuple[Callable[[], Location], int]] = []
+        self._reads: set[int] = set()
+
+    def read(self, address: int, length: int) -> bytes:
+        """See Memory."""
+        self._reads.add(address)
+        return self._memory.read(address, length)
+
+    def walk(self, start: Callable[[], Location]) -> Location:
+        """Follow the path from where ``start`` says; raises as `walk` does."""
+        location = walk(start(), self._steps, self, self._place)
+        self._followed.append((start, location.address))
+        return location
+
+    def again(self, text: str, *, always: bool = False) -> Again | None:
+        """How to follow it again, where there are pointers on it.
+
+        Args:
+            text: The path as it was written.
+            always: It starts at a pointer's value.
+        """
+        if not self._reads and not always:
+            return None
+        told = (
+            f"{text} has led to another object since: to {{now}} at the last look; "
+            "what was watched is the one that it led to when it was armed"
+        )
+        return Again(self._now, told, frozenset(self._reads))
+
+    def _now(self) -> int | None:
+        # For a per-CPU variable, the first of the copies that leads elsewhere.
+        now: int | None = None
+        for start, before in self._followed:
+            try:
+                now = walk(start(), self._steps, self._memory).address
+            except LeadsNowhere:
+                now = 0
+            except KsymError:
+                return None
+            if now != before:
+                return now
+        return self._followed[0][1]
 
 
 def find_member(kind: Struct, name: str) -> Field | None:
@@ -176,9 +237,10 @@ class _Here:
         if value < _FIRST_PAGE:
             what = "NULL" if not value else f"{value:#x}, which is no address"
             todo = "choose an object in which it points to something"
-            raise self.error(f"the pointer ({kind.name}) before this step is {what}", todo)
+            raise self.error(f"the pointer ({kind.name}) before this step is {what}", todo, LeadsNowhere)
         if value >= 2**64 - _ERR_PTR:
-            raise self.error(f"the pointer ({kind.name}) before this step holds the error {value - 2**64}")
+            why = f"the pointer ({kind.name}) before this step holds the error {value - 2**64}"
+            raise self.error(why, cls=LeadsNowhere)
         if value < KERNEL_HALF:
             self.check_mapped(kind, value)
         return value, resolve(kind.target)

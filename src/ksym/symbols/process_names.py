@@ -9,7 +9,7 @@ from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols import dwarf
 from ksym.symbols.elf import ElfFile
 from ksym.symbols.loaded import Process
-from ksym.symbols.path import Location, facts_of, walk
+from ksym.symbols.path import Location, Way, facts_of
 from ksym.symbols.scopes import split_name
 from ksym.symbols.user import resolve_user
 from ksym.symbols.variable import EXECUTED, Fact, Space, Variable
@@ -50,10 +50,13 @@ class ProcessNames:
             )  # fmt: skip
         if found.type is None:
             raise _untyped(request, root, found.facts, self._process.find_object(root.object).elf)
-        location = walk(Location(found.address, found.type), path, ProcessMemory(self._pid), request.place)
+        way = Way(ProcessMemory(self._pid), path, request.place)
+        start = Location(found.address, found.type)
+        location = way.walk(lambda: start)
         return Variable(
             text, location.address, location.length, Space.USER, location.type, location.bits,
             section=found.section, facts=(*found.facts, *facts_of(location, text)),
+            again=way.again(text),
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.kernel_names import Found, KernelNames, read_pointer
-from ksym.symbols.path import Location, facts_of, walk
+from ksym.symbols.path import Location, Way, facts_of
 from ksym.symbols.tasks import TaskList
 from ksym.symbols.types import Type
 from ksym.symbols.variable import EXECUTED, KERNEL_HALF, Fact, Space, Variable
@@ -130,18 +130,22 @@ class Resolver:
         return self._variable(request, found, Location(found.address, found.type or Type("", found.size)))
 
     def _part(self, request: Request, found: Found, kind: Type) -> Variable:
+        way = Way(self.kernel.memory, request.target.path, request.place)
+
         def part(base: int) -> Location:
-            return walk(Location(base, kind), request.target.path, self.kernel.memory, request.place)
+            return way.walk(lambda: Location(base, kind))
 
         cpu = request.target.cpu
         if not found.per_cpu:
-            return self._variable(request, found, part(found.address))
+            location = part(found.address)
+            return replace(self._variable(request, found, location), again=way.again(request.target.text))
         chosen = {cpu: found.per_cpu[cpu]} if cpu in found.per_cpu else found.per_cpu
         # A pointer on the way leads elsewhere on each CPU.
         parts = {number: part(base) for number, base in chosen.items()}
         found.per_cpu = {number: location.address for number, location in parts.items()}
         found.address = min(found.per_cpu.items())[1]
-        return self._variable(request, found, next(iter(parts.values())))
+        variable = self._variable(request, found, next(iter(parts.values())))
+        return replace(variable, again=way.again(request.target.text))
 
     def _variable(self, request: Request, found: Found, location: Location) -> Variable:
         typed = location.type if location.type.name else None
@@ -202,10 +206,11 @@ class Resolver:
             raise NotWatchable(
                 f"cannot watch {request.target.text}", "a task is not per-CPU", "leave out @cpu"
             )
-        location = walk(Location(address, kind), request.target.path, self.kernel.memory, request.place)
+        way = Way(self.kernel.memory, request.target.path, request.place)
+        location = way.walk(lambda: Location(address, kind))
         return Variable(
             request.target.text, location.address, location.length, Space.KERNEL, location.type, location.bits,
-            facts=(fact, *facts_of(location, request.target.text)),
+            facts=(fact, *facts_of(location, request.target.text)), again=way.again(request.target.text),
         )  # fmt: skip
 
     # -- addresses and casts -------------------------------------------------------------------------
@@ -241,8 +246,7 @@ class Resolver:
     def _cast(self, request: Request, root: Cast) -> Variable:
         operand = root.operand
         facts: list[Fact] = []
-        per_cpu = None
-        section = None
+        per_cpu = section = pointer = None
         if isinstance(operand, Address):
             base, space = operand.value, self._space(request, operand.value)
             facts.append(Fact("address", f"{base:#x}", "the request"))
@@ -251,6 +255,7 @@ class Resolver:
             base, space, per_cpu, section = found.address, Space.KERNEL, found.per_cpu, found.section
             facts += [fact for fact in found.facts if fact.what in ("address", "section")]
             if root.by_value:
+                pointer = base
                 base, per_cpu, section = read_pointer(self.kernel, base), None, None
                 facts.append(Fact("address", f"{base:#x}", f"the pointer in {operand.name}"))
         memory: Memory = self.kernel.memory_or_none or ProcessMemory(0)
@@ -266,7 +271,12 @@ class Resolver:
         if per_cpu:
             shell = Found(operand, base, type=kind, per_cpu=per_cpu, section=section, facts=facts)  # type: ignore[arg-type]
             return self._part(request, shell, kind)
-        location = walk(Location(base, kind), request.target.path, memory, request.place)
+        way = Way(memory, request.target.path, request.place)
+
+        def start() -> Location:
+            return Location(base if pointer is None else read_pointer(self.kernel, pointer), kind)
+
+        location = way.walk(start)
         if not request.target.path and base % _alignment(kind.size):
             raise NotWatchable(
                 f"cannot watch {request.target.text}",
@@ -276,6 +286,7 @@ class Resolver:
         return Variable(
             request.target.text, location.address, location.length, space, location.type, location.bits,
             section=section, facts=(*facts, *_after_cast(request, location)),
+            again=way.again(request.target.text, always=pointer is not None),
         )  # fmt: skip
 
     def _user(self, request: Request, root: UserSymbol) -> Variable:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,21 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Again:
+    """How to ask later on where a request leads whose address came from memory, which may change.
+
+    Args:
+        now: Returns the address; 0 where it leads nowhere any more, None where that cannot be told.
+        told: What to say once that is another address, which takes the place of ``{now}``.
+        reads: Addresses of the pointers that are read for it.
+    """
+
+    now: Callable[[], int | None]
+    told: str
+    reads: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
 class Variable:
     """An object in memory that can be watched.
 
@@ -64,3 +80,5 @@ class Variable:
     executable: bool = False
     """A function: only ``--x`` makes sense."""
     facts: tuple[Fact, ...] = field(default=(), compare=False)
+    again: Again | None = field(default=None, compare=False)
+    """Of one whose address was read from memory; a register goes on watching what it was."""

@@ -22,6 +22,7 @@ from ksym.watch.arm import ArmedWatch
 from ksym.watch.guard import LOOK_SECONDS, Guard
 from ksym.watch.launch import Command
 from ksym.watch.presence import Presence
+from ksym.watch.whereabouts import Whereabouts
 
 ROUND_SECONDS = 0.1
 """How long a row may wait to be shown, and records to be merged."""
@@ -114,6 +115,7 @@ class Run:
         fixed_cpus: The user chose the CPUs (-C): others that come are not covered.
         guard: Disarms what costs too much; None: nobody does.
         presence: Tells what is not there any more.
+        whereabouts: Tells what leads elsewhere meanwhile.
     """
 
     def __init__(
@@ -128,10 +130,12 @@ class Run:
         fixed_cpus: bool = False,
         guard: Guard | None = None,
         presence: Presence | None = None,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         self._armed, self._signals, self._command = armed, signals, command
         self._duration, self._every = duration, every
         self._guard, self._presence = guard, presence or Presence(())
+        self._whereabouts = whereabouts or Whereabouts(())
         self._cpu_events: CpuEvents | None = None
         self._pidfd = -1
         if pid is not None and command is None:
@@ -230,7 +234,7 @@ class Run:
         while not self._over():
             now = time.monotonic()
             until = due if deadline is None else min(due, deadline)
-            if self._guard or self._presence:
+            if self._guard or self._presence or self._whereabouts:
                 until = min(until, self._look)
             wait = 0.0 if self.behind else min(max(0.0, until - now), _LONGEST_WAIT_SECONDS)
             events = poll.poll(wait * 1000)
@@ -305,7 +309,7 @@ class Run:
             self._armed.disable(index)
             self._gone.add(index)
             told.append(message)
-        for message in told:
+        for message in (*told, *self._whereabouts.look()):
             self._note(message)
         off = self._gone | (self._guard.disarmed if self._guard else set())
         if told and len(off) == len(self._armed.plan.watches) and self._command is None:
