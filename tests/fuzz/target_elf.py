@@ -28,11 +28,15 @@ def run(data: bytes) -> None:
         "build_id",
         "debuglink",
         "soname",
-        "copy_relocations",
         "has_symtab",
     ):
         try:
             getattr(elf, attribute)
+        except ElfError as error:
+            _told(error)
+    for attribute in ("soname", "needed", "symbolic", "copies"):
+        try:
+            getattr(elf.dynamic, attribute)
         except ElfError as error:
             _told(error)
     try:

@@ -115,3 +115,34 @@ def test_the_summary_tells_that_a_pointer_leads_elsewhere_by_now(tmp_path: Path,
         assert told in error + told
         assert error.count("led to another object") == 1
         tree.stdin.close()
+
+
+# -- variables that another object's copy interposes --------------------------------------------------------
+
+METER = "long gauge = 1; void turn(long by) { gauge += by; }"
+TURNS = "void turn(long by); int main(void) { turn(5); turn(6); return 0; }"
+
+
+@pytest.mark.parametrize(
+    ("whose", "program", "preload", "values"),
+    [
+        ("turns", "long gauge = 100;" + TURNS, "", [(100, 105), (105, 111)]),
+        ("before.so", TURNS, "long gauge = 20;", [(20, 25), (25, 31)]),
+        (None, TURNS, "", [(1, 6), (6, 12)]),
+    ],
+    ids=["the program's", "preloaded", "its own"],
+)
+def test_the_copy_is_watched_that_the_library_uses(
+    tmp_path: Path, whose: str | None, program: str, preload: str, values: list[tuple[int, int]]
+) -> None:
+    build(tmp_path, "meter.so", METER, "-g", "-O1", "-shared", "-fPIC")
+    build(tmp_path, "turns", program, "-O1", "./meter.so", "-Wl,-rpath,$ORIGIN")
+    command = ["./turns"]
+    if preload:
+        build(tmp_path, "before.so", preload, "-shared", "-fPIC")
+        command = ["env", "LD_PRELOAD=./before.so", *command]
+    traced = ksym("trace", "./meter.so:gauge:-w-", "--format", "json", "--", *command, cwd=tmp_path)
+    assert [(row["old"], row["new"]) for row in traced.rows()] == values
+    assert {(row["function"], row["module"]) for row in traced.rows()} == {("turn", "meter.so")}
+    assert ("gauge of meter.so is that of" in traced.err) == (whose is not None)
+    assert whose is None or f"gauge of meter.so is that of {whose}, " in traced.err

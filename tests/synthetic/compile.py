@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,19 @@ def need(*tools: str) -> None:
     for tool in tools:
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
+
+
+@cache
+def _makes_32_bits() -> bool:
+    words = ("gcc", "-m32", "-xc", "-", "-o", os.devnull)
+    return not subprocess.run(words, input=b"int main(void) { return 0; }", capture_output=True).returncode
+
+
+def need_32_bits() -> None:
+    """Skip the test where gcc makes no programs of 32 bits."""
+    need("gcc")
+    if not _makes_32_bits():
+        pytest.skip("gcc -m32 does not work here: gcc-multilib is not installed")
 
 
 def build(folder: Path, name: str, source: str, *flags: str, suffix: str = "c") -> Path:

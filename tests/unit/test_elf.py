@@ -169,7 +169,7 @@ def exercise(data: bytes) -> None:
         lambda elf: (elf.build_id, elf.debuglink),
         lambda elf: elf.soname,
         lambda elf: elf.loads,
-        lambda elf: elf.copy_relocations,
+        lambda elf: elf.dynamic.copies,
         lambda elf: [elf.content(section) for section in elf.sections],
         lambda elf: find_debug_file(elf),
     ):

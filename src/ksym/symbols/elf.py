@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from ksym.symbols.dwarf import Dwarf
+    from ksym.symbols.dynamic import Dynamic
     from ksym.symbols.symtab import ElfSymbol, SymbolTable
 
 # elf.h
@@ -32,11 +33,8 @@ SHT_SYMTAB, SHT_RELA, SHT_DYNAMIC, SHT_NOTE, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2
 SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR, SHF_TLS, SHF_COMPRESSED = 1, 2, 4, 0x400, 0x800
 _SHN_XINDEX = 0xFFFF
 _PN_XNUM = 0xFFFF
-_DT_NULL, _DT_SONAME = 0, 14
 _NT_GNU_BUILD_ID = 3
 _ELFCOMPRESS_ZLIB = 1
-COPY_RELOCATIONS = {3: 5, 62: 5, 183: 1024, 40: 20, 243: 4, 20: 19, 21: 19, 22: 9, 258: 4}
-"""``R_*_COPY`` of each ``e_machine``: 386, x86-64, AArch64, ARM, RISC-V, PPC, PPC64, s390, LoongArch."""
 
 # More than any program has; a file of a few bytes can claim as much as it likes, being sparse or compressed.
 _LARGEST_INFLATED, _LARGEST_NOTE = 1 << 30, 1 << 16
@@ -293,20 +291,16 @@ class ElfFile:
         return os.fsdecode(name), int(struct.unpack_from(self.order + "I", data, at)[0])
 
     @cached_property
+    def dynamic(self) -> Dynamic:
+        """What the dynamic linker reads of the file."""
+        from ksym.symbols.dynamic import Dynamic
+
+        return Dynamic(self)
+
+    @property
     def soname(self) -> str | None:
         """``DT_SONAME``, the name by which other objects ask for this library."""
-        for section in self.sections:
-            if section.type != SHT_DYNAMIC or section.link >= len(self.sections):
-                continue
-            names = self.content(self.sections[section.link])
-            layout = struct.Struct(self.order + ("qQ" if self.bits == 64 else "iI"))
-            data = self.content(section)
-            for tag, value in layout.iter_unpack(data[: len(data) - len(data) % layout.size]):
-                if tag == _DT_NULL:
-                    break
-                if tag == _DT_SONAME:
-                    return self.string(names, value)
-        return None
+        return self.dynamic.soname
 
     @cached_property
     def dwarf(self) -> Dwarf:
@@ -361,25 +355,6 @@ class ElfFile:
         """Names of all variables that are defined here, for suggestions; C++ names as they are written."""
         for table in self.tables:
             yield from table.variable_names()
-
-    @cached_property
-    def copy_relocations(self) -> frozenset[int]:
-        """Addresses in this executable that hold the copy of a library's variable (``R_*_COPY``)."""
-        wanted = COPY_RELOCATIONS.get(self.machine)
-        if wanted is None:
-            return frozenset()
-        found = set()
-        for section in self.sections:
-            if section.type not in (SHT_RELA, SHT_REL) or not section.flags & SHF_ALLOC:
-                continue
-            word = "Q" if self.bits == 64 else "I"
-            layout = struct.Struct(self.order + word * (3 if section.type == SHT_RELA else 2))
-            data = self.content(section)
-            mask = 0xFFFFFFFF if self.bits == 64 else 0xFF
-            for fields in layout.iter_unpack(data[: len(data) - len(data) % layout.size]):
-                if fields[1] & mask == wanted:
-                    found.add(fields[0])
-        return frozenset(found)
 
 
 def _open(path: str, label: str) -> RegularFile | Bytes:

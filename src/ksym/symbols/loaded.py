@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ksym.errors import KsymError
@@ -35,6 +35,11 @@ class LoadedObject:
     mappings: tuple[Mapping, ...]
     root: str
     """``/proc/PID/root``, where its debug file may lie."""
+
+    @property
+    def basename(self) -> str:
+        """The file's name, as rows show it."""
+        return self.path.rpartition("/")[2]
 
     @cached_property
     def debug(self) -> ElfFile | None:
@@ -127,6 +132,36 @@ class Process:
             return load_bias(self._open(group[0]), group) is not None
         except ElfError:
             return True  # using it will tell what is wrong
+
+    def instances(self, loaded: LoadedObject) -> list[LoadedObject]:
+        """All places at which a file is loaded in this process; more than one by dlmopen(3), which see."""
+        biases = load_biases(loaded.elf, loaded.mappings)
+        return [replace(loaded, bias=bias) for bias in biases] or [loaded]
+
+    def holder(self, address: int, bias: int | None = None) -> LoadedObject | None:
+        """The program or library that has an address in its segments, ``.bss`` included.
+
+        Args:
+            address: The address.
+            bias: Where that object lies, if that is known; else the place that fits.
+        """
+        maps = self.maps()
+        before = [mapping for mapping in maps if mapping.is_file and mapping.start <= address][-1:]
+        if not before:
+            return None
+        group = [mapping for mapping in maps if mapping.file_key == before[0].file_key]
+        try:
+            elf = self._open(before[0])
+            for each in load_biases(elf, group):
+                if bias in (None, each) and any(
+                    s.vaddr + each <= address < s.vaddr + each + s.memsz for s in elf.loads
+                ):
+                    return LoadedObject(
+                        before[0].basename, before[0].path, each, elf, tuple(group), self.root
+                    )
+        except ElfError:
+            return None
+        return None
 
     # -- choice --------------------------------------------------------------------------------------
 
@@ -254,21 +289,26 @@ def load_bias(elf: ElfFile, mappings: Sequence[Mapping]) -> int | None:
         elf: The file.
         mappings: Its mappings, by address.
     """
+    return next(iter(load_biases(elf, mappings)), None)
+
+
+def load_biases(elf: ElfFile, mappings: Sequence[Mapping]) -> list[int]:
+    """The same for each time that the file is loaded; a process may have it in several link namespaces."""
     if elf.type == ET_EXEC:
-        return 0
+        return [0]
     loads = elf.loads
     if not loads:
-        return None
+        return []
     # A loader maps whole pages: from the page of the segment's file offset, at the page of its address.
     # Others, a debugger or this very program, map files to read them: shared, or nothing executable.
     private = [mapping for mapping in mappings if "s" not in mapping.perms]
-    for mapping in private:
-        bias = mapping.start - (loads[0].vaddr & -_PAGE)
-        if mapping.offset == loads[0].offset & -_PAGE and all(
-            _in_place(segment, bias, private) for segment in loads if segment.filesz
-        ):
-            return bias
-    return None
+    starts = {
+        mapping.start - (loads[0].vaddr & -_PAGE): None
+        for mapping in private
+        if mapping.offset == loads[0].offset & -_PAGE
+    }
+    segments = [segment for segment in loads if segment.filesz]
+    return [bias for bias in starts if all(_in_place(segment, bias, private) for segment in segments)]
 
 
 def _in_place(segment: Segment, bias: int, mappings: Sequence[Mapping]) -> bool:

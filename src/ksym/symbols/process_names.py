@@ -46,17 +46,20 @@ class ProcessNames:
         if execute or not path:
             return Variable(
                 text, found.address, EXECUTED if execute else found.size, Space.USER, found.type,
-                section=found.section, executable=execute, facts=found.facts,
+                section=found.section, remark=found.remark, executable=execute, facts=found.facts, again=found.again,
             )  # fmt: skip
         if found.type is None:
             raise _untyped(request, root, found.facts, self._process.find_object(root.object).elf)
         way = Way(ProcessMemory(self._pid), path, request.place)
         start = Location(found.address, found.type)
         location = way.walk(lambda: start)
+        again = way.again(text)
+        if again is None and found.again is not None:
+            again = found.again.part(location.address - found.address)
         return Variable(
             text, location.address, location.length, Space.USER, location.type, location.bits,
             section=found.section, facts=(*found.facts, *facts_of(location, text)),
-            again=way.again(text),
+            remark=found.remark, again=again,
         )  # fmt: skip
 
 

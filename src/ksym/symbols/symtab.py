@@ -160,6 +160,16 @@ class SymbolTable:
         found: int = self._shndx.unpack_from(self._data, index * self._layout.size)[0]
         return found
 
+    def defined_at(self, address: int) -> list[ElfSymbol]:
+        """Definitions of this link-time address: one object may have several names."""
+        found = (n for n, (_, _, shndx, value, _) in enumerate(self._records()) if value == address and shndx)
+        symbols = (self.symbol(index) for index in found)
+        return [symbol for symbol in symbols if symbol.type not in (STT_SECTION, STT_FILE)]
+
+    def visibility(self, index: int) -> int:
+        """``st_other``'s part that says which objects may be bound to a symbol (``STV_*`` of elf.h)."""
+        return self._data[index * self._layout.size + (5 if self._wide else 13)] & 3
+
     def variable_names(self) -> Iterator[str]:
         """Names of what could be a variable and is defined here."""
         strings = self._strings

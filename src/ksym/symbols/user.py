@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ksym.errors import KsymError, NoSuchVariable, NotWatchable, Place, Span
 from ksym.language.request import UserSymbol, written
 from ksym.symbols import dwarf
+from ksym.symbols.copies import Copy, in_use
 from ksym.symbols.elf import ElfError, ElfFile
 from ksym.symbols.loaded import LoadedObject, ObjectNotMapped, Process
 from ksym.symbols.scopes import find_in_scope, lies_in, spellings, split_name
 from ksym.symbols.symtab import STT_NOTYPE, ElfSymbol, find
 from ksym.symbols.types import Type
-from ksym.symbols.variable import Fact
+from ksym.symbols.variable import Again, Fact
 
 _CODE = frozenset({".text", ".init", ".fini", ".plt"})
 """Where a symbol without a type, from assembly, is a function."""
@@ -34,6 +35,9 @@ class UserVariable:
     section: str | None
     is_function: bool
     facts: tuple[Fact, ...] = field(compare=False)
+    remark: str | None = None
+    """What a user should know of which copy this is."""
+    again: Again | None = field(default=None, compare=False)
 
 
 def resolve_user(
@@ -83,12 +87,14 @@ def locate(
     symbol = _choose(loaded, name, label, execute)
     facts: list[Fact] = []
     home, found = loaded, symbol
+    remark = again = None
     if not execute and not symbol.thread_local:
-        copy = _copied_into(process, loaded, symbol)
-        if copy is not None:
-            home, found = copy
+        copies = in_use(process, loaded, symbol)
+        home, found = copies[0].home, copies[0].symbol
+        remark, again = _remark(copies, symbol, process.pid), _again(copies[0], label)
+        if copies[0].interposed:
             source = (
-                f"copy relocation of {home.elf.label}: the program and its libraries use this copy, "
+                f"{_linked_how(copies[0])} of {home.basename}: the program and its libraries use this copy, "
                 f"not the one in {loaded.label}"
             )
             facts.append(Fact("address", f"{found.value + home.bias:#x}", source))
@@ -118,7 +124,43 @@ def locate(
             "its symbol has no size and there is no type",
             f"give a length: {written(loaded.label, *split_name(name))}/4",
         )
-    return UserVariable(name, address, size, kind, found.section, execute, tuple(facts))
+    return UserVariable(name, address, size, kind, found.section, execute, tuple(facts), remark, again)
+
+
+def _linked_how(copy: Copy) -> str:
+    copied = copy.symbol.value in copy.home.elf.dynamic.copies
+    return "copy relocation" if copied else f"definition in {copy.symbol.table}"
+
+
+def _remark(copies: Sequence[Copy], symbol: ElfSymbol, pid: int) -> str | None:
+    """Say which copy is watched, and which other ones there are."""
+    first, name = copies[0], symbol.readable_name
+    library = first.library.basename
+    told = []
+    if first.interposed:
+        own = symbol.value + first.library.bias
+        told.append(
+            f"{name} of {library} is that of {first.home.basename}, which comes first for the dynamic linker; "
+            f"the one in {library}, at {own:#x}, is not watched"
+        )
+    for other in copies[1:]:
+        whose = "part of its code uses" if other.library.bias == first.library.bias else "a second one has"
+        told.append(
+            f"{name} of {library} has another copy: {whose} the one at {other.address:#x}, which is not watched; "
+            f"see it with -p {pid} and {other.address:#x}/{symbol.size}"
+        )
+    return "; ".join(told) or None
+
+
+def _again(copy: Copy, label: str) -> Again | None:
+    """Ask once the dynamic linker has bound the library whether its choice is the one that was foreseen."""
+    if copy.linked is None:
+        return None
+    told = (
+        f"{label} is not the variable that was watched, at {copy.address:#x}: the dynamic linker has bound its library "
+        "to the one at {now}; start the program and use -p PID"
+    )
+    return Again(copy.linked, told)
 
 
 def _choose(loaded: LoadedObject, name: str, label: str, execute: bool) -> ElfSymbol:
@@ -204,28 +246,6 @@ def _functions_with(loaded: LoadedObject, name: str) -> list[str]:
         except KsymError:
             break
     return []
-
-
-def _copied_into(
-    process: Process, loaded: LoadedObject, symbol: ElfSymbol
-) -> tuple[LoadedObject, ElfSymbol] | None:
-    # A program that was linked to use a library's variable directly has the variable itself, in its .bss, and
-    # the dynamic linker makes every library use that one (System V ABI, R_*_COPY).
-    program = process.executable
-    if program is None or program.path == loaded.path:
-        return None
-    exported = [
-        s for table in loaded.elf.tables if table.name == ".dynsym" for s in table.find(symbol.name.encode())
-    ]
-    if not any(s.value == symbol.value for s in exported):
-        return None
-    copies = program.elf.copy_relocations
-    for table in program.elf.tables:
-        if table.name == ".dynsym":
-            for candidate in table.find(symbol.name.encode("utf-8", "surrogateescape")):
-                if candidate.value in copies:
-                    return program, candidate
-    return None
 
 
 def _type(loaded: LoadedObject, symbol: ElfSymbol) -> tuple[Type | None, list[Fact]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +52,15 @@ class Again:
     now: Callable[[], int | None]
     told: str
     reads: frozenset[int] = frozenset()
+
+    def part(self, offset: int) -> Again:
+        """The same for a part of what it leads to."""
+
+        def now() -> int | None:
+            found = self.now()
+            return found + offset if found else found
+
+        return replace(self, now=now)
 
 
 @dataclass(frozen=True)
