@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +149,99 @@ def test_the_copy_is_watched_that_the_library_uses(
     assert {(row["function"], row["module"]) for row in traced.rows()} == {("turn", "meter.so")}
     assert ("gauge of meter.so is that of" in traced.err) == (whose is not None)
     assert whose is None or f"gauge of meter.so is that of {whose}, " in traced.err
+
+
+# -- files that are gone -----------------------------------------------------------------------------------
+
+EXTRACTED = "void set_level(volatile long *p, long value) { *p = value; }"
+# Unpacks a library, loads and removes it, and another one takes its name; it goes on when the fifo says so, and ends.
+EXTRACTS = r"""
+#include <dlfcn.h>
+#include <stdio.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+volatile long level;
+int main(int count, char **words) {
+    char go;
+    if (system("cp extracted.so unpacked.so")) return 1;
+    void *library = dlopen("./unpacked.so", RTLD_NOW);
+    if (remove("unpacked.so") || system("cp impostor.so unpacked.so")) return 2;
+    if (read(open(words[1], O_RDONLY), &go, 1) != 1) return 3;
+    void (*set)(volatile long *, long) = dlsym(library, "set_level");
+    set(&level, 3);
+    set(&level, 4);
+    return 0;
+}
+"""
+
+
+@pytest.fixture
+def extracts(tmp_path: Path) -> Path:
+    build(tmp_path, "extracted.so", EXTRACTED, "-O1", "-shared", "-fPIC")
+    build(tmp_path, "impostor.so", EXTRACTED.replace("set_level", "wrong_name"), "-O1", "-shared", "-fPIC")
+    build(tmp_path, "extracts", EXTRACTS, "-O1", "-ldl")
+    return tmp_path
+
+
+def run_extracts(folder: Path, *words: str) -> str:
+    """Run ksym with the program, which goes on once ksym has the library; returns its stdout."""
+    os.mkfifo(folder / "go")
+    go = os.open(folder / "go", os.O_RDWR)
+    try:
+        with started(*words, "--", "./extracts", "go", cwd=folder) as process:
+            while process.poll() is None and not _has_open(process.pid, "unpacked.so"):
+                readable(process)
+            os.write(go, b"x")
+            out, error = ended(process)
+    finally:
+        os.close(go)
+        os.unlink(folder / "go")
+    assert process.returncode == 0, error
+    return out
+
+
+def _has_open(pid: int, name: str) -> bool:
+    folder = f"/proc/{pid}/fd"
+    for fd in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if name in os.readlink(f"{folder}/{fd}"):
+                return True
+    return False
+
+
+def test_code_of_a_library_that_was_removed(extracts: Path) -> None:
+    out = run_extracts(extracts, "trace", "./extracts:level:-w-", "--format", "json")
+    rows = [json.loads(each) for each in out.splitlines()]
+    assert [(row["old"], row["new"]) for row in rows] == [(0, 3), (3, 4)]
+    assert {(row["function"], row["module"]) for row in rows} == {("set_level", "unpacked.so")}
+
+
+def test_it_has_its_name_in_recordings_and_counts(extracts: Path) -> None:
+    run_extracts(extracts, "record", "-o", "x.data", "./extracts:level:-w-")
+    shown = ksym("script", "x.data", "--format", "json", cwd=extracts)
+    assert {(row["function"], row["module"]) for row in shown.rows()} == {("set_level", "unpacked.so")}
+    out = run_extracts(extracts, "stat", "./extracts:level:-w-", "--by", "function", "--json")
+    (row,) = map(json.loads, out.splitlines())
+    assert (row["function"], row["module"], row["hits"]) == ("set_level", "unpacked.so", 2)
+
+
+def test_a_program_that_runs_from_memory_is_named_by_its_process(tmp_path: Path) -> None:
+    """Its file never had a name; another program that has a variable of that name is not meant."""
+    build(tmp_path, "tree", TREE, "-g", "-O1")
+    script = "import os, sys; m = os.memfd_create('t'); os.write(m, open('tree', 'rb').read()); os.execve(m, ['t'], {})"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=tmp_path
+    ) as tree:
+        assert tree.stdin is not None
+        assert tree.stdout is not None
+        here = tree.stdout.readline().decode().split()[0]
+        request = f"/proc/{tree.pid}/exe:leaf.depth:-w-"
+        with started("trace", request, "--format", "json", "-p", str(tree.pid), cwd=tmp_path) as tracing:
+            while not readable(tracing):
+                tree.stdin.write(b"t")
+                assert tree.stdout.read(1) == b"t"
+            row = json.loads(line(tracing))
+            assert (row["address"], row["function"], row["module"]) == (here, "main", "memfd:t")
+            ended(tracing, signal.SIGINT)
+        tree.stdin.close()

@@ -68,9 +68,15 @@ def leave(time: int, pid: int, tid: int) -> bytes:
     return _record(4, struct.pack("=IIIIQ", pid, pid, tid, tid, time) + _trailer(pid, tid, time, 0, 0))
 
 
-def mmap2(time: int, pid: int, start: int, length: int, offset: int, path: str) -> bytes:
-    body = struct.pack("=IIQQQ", pid, pid, start, length, offset) + bytes(32) + _padded(path)
-    return _record(10, body + _trailer(pid, pid, time, 0, 0))
+def mmap2(
+    time: int, pid: int, start: int, length: int, offset: int, path: str,
+    *, file: tuple[int, int, int, int] = (0, 0, 0, 0), build_id: bytes = b"",
+) -> bytes:  # fmt: skip
+    """PERF_RECORD_MMAP2; ``file`` is major, minor, inode and generation."""
+    body = struct.pack("=IIQQQ", pid, pid, start, length, offset)
+    body += struct.pack("=B3x20s", len(build_id), build_id) if build_id else struct.pack("=IIQQ", *file)
+    body += bytes(8) + _padded(path)
+    return _record(10, body + _trailer(pid, pid, time, 0, 0), misc=1 << 14 if build_id else 0)
 
 
 def lost(time: int, cpu: int, count: int) -> bytes:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any, cast
 
@@ -58,6 +59,8 @@ def test_each_kind_of_record_is_read() -> None:
             perf.leave(9, 12, 13),
             perf.throttle(9),
             perf.mmap2(10, 12, 0x1000, 0x2000, 0x3000, "/bin/with space"),
+            perf.mmap2(10, 12, 0x1000, 0x2000, 0x3000, "/x (deleted)", file=(8, 1, 42, 7)),
+            perf.mmap2(10, 12, 0x1000, 0x2000, 0x3000, "/y", build_id=bytes(range(20))),
             perf.lost(11, 1, 99),
         )
     )
@@ -68,6 +71,8 @@ def test_each_kind_of_record_is_read() -> None:
         ForkRecord(8, 12, 13, 10, 11),
         ExitRecord(9, 12, 13),
         MmapRecord(10, 12, 0x1000, 0x2000, 0x3000, "/bin/with space"),
+        MmapRecord(10, 12, 0x1000, 0x2000, 0x3000, "/x (deleted)", os.makedev(8, 1), 42, 7),
+        MmapRecord(10, 12, 0x1000, 0x2000, 0x3000, "/y", build_id=bytes(range(20)).hex()),
         LostRecord(11, 1, 99),
     ]
 

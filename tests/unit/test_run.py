@@ -20,6 +20,7 @@ class FakeArmed:
     def __init__(self, ring: int) -> None:
         self.plan, self.scope, self.options = Plan(()), Scope((0,)), Options(counting=True)
         self.any_system_wide = False
+        self.early = None
         self.ring = ring
         self.enabled: list[bool] = []
 

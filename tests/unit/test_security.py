@@ -298,7 +298,7 @@ def test_files_that_a_strangers_recording_names_are_not_opened(
     opens.clear()
     named = code.name(7, 0x401004, behind=False, era=ALWAYS, hit=1)
     code.close()
-    assert named.function == ("f" if files else None)
+    assert (named.function, named.in_file) == (("f", False) if files else ("prog", True))
     assert [path for path, _ in opens if path == str(place)] == ([str(place)] if files else [])
 
 

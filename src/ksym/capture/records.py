@@ -8,13 +8,16 @@ pid, tid, time, cpu, identifier. What a program adds to a sample is laid out in 
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
+from ksym.linux.maps import DELETED
+
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
-_MISC_COMM_EXEC = 1 << 13
+_MISC_COMM_EXEC, _MISC_BUILD_ID = 1 << 13, 1 << 14
 _HEADER = struct.Struct("=IHH")
 # identifier, ip, pid, tid, time, cpu
 _SAMPLE_BODY = struct.Struct("=QQIIQI4x")
@@ -23,6 +26,9 @@ _RAW_HEAD = struct.Struct("=IIQI4x")
 _TRAILER = struct.Struct("=IIQI4xQ")
 _PAIRS = struct.Struct("=IIIIQ")
 _MAPPING = struct.Struct("=IIQQQ")
+_FILE = struct.Struct("=IIQQ")
+FILE_BYTES = _FILE.size + 8
+"""What an MMAP2 record has between pgoff and the path."""
 _CHAIN_AT = 8 + _SAMPLE_BODY.size
 
 # From here on a call chain holds the kernel's markers (enum perf_callchain_context), as unsigned numbers.
@@ -81,7 +87,10 @@ class ExitRecord:
 
 @dataclass(frozen=True, slots=True)
 class MmapRecord:
-    """A process mapped a file executable: ``length`` bytes at ``start``, from ``offset`` of ``path``."""
+    """A process mapped a file executable: ``length`` bytes at ``start``, from ``offset`` of ``path``.
+
+    ``device``, ``inode`` and its ``generation`` say which file that is, or its ``build_id``; 0 and "" where not told.
+    """
 
     time: int
     pid: int
@@ -89,6 +98,25 @@ class MmapRecord:
     length: int
     offset: int
     path: str
+    device: int = 0
+    inode: int = 0
+    generation: int = 0
+    build_id: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path without the mark of a removed file."""
+        return self.path.removesuffix(DELETED)
+
+    @property
+    def is_file(self) -> bool:
+        """False for ``[vdso]``, ``//anon`` and the like."""
+        return self.path.startswith("/") and not self.path.startswith("//")
+
+    @property
+    def file(self) -> tuple[object, ...]:
+        """Equal for all mappings of one file."""
+        return self.name, self.device, self.inode, self.generation, self.build_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +215,20 @@ def sideband(kind: int, misc: int, data: bytes) -> Record | None:
         return ExitRecord(when, pid, tid)
     if kind == _MMAP2:
         pid, _, start, length, offset = _MAPPING.unpack_from(data, 8)
-        # Behind pgoff: device numbers, inode and its generation (or a build id), protection and flags: 32 bytes.
-        return MmapRecord(time, pid, start, length, offset, _text(data[72 : -_TRAILER.size]))
+        path = _text(data[8 + _MAPPING.size + FILE_BYTES : -_TRAILER.size])
+        return MmapRecord(time, pid, start, length, offset, path, *file_of(misc, data))
     if kind == _LOST:
         return LostRecord(time, cpu, struct.unpack_from("=Q", data, 16)[0])
     return None
+
+
+def file_of(misc: int, data: bytes) -> tuple[int, int, int, str]:
+    """Device, inode, generation and build id in an MMAP2 record: behind pgoff, in front of protection and flags."""
+    at = 8 + _MAPPING.size
+    if misc & _MISC_BUILD_ID:
+        return 0, 0, 0, data[at + 4 : at + 4 + min(data[at], 20)].hex()
+    major, minor, inode, generation = _FILE.unpack_from(data, at)
+    return os.makedev(major, minor), inode, generation, ""
 
 
 def _text(data: bytes) -> str:

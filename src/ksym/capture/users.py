@@ -12,7 +12,8 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
+from ksym.capture.mapped import Kept
+from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord, Record, parse
 from ksym.capture.sites import Named
 from ksym.capture.usernames import Loaded, ObjectCache, UserNames, loaded_at
 from ksym.errors import KsymError
@@ -46,7 +47,8 @@ class Users:
         self._live: dict[int, UserNames] = {}
         self._recorded: dict[int, list[MmapRecord]] = {}
         self._parents: dict[int, int] = {}
-        self._images: dict[str, Image | None] = {}
+        self._images: dict[tuple[object, ...], Image | None] = {}
+        self._kept = Kept()
         self._ended: dict[int, None] = {}
         self._loaded: dict[int, tuple[int, Sequence[Mapping], Sequence[Loaded]]] = {}
         if pid is not None:
@@ -57,6 +59,24 @@ class Users:
     def mapped(self, record: MmapRecord) -> None:
         """See pipeline.Follower."""
         self._recorded.setdefault(record.pid, []).append(record)
+        self._keep(record)
+
+    def hold(self, data: bytes) -> None:
+        """Keep the files of mappings that the rings will tell of, too; called as soon as they are made.
+
+        Args:
+            data: Records, as `Early` gives them.
+        """
+        records: list[Record] = []
+        parse(data, chains=False, raw=False, out=records)
+        for record in records:
+            if isinstance(record, MmapRecord):
+                self._keep(record)
+
+    def _keep(self, record: MmapRecord) -> None:
+        if self._images.get(record.file) is None:
+            self._images.pop(record.file, None)
+            self._kept.keep(record)
 
     def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
         """See pipeline.Follower."""
@@ -101,7 +121,7 @@ class Users:
             return data
         for ancestor in self._line(pid):
             record = self._record(ancestor, address)
-            image = self._image(record.path) if record else None
+            image = self._image(record) if record else None
             if record and image:
                 try:
                     return image.elf.bytes_at(address - record.start + record.offset, length, "code")
@@ -131,10 +151,10 @@ class Users:
         if known is None or known[0] != len(records) or known[1] is not names.mappings:
             found = []
             for record in reversed(records):
-                image = self._image(record.path)
+                image = self._image(record)
                 if image:
                     bias = _bias(image.elf, record)
-                    found.append(loaded_at(image.tables, bias, names.library(record.path)))
+                    found.append(loaded_at(image.tables, bias, names.library(record.name)))
             fresh = [each for each in (*found, *names.loaded()) if each]
             known = self._loaded[pid] = len(records), names.mappings, fresh
         return known[2]
@@ -168,12 +188,12 @@ class Users:
 
     def _recorded_name(self, pid: int, ip: int) -> Named | None:
         record = self._record(pid, ip)
-        image = self._image(record.path) if record else None
-        if record is None or image is None:
+        if record is None or not record.is_file:
             return None
-        owner = readable(record.path.rpartition("/")[2])
-        bias = _bias(image.elf, record)
-        if bias is not None:
+        image = self._image(record)
+        owner = readable(record.name.rpartition("/")[2])
+        bias = _bias(image.elf, record) if image else None
+        if image and bias is not None:
             for table in image.tables:
                 try:
                     hit = table.symbol_at(ip - bias)
@@ -184,17 +204,24 @@ class Users:
                     return Named(readable(symbol.function_name), offset, symbol.size, owner)
         return Named(owner, ip - record.start + record.offset, 0, owner, in_file=True)
 
-    def _image(self, path: str) -> Image | None:
-        if path not in self._images:
-            self._images[path] = self._open(path)
-        return self._images[path]
+    def _image(self, record: MmapRecord) -> Image | None:
+        if record.file not in self._images:
+            self._images[record.file] = self._open(record)
+        return self._images[record.file]
 
-    def _open(self, path: str) -> Image | None:
-        return open_image(path)
+    def _open(self, record: MmapRecord) -> Image | None:
+        fd = self._kept.take(record) if record.is_file else None
+        if fd is None:
+            return None
+        try:
+            # The descriptor keeps the inode's number, so that what has it under this name is the same file.
+            return open_image(record.name if _is_at(record.name, fd) else f"/proc/self/fd/{fd}", record.name)
+        finally:
+            os.close(fd)
 
     def build_ids(self) -> dict[str, str]:
         """Build ids of the files whose code was looked at, by path."""
-        found = {path: image.elf.build_id for path, image in self._images.items() if image}
+        found = {image.elf.label: image.elf.build_id for image in self._images.values() if image}
         found |= self._cache.build_ids()
         return {path: build_id for path, build_id in found.items() if build_id}
 
@@ -205,14 +232,20 @@ class Users:
             for elf in image.tables if image else ():
                 elf.close()
         self._images.clear()
+        self._kept.close()
 
 
-def open_image(path: str) -> Image | None:
-    """Open a file that was mapped; None where it cannot be read, or is none."""
-    if not path.startswith("/") or path.startswith("//"):  # [vdso], //anon
-        return None
+def _is_at(path: str, fd: int) -> bool:
     try:
-        elf = ElfFile(path)
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except (OSError, ValueError):
+        return False
+
+
+def open_image(path: str, label: str = "") -> Image | None:
+    """Open a file that was mapped, called ``label``; None where it cannot be read, or is none."""
+    try:
+        elf = ElfFile(path, label=label)
         debug = None if elf.has_symtab else find_debug_file(elf)
     except (KsymError, OSError, ValueError):
         return None

@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.quiet:
             session.tell_lacking()
         users = Users(session.code_pid)
+        session.run.on_mapped = users.hold
         sites = _sites(session, users)
         if args.verbose:
             session.run.on_note = lambda note: print(f"ksym: {printable(note)}", file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ class Whose:
         self._by, self._json, self._watches = args.by, args.json, session.plan.watches
         self._engine, kernel = session.armed.engine, session.resolver.kernel
         self._users = Users(session.pid)
+        session.run.on_mapped = self._users.hold
         self._images = Images(self._users)
         self._merge = Merge(session.armed.rings, chains=False)
         sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)

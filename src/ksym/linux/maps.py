@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ksym.errors import KsymError, NotPermitted
 from ksym.linux import privileges
 
-_DELETED = " (deleted)"
+DELETED = " (deleted)"
+"""What the kernel puts behind the name of a file that was removed (fs/d_path.c)."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,21 @@ def parse_maps(text: bytes) -> list[Mapping]:
             continue
         path = os.fsdecode(parts[5]) if len(parts) > 5 else ""
         # Taken away before the newline is put back, and only once: a file may be called "x (deleted)".
-        deleted = path.startswith("/") and path.endswith(_DELETED)
+        deleted = path.startswith("/") and path.endswith(DELETED)
         if deleted:
-            path = path[: -len(_DELETED)]
+            path = path[: -len(DELETED)]
         path = path.replace("\\012", "\n")
         perms = parts[1].decode("ascii", "replace")
         found.append(Mapping(start, end, perms, offset, device, inode, path, deleted))
     return found
+
+
+def same_device(one: int, other: int) -> bool:
+    """True if a file of one device may be on the other.
+
+    On btrfs and overlayfs ``st_dev`` is an anonymous device (major 0), and the memory map may show another one.
+    """
+    return one == other or os.major(one) == 0 or os.major(other) == 0
 
 
 def read_maps(pid: int) -> list[Mapping]:

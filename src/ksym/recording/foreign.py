@@ -16,6 +16,7 @@ from ksym.capture.pipeline import ended_address_space
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.users import Image, Users, open_image
+from ksym.linux.maps import same_device
 from ksym.linux.memory import Memory
 from ksym.recording.header import KERNEL, Machine
 from ksym.recording.noted import Era
@@ -91,9 +92,15 @@ class _Files(Users):
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
         return b""
 
-    def _open(self, path: str) -> Image | None:
-        wanted = self._build_ids.get(path)
+    def _keep(self, record: MmapRecord) -> None:
+        pass  # what its process had mapped is not here any more
+
+    def _open(self, record: MmapRecord) -> Image | None:
+        path = record.name
+        wanted = record.build_id or self._build_ids.get(path)
         if not self._allowed or not (wanted or self._same_host) or not _is_file(path):
+            return None
+        if not wanted and not _same(path, record):
             return None
         image = open_image(path)
         if image and wanted and image.elf.build_id != wanted:
@@ -104,6 +111,12 @@ class _Files(Users):
             # perf -z names no file that hits came from; what names the code has its source lines, too
             self._build_ids[path] = image.elf.build_id or ""
         return image
+
+
+def _same(path: str, record: MmapRecord) -> bool:
+    """False if another file than the recorded one has the path by now."""
+    status = os.stat(path)
+    return not record.inode or (status.st_ino == record.inode and same_device(status.st_dev, record.device))
 
 
 def _is_file(path: str) -> bool:

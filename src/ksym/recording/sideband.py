@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, LostRecord, MmapRecord, Record
+from ksym.capture.records import (
+    FILE_BYTES,
+    CommRecord,
+    ExitRecord,
+    ForkRecord,
+    LostRecord,
+    MmapRecord,
+    Record,
+    file_of,
+)
 from ksym.recording.hits import Layout
 from ksym.recording.numbering import Ints
 from ksym.recording.perf_file import CHECK, EVENT_UPDATE_NAME, NOTE, NOTE_HEAD, NOTE_MARK, Kind
@@ -26,8 +35,6 @@ _PAIRS = struct.Struct("<IIIIQ")
 _MAPPING = struct.Struct("<IIQQQ")
 _LOST_SAMPLES = 13
 _CHANGES = (Kind.COMM, Kind.FORK, Kind.EXIT, Kind.MMAP, Kind.MMAP2, Kind.LOST, _LOST_SAMPLES)
-_MMAP2_REST = 32
-"""Bytes behind pgoff: device numbers, inode and its generation (or a build id), protection and flags."""
 
 
 class Damaged(Exception):
@@ -167,8 +174,10 @@ def change(kind: int, misc: int, data: bytes, layout: Layout) -> Record | None:
         return ExitRecord(when, pid, tid)
     if kind in (Kind.MMAP, Kind.MMAP2):
         pid, _, start, length, offset = _MAPPING.unpack_from(data, 8)
-        at = 8 + _MAPPING.size + (_MMAP2_REST if kind == Kind.MMAP2 else 0)
-        return MmapRecord(time, pid, start, length, offset, _text(data[at:end]))
+        if kind == Kind.MMAP:
+            return MmapRecord(time, pid, start, length, offset, _text(data[8 + _MAPPING.size : end]))
+        path = _text(data[8 + _MAPPING.size + FILE_BYTES : end])
+        return MmapRecord(time, pid, start, length, offset, path, *file_of(misc, data))
     return LostRecord(time, 0, struct.unpack_from("<Q", data, 16 if kind == Kind.LOST else 8)[0])
 
 

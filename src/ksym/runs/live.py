@@ -47,6 +47,7 @@ class Live:
         self._at_limit = at_limit or (lambda: session.run.stop("limit reached"))
         armed, kernel = session.armed, session.resolver.kernel
         self._users = Users(session.code_pid)
+        session.run.on_mapped = self._users.hold
         self._sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)
         # The rings report changes of names already, the watches are not enabled yet: nothing is missed, and
         # ksym's own reading of names is no access.

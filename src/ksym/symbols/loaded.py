@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ksym.errors import KsymError
-from ksym.linux.maps import Mapping, read_maps
+from ksym.linux.maps import Mapping, read_maps, same_device
 from ksym.linux.process_status import check_process
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, PF_X, ElfError, ElfFile, Segment
@@ -262,14 +262,9 @@ def readable_path(pid: int, mapping: Mapping) -> str | None:
             status = os.stat(path)
         except (OSError, ValueError):
             continue
-        if status.st_ino == mapping.inode and (path in certain or _same_device(status.st_dev, mapping)):
+        if status.st_ino == mapping.inode and (path in certain or same_device(status.st_dev, mapping.device)):
             return path
     return None if mapping.deleted else root
-
-
-def _same_device(device: int, mapping: Mapping) -> bool:
-    # btrfs and overlayfs: st_dev is an anonymous device (major 0), maps may show another one.
-    return device == mapping.device or os.major(device) == 0 or os.major(mapping.device) == 0
 
 
 def _files(maps: Sequence[Mapping]) -> list[list[Mapping]]:

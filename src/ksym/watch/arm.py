@@ -23,8 +23,9 @@ from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.regular_file import MOST_OPEN
 from ksym.linux.ring import Ring
 from ksym.symbols.variable import Space
+from ksym.watch.early import Early
 from ksym.watch.plan import Plan, PlannedEvent, Role, Scope
-from ksym.watch.rings import Rings
+from ksym.watch.rings import SAMPLE_TYPE, Rings
 
 if TYPE_CHECKING:
     from ksym.program.engine import Engine
@@ -110,6 +111,8 @@ class ArmedWatch:
         self._scope = scope
         self.events: list[ArmedEvent] = []
         self._rings: Rings | None = None
+        self.early: Early | None = None
+        """Wakes for each mapping of code in the watched processes; None where that matters to nobody."""
         self._samples = not options.counting and engine is None
         self._retired = [0] * len(plan.watches)
         self._retired_lost = 0
@@ -297,7 +300,10 @@ class ArmedWatch:
                 self.plan, len(scope.cpus), stacks=self.options.stacks, names_user_code=self._names_user_code,
                 size=self.options.ring_bytes, engine=self.engine,
             )  # fmt: skip
-        self._rings.open(self._sideband_places(scope), may_vanish=len(scope.threads) > 1)
+        places = self._sideband_places(scope)
+        self._rings.open(places, may_vanish=len(scope.threads) > 1)
+        if self._names_user_code and self.early is None and not self.any_system_wide:
+            self.early = Early(places, SAMPLE_TYPE)
 
     def _sideband_places(self, scope: Scope) -> list[tuple[int, int]]:
         if self.any_system_wide:
@@ -490,3 +496,6 @@ class ArmedWatch:
         if self._rings:
             self._rings.close()
             self._rings = None
+        if self.early:
+            self.early.close()
+            self.early = None

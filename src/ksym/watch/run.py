@@ -154,6 +154,8 @@ class Run:
         """What was missed and why, for the summary."""
         self.on_note: Callable[[str], None] = lambda note: None
         """Told of each note at once."""
+        self.on_mapped: Callable[[bytes], None] = lambda records: None
+        """Given the records of mappings as soon as they are made, before the rounds."""
         self.armed_at = 0.0
         self.ended_by = ""
         self.behind = False
@@ -228,6 +230,9 @@ class Run:
         if cpu_events:
             poll.register(cpu_events.fileno(), select.POLLIN)
         rings = self._register_rings(poll, set())
+        early = self._armed.early.fds() if self._armed.early else set()
+        for fd in early:
+            poll.register(fd, select.POLLIN)
         deadline = self._deadline
         due = self.armed_at + self._every
         self._look = self.armed_at + LOOK_SECONDS
@@ -239,10 +244,12 @@ class Run:
             wait = 0.0 if self.behind else min(max(0.0, until - now), _LONGEST_WAIT_SECONDS)
             events = poll.poll(wait * 1000)
             woken = {fd for fd, _ in events}
+            if woken & early and self._armed.early:
+                self.on_mapped(self._armed.early.take())
             for fd, event in events:
                 # The thread that a ring's owner follows has ended: others still write into the ring, but its
                 # descriptor would report that end for ever. The ring is read at the regular rounds.
-                if event & select.POLLHUP and fd in rings:
+                if event & select.POLLHUP and fd in rings | early:
                     poll.unregister(fd)
                     rings.discard(fd)
             self._signals.clear()

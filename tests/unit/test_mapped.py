@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Files of mappings whose names are gone, or another file's by now."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ksym.capture import mapped
+from ksym.capture.mapped import Kept, find
+from ksym.capture.records import ExitRecord, MmapRecord
+from ksym.capture.sites import Named
+from ksym.capture.users import Users
+from synthetic import perf
+from synthetic.elf import Image, Sym
+
+START = 0x7F00_0000_0000
+GONE = 4_999_999
+"""No process has this number."""
+
+
+def library(path: Path, function: str = "work") -> MmapRecord:
+    """A library whose one function is at 0x1000, and the record of a process that had it mapped."""
+    image = Image(
+        symbols=[Sym(function, 0x1000, 0x100, type=2)], loads=[(0, 0, 0x2000, 0x2000)], build_id=bytes(20)
+    )
+    path.write_bytes(image.write())
+    status = path.stat()
+    return MmapRecord(
+        time.monotonic_ns(),
+        GONE,
+        START,
+        0x2000,
+        0,
+        str(path),
+        status.st_dev,
+        status.st_ino,
+        _generation(path),
+    )
+
+
+def _generation(path: Path) -> int:
+    fd = os.open(path, os.O_PATH)
+    try:
+        return mapped._generation(fd) or 0
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def users() -> Users:
+    return Users()
+
+
+HERE = START + 0x1010
+NAMED, BARE = Named("work", 0x10, 0x100, "lib.so"), Named("lib.so", 0x1010, 0, "lib.so", in_file=True)
+
+
+def test_a_file_that_is_there_is_read(tmp_path: Path, users: Users) -> None:
+    users.mapped(library(tmp_path / "lib.so"))
+    assert users.name(GONE, HERE) == NAMED
+    assert users.build_ids() == {str(tmp_path / "lib.so"): bytes(20).hex()}
+    users.close()
+
+
+def test_a_file_that_was_removed_since_is_read_all_the_same(tmp_path: Path, users: Users) -> None:
+    record = library(tmp_path / "lib.so")
+    users.mapped(record)
+    (tmp_path / "lib.so").unlink()
+    users.changed(ExitRecord(record.time + 1, GONE, GONE))
+    assert users.name(GONE, HERE) == NAMED
+    assert users.read(GONE, START, 4) == b"\x7fELF"
+    users.close()
+
+
+def test_a_file_is_kept_as_soon_as_it_is_told_of(tmp_path: Path, users: Users) -> None:
+    """Its mapping is told twice: at once, and in order of time with all other records."""
+    record = library(tmp_path / "lib.so")
+    file = os.major(record.device), os.minor(record.device), record.inode, record.generation
+    users.hold(perf.mmap2(record.time, GONE, START, 0x2000, 0, record.path, file=file))
+    (tmp_path / "lib.so").unlink()
+    users.mapped(record)
+    assert users.name(GONE, HERE) == NAMED
+    users.close()
+
+
+def test_a_file_that_was_gone_already_gives_its_name_and_the_offset(tmp_path: Path, users: Users) -> None:
+    record = library(tmp_path / "lib.so")
+    (tmp_path / "lib.so").unlink()
+    users.mapped(replace(record, path=record.path + " (deleted)"))
+    assert users.name(GONE, HERE) == BARE
+    assert str(users.name(GONE, HERE)) == "lib.so+0x1010"
+    users.close()
+
+
+def test_another_file_of_the_same_name_is_not_read(tmp_path: Path, users: Users) -> None:
+    record = library(tmp_path / "lib.so")
+    library(tmp_path / "new", "play")
+    os.replace(tmp_path / "new", tmp_path / "lib.so")
+    users.mapped(record)
+    assert users.name(GONE, HERE) == BARE
+    users.close()
+
+
+@pytest.mark.parametrize("tells", [True, False], ids=["generation", "time"])
+def test_an_inode_whose_number_was_given_again_is_another_file(
+    tmp_path: Path, users: Users, tells: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by its generation, where the file system tells that; else it has changed after it was mapped."""
+    record = library(tmp_path / "lib.so", "play")
+    other = replace(record, generation=9) if tells else replace(record, time=record.time - 60_000_000_000)
+    monkeypatch.setattr(mapped, "_generation", lambda fd: 8 if tells else None)
+    users.mapped(other)
+    assert users.name(GONE, HERE) == BARE
+    users.close()
+
+
+def test_two_files_of_one_name_are_two(tmp_path: Path, users: Users) -> None:
+    first = library(tmp_path / "lib.so")
+    users.mapped(first)
+    library(tmp_path / "new", "play")
+    os.replace(tmp_path / "new", tmp_path / "lib.so")
+    second = replace(library(tmp_path / "x"), path=str(tmp_path / "lib.so"), start=START + 0x10000)
+    status = (tmp_path / "lib.so").stat()
+    users.mapped(replace(second, inode=status.st_ino, generation=_generation(tmp_path / "lib.so")))
+    assert users.name(GONE, HERE) == NAMED
+    assert users.name(GONE, HERE + 0x10000) == replace(NAMED, function="play")
+    users.close()
+
+
+def test_anonymous_code_has_its_address(users: Users) -> None:
+    users.mapped(MmapRecord(1, GONE, START, 0x1000, 0, "//anon"))
+    assert users.name(GONE, START + 8) == Named(None, START + 8)
+
+
+def test_what_is_mapped_is_found_by_its_process(tmp_path: Path) -> None:
+    """This process has it open under a link of /proc; its name is gone."""
+    memory = os.memfd_create("made")
+    os.write(memory, Image().write())
+    status = os.fstat(memory)
+    record = MmapRecord(
+        1, os.getpid(), START, 0x1000, 0, "/memfd:made (deleted)", status.st_dev, status.st_ino
+    )
+    assert find(record) is None  # it is open, but not mapped at START
+    os.close(memory)
+
+
+@pytest.mark.parametrize("matches", [True, False])
+def test_a_build_id_tells_the_file_where_there_is_no_inode(tmp_path: Path, matches: bool) -> None:
+    record = replace(library(tmp_path / "lib.so"), device=0, inode=0, generation=0)
+    fd = find(replace(record, build_id=bytes(20).hex() if matches else "12"))
+    assert (fd is not None) == matches
+    if fd is not None:
+        os.close(fd)
+
+
+def test_but_so_many_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mapped, "_MOST_KEPT", 3)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = Kept()
+    records = [library(tmp_path / f"lib{number}.so") for number in range(5)]
+    for record in records:
+        kept.keep(record)
+        kept.keep(record)
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    for path in tmp_path.iterdir():
+        path.unlink()
+    taken = [kept.take(record) for record in records]
+    assert [fd is None for fd in taken] == [True, True, False, False, False]
+    for fd in taken:
+        if fd is not None:
+            os.close(fd)
+    kept.close()
+    assert len(os.listdir("/proc/self/fd")) == before
