@@ -151,6 +151,27 @@ def test_the_copy_is_watched_that_the_library_uses(
     assert whose is None or f"gauge of meter.so is that of {whose}, " in traced.err
 
 
+TWICE = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+int main(void) {
+    void *first = dlopen("./meter.so", RTLD_NOW), *second = dlmopen(LM_ID_NEWLM, "./meter.so", RTLD_NOW);
+    void (*one)(long) = dlsym(first, "turn"), (*two)(long) = dlsym(second, "turn");
+    one(1); two(2); one(3);
+    return 0;
+}
+"""
+
+
+def test_a_second_copy_is_watched_or_spoken_of(tmp_path: Path) -> None:
+    build(tmp_path, "meter.so", METER, "-O1", "-shared", "-fPIC")
+    build(tmp_path, "twice", TWICE, "-O1", "-ldl")
+    traced = ksym("trace", "./meter.so:gauge:-w-", "--format", "json", "--", "./twice", cwd=tmp_path)
+    made = [(row["old"], row["new"]) for row in traced.rows()]
+    told = "meter.so was loaded again: its copy of ./meter.so:gauge at 0x" in traced.err
+    assert (made, told) in [([(1, 2), (2, 5)], True), ([(1, 2), (1, 3), (2, 5)], False)]
+
+
 # -- files that are gone -----------------------------------------------------------------------------------
 
 EXTRACTED = "void set_level(volatile long *p, long value) { *p = value; }"

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             files.discard()
             raise files.error(error) from error
         with closing(users), closing(recorder):
-            recording = _Recording(args, session, recorder, limit, files)
+            recording = _Recording(args, session, recorder, limit, files, users)
             try:
                 recording.follow()
             except OSError as error:
@@ -164,8 +164,9 @@ class _Recording:
         recorder: Recorder,
         limit: Limit | None,
         files: Files,
+        users: Users,
     ) -> None:
-        self._files = files
+        self._files, self._users = files, users
         self._args, self._session, self._recorder, self._limit = args, session, recorder, limit
         self._progress = sys.stderr.isatty() and not args.quiet
         self._shown_at = 0.0
@@ -248,7 +249,8 @@ class _Recording:
         }
 
     def _notes(self) -> list[str]:
-        return self._session.notes(verbose=self._args.verbose)
+        session = self._session
+        return [*session.notes(verbose=self._args.verbose), *session.further_copies(self._users)]
 
     def summary(self) -> None:
         """Say on stderr what there is."""

@@ -28,6 +28,7 @@ class Whose:
         assert session.armed.engine is not None
         self._by, self._json, self._watches = args.by, args.json, session.plan.watches
         self._engine, kernel = session.armed.engine, session.resolver.kernel
+        self._session = session
         self._users = Users(session.pid)
         session.run.on_mapped = self._users.hold
         self._images = Images(self._users)
@@ -41,6 +42,8 @@ class Whose:
     def follow(self, *, last: bool = False) -> None:
         """Take what the kernel tells of processes."""
         self._images.take(self._merge.ready(last=last))
+        if last:
+            self._session.run.notes += self._session.further_copies(self._users)
         if self._images.crowded:
             self._totals()
             self._images.let_go()

@@ -169,7 +169,8 @@ class Live:
     def remarks(self) -> list[str]:
         """What a reader of the rows should know."""
         engine = self._session.armed.engine
-        remarks = _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
+        remarks = self._session.further_copies(self._users)
+        remarks += _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
         if self._tasks.short:
             remarks.append("names of tasks are missing: too many files were open (ulimit -n)")
         if not self._unknown_types:

@@ -31,6 +31,7 @@ from ksym.watch.run import ROUND_SECONDS, Run, Signals
 from ksym.watch.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
+    from ksym.capture.users import Users
     from ksym.language.condition import Condition
 
 
@@ -130,6 +131,14 @@ class Session:
             *short,
             *([f"ended by: {self.run.ended_by}"] if verbose else []),
         ]
+
+    def further_copies(self, users: Users) -> list[str]:
+        """Say which copies of the watched variables came with the run and were not watched; ``users`` saw it."""
+        from ksym.capture.further import further_copies  # needs what names code, which not all runs do
+
+        watched = {planned.address for planned in self.armed.planned.values()}
+        watched |= {each.planned.address for each in self.armed.events}
+        return further_copies(self.plan.watches, watched, users.loaded(self.pid or 0))
 
     def status(self) -> int:
         """Give the registers back, then end COMMAND if it still runs; return its exit status, 0 without COMMAND."""

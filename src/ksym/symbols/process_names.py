@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ksym.errors import KsymError, NoSuchVariable
 from ksym.language.request import Mode, Request, UserSymbol, written
 from ksym.linux.process_memory import ProcessMemory
@@ -47,19 +49,22 @@ class ProcessNames:
             return Variable(
                 text, found.address, EXECUTED if execute else found.size, Space.USER, found.type,
                 section=found.section, remark=found.remark, executable=execute, facts=found.facts, again=found.again,
+                instance=found.instance,
             )  # fmt: skip
         if found.type is None:
             raise _untyped(request, root, found.facts, self._process.find_object(root.object).elf)
         way = Way(ProcessMemory(self._pid), path, request.place)
         start = Location(found.address, found.type)
         location = way.walk(lambda: start)
-        again = way.again(text)
-        if again is None and found.again is not None:
-            again = found.again.part(location.address - found.address)
+        again, instance = way.again(text), None
+        if again is None:
+            offset = location.address - found.address
+            again = found.again.part(offset) if found.again else None
+            instance = found.instance and replace(found.instance, value=found.instance.value + offset)
         return Variable(
             text, location.address, location.length, Space.USER, location.type, location.bits,
             section=found.section, facts=(*found.facts, *facts_of(location, text)),
-            remark=found.remark, again=again,
+            remark=found.remark, again=again, instance=instance,
         )  # fmt: skip
 
 

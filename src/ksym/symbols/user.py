@@ -15,7 +15,7 @@ from ksym.symbols.loaded import LoadedObject, ObjectNotMapped, Process
 from ksym.symbols.scopes import find_in_scope, lies_in, spellings, split_name
 from ksym.symbols.symtab import STT_NOTYPE, ElfSymbol, find
 from ksym.symbols.types import Type
-from ksym.symbols.variable import Again, Fact
+from ksym.symbols.variable import Again, Fact, Instance
 
 _CODE = frozenset({".text", ".init", ".fini", ".plt"})
 """Where a symbol without a type, from assembly, is a function."""
@@ -38,6 +38,7 @@ class UserVariable:
     remark: str | None = None
     """What a user should know of which copy this is."""
     again: Again | None = field(default=None, compare=False)
+    instance: Instance | None = field(default=None, compare=False)
 
 
 def resolve_user(
@@ -87,11 +88,13 @@ def locate(
     symbol = _choose(loaded, name, label, execute)
     facts: list[Fact] = []
     home, found = loaded, symbol
-    remark = again = None
+    remark = again = instance = None
     if not execute and not symbol.thread_local:
         copies = in_use(process, loaded, symbol)
         home, found = copies[0].home, copies[0].symbol
         remark, again = _remark(copies, symbol, process.pid), _again(copies[0], label)
+        biases = frozenset(each.bias for each in process.instances(loaded))
+        instance = Instance(loaded.path, symbol.value, biases)
         if copies[0].interposed:
             source = (
                 f"{_linked_how(copies[0])} of {home.basename}: the program and its libraries use this copy, "
@@ -124,7 +127,9 @@ def locate(
             "its symbol has no size and there is no type",
             f"give a length: {written(loaded.label, *split_name(name))}/4",
         )
-    return UserVariable(name, address, size, kind, found.section, execute, tuple(facts), remark, again)
+    return UserVariable(
+        name, address, size, kind, found.section, execute, tuple(facts), remark, again, instance
+    )
 
 
 def _linked_how(copy: Copy) -> str:

@@ -64,6 +64,21 @@ class Again:
 
 
 @dataclass(frozen=True)
+class Instance:
+    """A file in a process's memory that has a variable.
+
+    Args:
+        path: As the kernel shows it.
+        value: The variable's link-time address in it.
+        biases: What to add to that, for each place at which the file was loaded when it was looked at.
+    """
+
+    path: str
+    value: int
+    biases: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Variable:
     """An object in memory that can be watched.
 
@@ -91,3 +106,5 @@ class Variable:
     facts: tuple[Fact, ...] = field(default=(), compare=False)
     again: Again | None = field(default=None, compare=False)
     """Of one whose address was read from memory; a register goes on watching what it was."""
+    instance: Instance | None = field(default=None, compare=False)
+    """Of a user variable in no object that a pointer led to."""
