@@ -134,6 +134,8 @@ class Session:
 
     def further_copies(self, users: Users) -> list[str]:
         """Say which copies of the watched variables came with the run and were not watched; ``users`` saw it."""
+        if not any(watch.variable.instance for watch in self.plan.watches):
+            return []
         from ksym.capture.further import further_copies  # needs what names code, which not all runs do
 
         watched = {planned.address for planned in self.armed.planned.values()}
