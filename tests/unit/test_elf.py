@@ -169,7 +169,9 @@ def exercise(data: bytes) -> None:
         lambda elf: (elf.build_id, elf.debuglink),
         lambda elf: elf.soname,
         lambda elf: elf.loads,
-        lambda elf: elf.dynamic.copies,
+        lambda elf: (elf.dynamic.copies, elf.dynamic.points_to(0x2000), elf.dynamic.references({0, 1, 2})),
+        lambda elf: (elf.dynamic.needed, elf.dynamic.symbolic, elf.dynamic.definitions_at(0x2000)),
+        lambda elf: [elf.dynamic.interposable(each.symbol) for each in elf.dynamic.definitions("counter")],
         lambda elf: [elf.content(section) for section in elf.sections],
         lambda elf: find_debug_file(elf),
     ):

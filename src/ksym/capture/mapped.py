@@ -7,8 +7,10 @@ another file, whose symbols would be wrong names; so whatever is found is held a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
 import stat
 import struct
 import time
@@ -17,9 +19,12 @@ from collections.abc import Iterator
 from ksym.capture.records import MmapRecord
 from ksym.errors import KsymError
 from ksym.linux.maps import same_device
+from ksym.linux.regular_file import RegularFile
 from ksym.symbols.elf import ElfFile
 
 _MOST_KEPT = 128
+_PART_KEPT = 8
+"""No more than this part of the descriptors that ksym may have."""
 _FS_IOC_GETVERSION = 0x80087601
 """linux/fs.h, _IOR('v', 1, long); file systems fill in an int."""
 
@@ -29,6 +34,10 @@ class Kept:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], int] = {}
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = (
+            _MOST_KEPT if soft == resource.RLIM_INFINITY else min(_MOST_KEPT, max(1, soft // _PART_KEPT))
+        )
 
     def keep(self, record: MmapRecord) -> None:
         """Hold on to the file of a mapping, if it can still be found."""
@@ -37,7 +46,7 @@ class Kept:
         found = find(record)
         if found is None:
             return
-        if len(self._kept) >= _MOST_KEPT:
+        if len(self._kept) >= self._most:
             os.close(self._kept.pop(next(iter(self._kept))))
         self._kept[record.file] = found
 
@@ -58,7 +67,10 @@ def find(record: MmapRecord) -> int | None:
     for path, certain in _places(record):
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except (OSError, ValueError):
+        except OSError as error:
+            RegularFile.short = RegularFile.short or error.errno in (errno.EMFILE, errno.ENFILE)
+            continue
+        except ValueError:  # a NUL in the path
             continue
         if _is_that(fd, record, certain=certain):
             return fd

@@ -23,7 +23,7 @@ from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.regular_file import MOST_OPEN
 from ksym.linux.ring import Ring
 from ksym.symbols.variable import Space
-from ksym.watch.early import Early
+from ksym.watch.early import MOST_EARLY, Early
 from ksym.watch.plan import Plan, PlannedEvent, Role, Scope
 from ksym.watch.rings import SAMPLE_TYPE, Rings
 
@@ -157,6 +157,7 @@ class ArmedWatch:
         events = len(self.plan.events(scope, sampling=self._samples)) * (2 if self.options.gives_way else 1)
         if self.options.counting:
             return events
+        events += len(self._early_places(scope))
         return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches)
 
     def _open_scope(self, scope: Scope) -> None:
@@ -300,10 +301,14 @@ class ArmedWatch:
                 self.plan, len(scope.cpus), stacks=self.options.stacks, names_user_code=self._names_user_code,
                 size=self.options.ring_bytes, engine=self.engine,
             )  # fmt: skip
+        self._rings.open(self._sideband_places(scope), may_vanish=len(scope.threads) > 1)
+        if self.early is None and (early := self._early_places(scope)):
+            self.early = Early(early, SAMPLE_TYPE)
+
+    def _early_places(self, scope: Scope) -> list[tuple[int, int]]:
         places = self._sideband_places(scope)
-        self._rings.open(places, may_vanish=len(scope.threads) > 1)
-        if self._names_user_code and self.early is None and not self.any_system_wide:
-            self.early = Early(places, SAMPLE_TYPE)
+        wanted = self._names_user_code and not self.any_system_wide and len(places) <= MOST_EARLY
+        return places if wanted else []
 
     def _sideband_places(self, scope: Scope) -> list[tuple[int, int]]:
         if self.any_system_wide:

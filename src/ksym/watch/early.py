@@ -16,7 +16,7 @@ from ksym.linux import perf_event
 from ksym.linux.perf_event import Attr, Flag, PerfEvent
 from ksym.linux.ring import Ring
 
-_MOST_EVENTS = 64
+MOST_EARLY = 64
 """An event takes a descriptor; of a process of more threads (times CPUs), mappings are seen at the regular rounds."""
 
 
@@ -32,8 +32,6 @@ class Early:
         self._events: list[PerfEvent] = []
         self._rings: dict[int, Ring] = {}
         self._fds: set[int] = set()
-        if len(places) > _MOST_EVENTS:
-            return
         flags = (
             Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
             | Flag.INHERIT | Flag.MMAP | Flag.MMAP2 | Flag.WATERMARK
