@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ksym.linux.memory import MemoryFault
 from ksym.linux.process_memory import ProcessMemory
@@ -63,7 +64,10 @@ def in_use(process: Process, loaded: LoadedObject, symbol: ElfSymbol) -> list[Co
     """
     linker = _Linker(process)
     found: dict[int, Copy] = {}
-    for library in sorted(process.instances(loaded), key=linker.namespace):
+    libraries = process.instances(loaded)
+    if len(libraries) > 1:
+        libraries.sort(key=linker.namespace)
+    for library in libraries:
         own = Copy(library, symbol, library)
         try:
             copies = _of(linker, own)
@@ -125,7 +129,10 @@ class _Linker:
     def __init__(self, process: Process) -> None:
         self._process, self._memory = process, ProcessMemory(process.pid)
         self.program = process.executable
-        self._spaces = namespaces(self.program, self._memory) if self.program else []
+
+    @cached_property
+    def _spaces(self) -> list[list[Linked]]:
+        return namespaces(self.program, self._memory) if self.program else []
 
     def namespace(self, library: LoadedObject) -> int:
         """Number of the namespace that a library is in; the last one where the linker does not have it yet."""
