@@ -177,28 +177,33 @@ def test_a_choice_that_was_foreseen_is_looked_at_when_the_linker_has_made_it(
         assert copy.linked is None
 
 
-@pytest.mark.parametrize("bits", [64, 32])
-def test_references_of_a_file(bits: int) -> None:
-    """GLOB_DAT and absolute words, with an addend beside them (RELA) or in the data itself (REL)."""
+# elf.h: R_*_GLOB_DAT, R_*_64 or _32, R_*_RELATIVE
+@pytest.mark.parametrize(
+    ("bits", "machine", "slot", "word", "relative"),
+    [(64, 62, 6, 1, 8), (64, 183, 1025, 257, 1027), (32, 3, 6, 1, 8), (32, 40, 21, 2, 23)],
+    ids=["x86-64", "AArch64", "386", "ARM"],
+)
+def test_references_of_a_file(bits: int, machine: int, slot: int, word: int, relative: int) -> None:
+    """The addend is beside the reference (RELA), or in the data itself (REL)."""
     symbols = [Sym("level", 0x2010, section=2), Sym("other", 0x2020, section=2)]
-    if bits == 64:
-        entries = [
-            (0x2040, 1 << 32 | 6, 0),
-            (0x2048, 1 << 32 | 1, 4),
-            (0x2050, 2 << 32 | 6, 0),
-            (0x2058, 8, 0x2010),
-        ]
-        table = Sec(".rela.dyn", 4, b"".join(struct.pack("<QQq", *each) for each in entries), 2)
-    else:
-        entries = [(0x2040, 1 << 8 | 6, 0), (0x2048, 1 << 8 | 1, 0), (0x2050, 2 << 8 | 6, 0), (0x2058, 8, 0)]
-        table = Sec(".rel.dyn", 9, b"".join(struct.pack("<II", *each[:2]) for each in entries), 2)
-    image = Image(bits=bits, machine=62 if bits == 64 else 3, dynamic_symbols=symbols, sections=[table])
+    shift = 32 if bits == 64 else 8
+    entries = [
+        (0x2040, 1 << shift | slot, 0),
+        (0x2048, 1 << shift | word, 4),
+        (0x2050, 2 << shift | slot, 0),
+        (0x2058, relative, 0x2010),
+        (0x2060, 1 << shift | relative + 77, 0),
+    ]
+    layout = struct.Struct("<QQq" if bits == 64 else "<II")
+    content = b"".join(layout.pack(*each[: 3 if bits == 64 else 2]) for each in entries)
+    table = Sec(".rela.dyn", 4, content, 2) if bits == 64 else Sec(".rel.dyn", 9, content, 2)
+    image = Image(bits=bits, machine=machine, dynamic_symbols=symbols, sections=[table])
     dynamic = ElfFile("lib.so", data=image.write()).dynamic
     (found,) = dynamic.definitions("level")
     assert [each.symbol.name for each in dynamic.definitions_at(0x2010)] == ["level"]
     assert dynamic.interposable(found.symbol)
     references = dynamic.references({found.symbol.index})
-    assert [(each.address, each.is_slot) for each in references] == [(0x2040, True), (0x2048, False)]
-    assert references[1].addend == (4 if bits == 64 else 0)
+    addend = 4 if bits == 64 else 0
+    assert references == [Reference(0x2040, 0, True), Reference(0x2048, addend, False)]
     assert dynamic.points_to(0x2010) == (bits == 64)
     assert not dynamic.points_to(0x2020)
