@@ -26,7 +26,7 @@ _RAW_HEAD = struct.Struct("=IIQI4x")
 _TRAILER = struct.Struct("=IIQI4xQ")
 _PAIRS = struct.Struct("=IIIIQ")
 _MAPPING = struct.Struct("=IIQQQ")
-_FILE = struct.Struct("=IIQQ")
+_FILE, _BUILD_ID = struct.Struct("=IIQQ"), struct.Struct("=B3x20s")
 FILE_BYTES = _FILE.size + 8
 """What an MMAP2 record has between pgoff and the path."""
 _CHAIN_AT = 8 + _SAMPLE_BODY.size
@@ -226,9 +226,11 @@ def file_of(misc: int, data: bytes) -> tuple[int, int, int, str]:
     """Device, inode, generation and build id in an MMAP2 record: behind pgoff, in front of protection and flags."""
     at = 8 + _MAPPING.size
     if misc & _MISC_BUILD_ID:
-        return 0, 0, 0, data[at + 4 : at + 4 + min(data[at], 20)].hex()
+        size, build_id = _BUILD_ID.unpack_from(data, at)
+        return 0, 0, 0, build_id[:size].hex()
     major, minor, inode, generation = _FILE.unpack_from(data, at)
-    return os.makedev(major, minor), inode, generation, ""
+    # Of damaged records, too, no more than the bits of a dev_t (linux/kdev_t.h).
+    return os.makedev(major & 0xFFF, minor & 0xFFFFF), inode, generation, ""
 
 
 def _text(data: bytes) -> str:
