@@ -114,7 +114,7 @@ def test_the_summary_tells_that_a_pointer_leads_elsewhere_by_now(tmp_path: Path,
                 told = tracing.stderr.readline().decode()
                 assert told, "ended without a word"
             assert f"led to another object since: to {there if word == b'm' else 'nothing (NULL)'}" in told
-            error = ended(tracing, signal.SIGINT)[1]
+            error = ended(tracing, signal.SIGTERM)[1]
         assert told in error + told
         assert error.count("led to another object") == 1
         tree.stdin.close()
@@ -264,5 +264,5 @@ def test_a_program_that_runs_from_memory_is_named_by_its_process(tmp_path: Path)
                 assert tree.stdout.read(1) == b"t"
             row = json.loads(line(tracing))
             assert (row["address"], row["function"], row["module"]) == (here, "main", "memfd:t")
-            ended(tracing, signal.SIGINT)
+            ended(tracing, signal.SIGTERM)
         tree.stdin.close()
