@@ -13,7 +13,7 @@ KERNEL, POINTER = 0xFFFF888012345678, 0xFFFFFFFF82000010
 
 def whereabouts(leads: list[int | None], also: int | None = None) -> Whereabouts:
     """Of a request that leads to these one after the other; perhaps beside another watch."""
-    again = Again(lambda: leads.pop(0), "some->where has led to {now}", frozenset({POINTER}))
+    again = Again(lambda: leads.pop(0), "some->where has led to {now}", frozenset({POINTER}), "not known")
     found = [(parse_request("some"), Variable("some->where", KERNEL, 4, Space.KERNEL, again=again))]
     if also is not None:
         found.append((parse_request("some"), Variable("some", also, 1, Space.KERNEL)))
@@ -24,6 +24,13 @@ def test_a_change_is_told_once() -> None:
     look = whereabouts([KERNEL, None, KERNEL + 8])
     assert [look.look() for _ in range(4)] == [[], [], ["some->where has led to 0xffff888012345680"], []]
     assert not look
+
+
+def test_what_could_not_be_seen_at_the_end_is_told() -> None:
+    look = whereabouts([None, None, KERNEL])
+    assert look.look() == []
+    assert look.look(over=True) == ["not known"]
+    assert whereabouts([KERNEL]).look(over=True) == []
 
 
 def test_null_is_a_change() -> None:

@@ -121,7 +121,8 @@ class Way:
             f"{text} has led to another object since: to {{now}} at the last look; "
             "what was watched is the one that it led to when it was armed"
         )
-        return Again(self._now, told, frozenset(self._reads))
+        unseen = f"where {text} led at the end is not known: its process ended between two looks, 0.2 s apart"
+        return Again(self._now, told, frozenset(self._reads), unseen)
 
     def _now(self) -> int | None:
         # For a per-CPU variable, the first of the copies that leads elsewhere.

@@ -47,11 +47,13 @@ class Again:
         now: Returns the address; 0 where it leads nowhere any more, None where that cannot be told.
         told: What to say once that is another address, which takes the place of ``{now}``.
         reads: Addresses of the pointers that are read for it.
+        unseen: What to say where it could not be told at the end of the run; "" for nothing.
     """
 
     now: Callable[[], int | None]
     told: str
     reads: frozenset[int] = frozenset()
+    unseen: str = ""
 
     def part(self, offset: int) -> Again:
         """The same for a part of what it leads to."""

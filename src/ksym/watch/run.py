@@ -316,7 +316,7 @@ class Run:
             self._armed.disable(index)
             self._gone.add(index)
             told.append(message)
-        for message in (*told, *self._whereabouts.look()):
+        for message in (*told, *self._whereabouts.look(over=over)):
             self._note(message)
         off = self._gone | (self._guard.disarmed if self._guard else set())
         if told and len(off) == len(self._armed.plan.watches) and self._command is None:

@@ -33,12 +33,18 @@ class Whereabouts:
     def __bool__(self) -> bool:
         return bool(self._left)
 
-    def look(self) -> list[str]:
-        """What to say of each that leads elsewhere for the first time."""
+    def look(self, *, over: bool = False) -> list[str]:
+        """What to say of each that leads elsewhere for the first time.
+
+        Args:
+            over: It is the last time.
+        """
         told, left = [], []
         for again, address in self._left:
             now = again.now()
-            if now is None or now == address:
+            if now is None and over and again.unseen:
+                told.append(readable(again.unseen))
+            elif now is None or now == address:
                 left.append((again, address))
             else:
                 told.append(readable(again.told.replace("{now}", f"{now:#x}" if now else "nothing (NULL)")))
