@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ksym.linux.cpus import online_cpus
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
 from ksym.runs.planting import Planting, plant
+from ksym.runs.resources import Resources
 from ksym.symbols.resolver import Resolver
 from ksym.watch.arm import Options
 from ksym.watch.plan import Scope
@@ -60,7 +60,7 @@ def test_counts_add_up(percent: float) -> None:
     """What the programs saw and what came behind the guard's verdict are what the hardware's counters say."""
     request, resolver, scope = parse_request("jiffies_64"), Resolver(), Scope(tuple(online_cpus()))
     planting = Planting(Options(), Wants(Sink.RECORD), guard=percent)
-    with ExitStack() as stack:
+    with Resources() as stack:
         found = [(request, resolver.resolve(request))]
         armed, guard, _ = plant(found, (None,), lambda: scope, planting, stack, resolver.kernel)
         assert armed.engine

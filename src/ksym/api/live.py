@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ksym.api import arguments
+from ksym.api.turns import Turns
 from ksym.capture.access import Access as Caught
+from ksym.errors import KsymError
 from ksym.linux.clock import wall_offset
 from ksym.program.wants import Sink, Wants
 from ksym.runs.live import Live
@@ -79,7 +81,11 @@ def _access(caught: Caught, clock_offset: int) -> Access:
 
 
 class Accesses:
-    """What is caught, in order of time: iterate over it. Made by `trace`."""
+    """What is caught, in order of time: iterate over it. Made by `trace`.
+
+    Several threads may take accesses at once: each access goes to one of them. A forked child may not, as the watch is
+    its parent's: there every method raises KsymError, and the end of the block does nothing.
+    """
 
     def __init__(self, session: Session, limit: int | None) -> None:
         self._session, self._live = session, Live(session, limit=limit)
@@ -88,6 +94,10 @@ class Accesses:
         self._tally: Tally | None = None
         self._status: int | None = None
         self._batches = self._live.batches()
+        self._turns = Turns()
+        """Whose turn it is to wait for accesses and to decode them."""
+        self._owner = os.getpid()
+        self._ended = False
 
     def __iter__(self) -> Iterator[Access]:
         return self
@@ -97,46 +107,95 @@ class Accesses:
 
         Raises:
             StopIteration: the run is over (its limit, its duration, the end of the command, the process, the block).
+            KsymError: this process is a fork of the one that watches, or a signal handler asks in the midst of it.
         """
-        while not self._waiting:
-            self._waiting.extend(next(self._batches))
-        return _access(self._waiting.popleft(), self._clock_offset)
+        self._check_owner()
+        while True:
+            found = self._take_one()
+            if found:
+                return _access(found, self._clock_offset)
+            with self._turns:
+                if not self._waiting:
+                    self._waiting.extend(next(self._batches))
 
     def ready(self) -> list[Access]:
-        """What was caught up to now and not taken yet; does not wait."""
-        if self._tally is None:
-            self._waiting.extend(self._live.now())
-        found = [_access(caught, self._clock_offset) for caught in self._waiting]
-        self._waiting.clear()
-        return found
+        """What was caught up to now and not taken yet.
+
+        Does not wait for accesses; while another thread does, it waits for the turn of this one (0.1 s at most).
+
+        Raises:
+            KsymError: see `__next__`.
+        """
+        self._check_owner()
+        with self._turns:
+            if not self._ended:
+                self._waiting.extend(self._live.now())
+        return [_access(caught, self._clock_offset) for caught in iter(self._take_one, None)]
+
+    def _take_one(self) -> Caught | None:
+        """The next access that waits; one call of C code takes it, so that no two threads get the same."""
+        try:
+            return self._waiting.popleft()
+        except IndexError:
+            return None
 
     def stop(self) -> None:
-        """End the run; what was caught can still be taken."""
+        """End the run; what was caught can still be taken.
+
+        Raises:
+            KsymError: this process is a fork of the one that watches.
+        """
+        self._check_owner()
         self._session.run.stop("asked to")
 
     @property
     def tally(self) -> Tally:
-        """What was seen, held against the counters: accesses, hits, lost and so on."""
-        return self._tally or self._count()
+        """What was seen, held against the counters: accesses, hits, lost and so on.
+
+        Raises:
+            KsymError: see `__next__`.
+        """
+        self._check_owner()
+        with self._turns:
+            if self._tally:
+                return self._tally
+            # In this order: what is still in a ring has been counted, and is not lost.
+            counted = self._session.armed.counts()
+            self._waiting.extend(self._live.now())
+            return self._count(counted)
+
+    def _check_owner(self) -> None:
+        here = os.getpid()
+        if here != self._owner and not self._ended:
+            raise KsymError(
+                "cannot take accesses",
+                f"this trace belongs to process {self._owner}, of which process {here} is a fork",
+                "take them there, or call ksym.trace here",
+            )  # fmt: skip
 
     @property
     def status(self) -> int | None:
         """The command's exit status, as shells have it; None before the end of the block, and without a command."""
         return self._status
 
-    def _count(self) -> Tally:
-        return self._live.tally([*self._session.notes(verbose=False), *self._live.remarks()])
+    def _count(self, counted: list[int] | None = None) -> Tally:
+        return self._live.tally([*self._session.notes(verbose=False), *self._live.remarks()], counted)
 
     def _end(self) -> None:
-        try:
-            self._batches.close()  # which disarms, if it has begun
-            self._session.armed.disable()
-            self._waiting.extend(self._live.rest())
-            status = self._session.status()
-            self._status = status if self._session.command else None
-            self._tally = self._count()
-        finally:
-            self._live.close()
+        if os.getpid() != self._owner:
+            return
+        self._session.run.stop("the block was left")  # so that a thread that waits for accesses ends its turn
+        with self._turns:
+            try:
+                self._batches.close()  # which disarms, if it has begun
+                self._session.armed.disable()
+                self._waiting.extend(self._live.rest())
+                status = self._session.status()
+                self._status = status if self._session.command else None
+                self._tally = self._count()
+            finally:
+                self._ended = True
+                self._live.close()
 
 
 @contextmanager

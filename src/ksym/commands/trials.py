@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import NamedTuple
 
 from ksym.capture.access import Access
@@ -23,6 +22,7 @@ from ksym.linux.cpus import online_cpus
 from ksym.program.wants import Sink, Wants
 from ksym.runs.engines import prepare
 from ksym.runs.planting import Planting, plant
+from ksym.runs.resources import Resources
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import Options
@@ -84,7 +84,7 @@ def try_it(trial: Trial, resolver: Resolver) -> Outcome:
     """Plant, touch, compare."""
     name = ", ".join(filter(None, (trial.variable.name, str(trial.request.mode), trial.way.name, trial.what)))
     try:
-        with ExitStack() as stack:
+        with Resources() as stack:
             return _tried(name, trial, resolver, stack)
     except NoRegisters as error:
         return Outcome(SKIPPED if trial.way.twin else FAILED, f"{name}: {error}")
@@ -92,7 +92,7 @@ def try_it(trial: Trial, resolver: Resolver) -> Outcome:
         return Outcome(FAILED, f"{name}: {error}")
 
 
-def _tried(name: str, trial: Trial, resolver: Resolver, stack: ExitStack) -> Outcome:
+def _tried(name: str, trial: Trial, resolver: Resolver, stack: Resources) -> Outcome:
     only_here = KERNEL_IN_TASKS or trial.variable.space is Space.USER
     scope = Scope(tuple(online_cpus()), (threading.get_native_id(),), only_threads=only_here)
     planting = Planting(

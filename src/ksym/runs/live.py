@@ -76,9 +76,10 @@ class Live:
         self._unknown_types = 0
 
     def batches(self) -> Generator[list[Access]]:
-        """The accesses of each round, some at a time, until the run is over; mostly there are some.
+        """The accesses of each round, some at a time, until the run is over.
 
-        Between them the rings are drained, as what is made of the accesses takes longer than to make them.
+        Each round gives at least an empty list, so that whoever takes them has a turn. Between them the rings are
+        drained, as what is made of the accesses takes longer than to make them.
         """
         run, merge = self._session.run, self._merge
         for _ in run.rounds():
@@ -89,6 +90,7 @@ class Live:
                 if time.monotonic() >= until:
                     break
             run.behind = merge.behind
+            yield []
         merge.collect()
         while merge.behind:
             yield from self._sweep()
@@ -145,8 +147,14 @@ class Live:
             self._at_limit()
         return accesses
 
-    def tally(self, notes: list[str]) -> Tally:
-        """What was seen, held against the counters."""
+    def tally(self, notes: list[str], counted: list[int] | None = None) -> Tally:
+        """What was seen, held against the counters.
+
+        Args:
+            notes: For the summary.
+            counted: What the counters said before the last accesses were taken, where hits go on meanwhile; left out:
+                they are read now.
+        """
         session, pipeline = self._session, self._pipeline
         watches = range(len(session.plan.watches))
         seen = sum(pipeline.hits.values())
@@ -162,7 +170,7 @@ class Live:
             seen += in_kernel + suppressed + behind
         return Tally(
             [watch.name for watch in session.plan.watches], (), self._shown, shown=self._hits_shown,
-            lost=max(0, sum(session.armed.counts()) - seen), no_room=max(no_room, session.armed.lost()),
+            lost=max(0, sum(counted or session.armed.counts()) - seen), no_room=max(no_room, session.armed.lost()),
             hidden=hidden, rejected=rejected, suppressed=suppressed, disarmed=session.run.disarmed, notes=notes,
         )  # fmt: skip
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from ksym.language.condition import Condition
     from ksym.program.engine import Engine
     from ksym.program.wants import Wants
+    from ksym.runs.resources import Resources
     from ksym.symbols.kernel import Kernel
 
 TWINS = ("auto", "on", "off")
@@ -67,7 +67,7 @@ def plant(
     conditions: Sequence[Condition | None],
     scope: Callable[[], Scope],
     planting: Planting,
-    stack: ExitStack,
+    stack: Resources,
     kernel: Kernel,
 ) -> Planted:
     """Plant a run.
@@ -94,7 +94,7 @@ def plant(
     for plan in plans:
         engine, lacking = _engine(plan, planting, guarded, kernel)
         if engine is not None:
-            stack.callback(engine.close)
+            stack.hold(engine.close)
         options = replace(planting.options, both_fire=fire)
         if any(guarded):
             limit = limit or Limit(
@@ -102,13 +102,14 @@ def plant(
             )
             options = replace(options, stops_on_demand=limit.cost.stops_on_demand)
         try:
-            armed = stack.enter_context(ArmedWatch(plan, scope, options, engine, instead=planting.instead))
+            armed = ArmedWatch(plan, scope, options, engine, instead=planting.instead)
         except NoRegisters:
             if plan is plans[-1]:
                 raise
             if engine is not None:
                 engine.close()
             continue
+        stack.hold(armed.close, drop=armed.drop)
         return Planted(armed, Guard(armed, limit, guarded) if limit else None, lacking)
     raise AssertionError("there is always a plan")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from ksym.linux.mounted import check_mounted
 from ksym.linux.process_status import check_process
 from ksym.linux.regular_file import RegularFile
 from ksym.runs.planting import Planting, plant
+from ksym.runs.resources import Resources
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
 from ksym.views.text import printable
@@ -171,11 +172,11 @@ def open_session(
     """
     check_mounted()
     requests = parse_requests(asked.requests, asked.condition, command=asked.command)
-    with ExitStack() as stack:
-        signals = stack.enter_context(signals or Signals())
+    with Resources() as stack:
+        signals = stack.hold_context(signals or Signals())
         command, pid = _start(asked, requests, signals, stack)
         resolver = Resolver(vmlinux=asked.vmlinux, pid=pid, self_pid=command.pid if command else None)
-        stack.callback(resolver.close)
+        stack.hold(resolver.close)
         found = resolve_all(requests, resolver, pid=asked.pid, command=asked.command, texts=asked.requests)
         drop_ahead()
         RegularFile.short = False  # of an earlier run of this process
@@ -191,7 +192,7 @@ def open_session(
             fixed_cpus=asked.cpus is not None, guard=planted.guard,
             presence=Presence(presence_checks(armed.plan, pid)), whereabouts=Whereabouts(armed.plan.watches),
         )  # fmt: skip
-        stack.callback(run.close)
+        stack.hold(run.close)
         if armed.unstable_threads:
             run.notes.append(
                 f"process {pid} started threads all the while it was being armed: some may not be watched"
@@ -247,7 +248,7 @@ def _conditions(
 
 
 def _start(
-    asked: Asked, requests: list[Request], signals: Signals, stack: ExitStack
+    asked: Asked, requests: list[Request], signals: Signals, stack: Resources
 ) -> tuple[Command | None, int | None]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
     objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]

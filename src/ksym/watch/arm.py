@@ -504,3 +504,8 @@ class ArmedWatch:
         if self.early:
             self.early.close()
             self.early = None
+
+    def drop(self) -> None:
+        """In a forked child: close the copies of descriptors and rings; what they lead to stays as it is."""
+        self._instead = None
+        self.close()

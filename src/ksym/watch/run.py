@@ -41,10 +41,11 @@ class Signals:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._since = 0.0
-        self._wake, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake = self._write = -1
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
+        self._open()
         for number in self._ENDING:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup means it
                 self._before[number] = signal.signal(number, self._handle)
@@ -82,15 +83,21 @@ class Signals:
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._close()
 
+    def _open(self) -> None:
+        """Open the pipe by which a signal wakes a poll; not before it is certain that somebody closes it."""
+        self._wake, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
     def _close(self) -> None:
         os.close(self._wake)
         os.close(self._write)
+        self._wake = self._write = -1
 
 
 class Undisturbed(Signals):
     """Signals stay the caller's; what they would wake up is looked at every moment."""
 
     def __enter__(self) -> Undisturbed:
+        self._open()
         return self
 
     def wait(self) -> bool:

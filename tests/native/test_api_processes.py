@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The Python API in processes that fork, in several threads, and beside children of others."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import ksym
+from native.running import free
+from synthetic.compile import build
+
+pytestmark = pytest.mark.native
+
+TICKS = r"""
+#include <stdlib.h>
+volatile int ticks = 1;
+int main(int count, char **words) {
+    for (int times = atoi(words[1]); times > 0; times--) ticks += 2;
+    return atoi(words[2]);
+}
+"""
+
+
+@pytest.fixture
+def value() -> ctypes.c_int64:
+    return ctypes.c_int64(100)
+
+
+def writes(value: ctypes.c_int64) -> str:
+    return f"*(long *){ctypes.addressof(value):#x}:-w-"
+
+
+@pytest.fixture
+def ticks(tmp_path: Path) -> Path:
+    """A program that writes ``ticks`` so often, and ends with a status."""
+    return build(tmp_path, "ticking", TICKS, "-O1")
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Run ``work`` in a forked child; its exit status (minus the signal's number), 1 if it raised."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def nothing() -> None:
+    """What a child does that does nothing."""
+
+
+# -- forks -----------------------------------------------------------------------------------------------------
+
+
+def refuses(accesses: ksym.Accesses) -> None:
+    """Every way to ask a fork's copy for something is refused, and says whose it is."""
+    for ask in (accesses.ready, accesses.stop, lambda: next(accesses), lambda: accesses.tally):
+        try:
+            ask()
+        except ksym.KsymError as error:
+            expected = (
+                f"this trace belongs to process {os.getppid()}, of which process {os.getpid()} is a fork"
+            )
+            if expected not in str(error):
+                raise
+        else:
+            raise RuntimeError(f"{ask} was not refused")
+
+
+def test_a_forks_copy_refuses_and_the_parent_sees_all(value: ctypes.c_int64) -> None:
+    with ksym.trace(writes(value), pid=os.getpid()) as accesses:
+        value.value = 0
+        assert forked(lambda: refuses(accesses)) == 0
+        for number in range(1, 101):
+            value.value = number
+        assert accesses.tally.lost == 0
+    assert [each.new for each in accesses] == list(range(101))
+
+
+def test_a_fork_leaves_the_block_and_disarms_nobody(value: ctypes.c_int64, tmp_path: Path) -> None:
+    """The child goes on after the block, as it does where the fork's two ways are not told apart in it."""
+    parent, left = os.getpid(), tmp_path / "left"
+    child = 0
+    try:
+        with ksym.trace(writes(value), pid=parent) as accesses:
+            value.value = 0
+            child = os.fork()
+            if child:
+                assert os.waitpid(child, 0)[1] == 0
+                for number in range(1, 101):
+                    value.value = number
+    except BaseException:
+        if child == 0 and os.getpid() != parent:
+            os._exit(1)
+        raise
+    if os.getpid() != parent:
+        left.write_text(str(accesses.status))
+        os._exit(0)
+    assert left.read_text() == "None"
+    assert [each.new for each in accesses] == list(range(101))
+    assert accesses.tally.lost == 0
+
+
+def test_a_fork_keeps_no_register(value: ctypes.c_int64) -> None:
+    before = free()
+    reading, writing = os.pipe()
+    with ksym.trace(writes(value), pid=os.getpid()):
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            left = [name for name in _descriptors() if re.search(r"perf_event|bpf", name)]
+            mapped = re.search(r"perf_event|bpf", Path("/proc/self/maps").read_text())
+            os.read(reading, 1)  # until the test has looked
+            os._exit(len(left) + 100 * bool(mapped))
+        assert any("perf_event" in name for name in _descriptors())
+    while_it_lives = free()
+    os.close(writing)
+    os.close(reading)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert while_it_lives == before
+
+
+def _descriptors() -> list[str]:
+    """What the descriptors of this process lead to."""
+    places = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [os.readlink(place) for place in places if os.path.lexists(place)]
+
+
+def test_the_command_outlives_a_fork(ticks: Path) -> None:
+    """A child that leaves the block must not end the command that its parent watches."""
+    with ksym.trace(f"{ticks}:ticks:-w-", command=[str(ticks), "50", "7"]) as accesses:
+        assert forked(lambda: refuses(accesses)) == 0
+        assert len(list(accesses)) == 50
+    assert accesses.status == 7
+
+
+def work_of_another_process(accesses: ksym.Accesses) -> None:
+    """For multiprocessing."""
+    refuses(accesses)
+
+
+@pytest.mark.parametrize("how", ["multiprocessing", "preexec_fn", "subprocess"])
+def test_other_ways_to_start_processes(value: ctypes.c_int64, how: str) -> None:
+    with ksym.trace(writes(value), pid=os.getpid()) as accesses:
+        value.value = 1
+        if how == "multiprocessing":
+            context = multiprocessing.get_context("fork")
+            process = context.Process(target=work_of_another_process, args=(accesses,))
+            process.start()
+            process.join()
+            assert process.exitcode == 0
+        else:
+            prepare = nothing if how == "preexec_fn" else None
+            subprocess.run(["true"], check=True, preexec_fn=prepare)
+        value.value = 2
+    assert [each.new for each in accesses] == [1, 2]
+
+
+def test_a_fork_may_watch_for_itself(value: ctypes.c_int64) -> None:
+    def work() -> None:
+        with ksym.trace(writes(value), pid=os.getpid()) as own:
+            value.value = 5
+        if [each.new for each in own] != [5]:
+            raise RuntimeError("not its own access")
+
+    with ksym.trace(writes(value), pid=os.getpid()) as accesses:
+        assert forked(work) == 0
+        value.value = 6
+    assert [(each.pid == os.getpid(), each.new) for each in accesses] == [(False, 5), (True, 6)]
+
+
+def test_what_was_caught_can_be_taken_in_a_fork_after_the_block(value: ctypes.c_int64) -> None:
+    with ksym.trace(writes(value), pid=os.getpid()) as accesses:
+        value.value = 6
+
+    def work() -> None:
+        if [each.new for each in accesses] != [6] or accesses.tally.accesses != [1]:
+            raise RuntimeError("not the access")
+
+    assert forked(work) == 0
+
+
+# -- threads ---------------------------------------------------------------------------------------------------
+
+
+def test_each_access_goes_to_one_thread(value: ctypes.c_int64) -> None:
+    numbers = list(range(20_000))
+    with ksym.trace(writes(value), pid=os.getpid()) as accesses, ThreadPoolExecutor(5) as pool:
+        taken = [pool.submit(lambda: [each.new for each in accesses]) for _ in range(4)]
+        asked = pool.submit(lambda: [accesses.ready() for _ in range(20)])
+        for number in numbers:
+            value.value = number
+        found = [each.new for part in asked.result() for each in part]
+        accesses.stop()
+        parts = [each.result() for each in taken]
+    found += [each for part in parts for each in part] + [each.new for each in accesses]
+    assert all(part == sorted(part) for part in parts)  # to each thread in order
+    assert sorted(found) == numbers
+    assert (accesses.tally.shown, accesses.tally.lost) == (len(numbers), 0)
+
+
+def test_the_block_ends_while_a_thread_waits(value: ctypes.c_int64) -> None:
+    found: list[object] = []
+    with ksym.trace(writes(value), pid=os.getpid()) as accesses:
+        thread = threading.Thread(target=lambda: found.extend(each.new for each in accesses))
+        thread.start()
+        value.value = 3
+        assert accesses.tally.lost == 0
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert found + [each.new for each in accesses] == [3]
+
+
+def test_an_executor(value: ctypes.c_int64) -> None:
+    with ThreadPoolExecutor(3) as pool, ksym.trace(writes(value), pid=os.getpid(), limit=6) as accesses:
+        for number in range(6):
+            value.value = number
+        waiting = [pool.submit(next, accesses, None) for _ in range(8)]
+        found = [future.result(timeout=30) for future in waiting]
+    assert sorted(each.new for each in found if each) == list(range(6))
+    assert found.count(None) == 2
+
+
+def test_a_signal_handler_that_asks_in_the_midst_is_refused(value: ctypes.c_int64) -> None:
+    """It runs in the thread that waits: to wait for that thread would be for ever."""
+    told: list[str] = []
+
+    def ask(number: int, frame: object) -> None:
+        try:
+            accesses.ready()
+        except ksym.KsymError as error:
+            told.append(str(error))
+        accesses.stop()
+
+    before = signal.signal(signal.SIGALRM, ask)
+    try:
+        with ksym.trace(writes(value), pid=os.getpid()) as accesses:
+            signal.setitimer(signal.ITIMER_REAL, 0.3)
+            assert list(accesses) == []
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert len(told) == 1
+    assert told[0].startswith("cannot take accesses: this thread is just taking some, and was interrupted; ")
+
+
+def test_two_commands_in_two_threads(ticks: Path) -> None:
+    def watched(number: int) -> tuple[list[object], int | None]:
+        request = f"{ticks}:ticks:-w-"
+        with ksym.trace(request, command=[str(ticks), str(number), str(number)], twin="off") as accesses:
+            return [each.new for each in accesses], accesses.status
+
+    def both(number: int) -> tuple[list[object], int | None]:
+        found, _ = watched(number)
+        return found, None
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(3):
+            results = [pool.submit(both, number) for number in (10, 20)]
+            for number, future in zip((10, 20), results, strict=True):
+                found, _ = future.result(timeout=60)
+                assert found == [3 + 2 * index for index in range(number)]
