@@ -11,9 +11,10 @@ import signal
 import subprocess
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,10 @@ def value() -> ctypes.c_int64:
 
 def writes(value: ctypes.c_int64) -> str:
     return f"*(long *){ctypes.addressof(value):#x}:-w-"
+
+
+def news(accesses: Iterable[ksym.Access]) -> list[Any]:
+    return [each.new for each in accesses]
 
 
 @pytest.fixture
@@ -90,7 +95,7 @@ def test_a_forks_copy_refuses_and_the_parent_sees_all(value: ctypes.c_int64) -> 
         for number in range(1, 101):
             value.value = number
         assert accesses.tally.lost == 0
-    assert [each.new for each in accesses] == list(range(101))
+    assert news(accesses) == list(range(101))
 
 
 def test_a_fork_leaves_the_block_and_disarms_nobody(value: ctypes.c_int64, tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_a_fork_leaves_the_block_and_disarms_nobody(value: ctypes.c_int64, tmp_p
         left.write_text(str(accesses.status))
         os._exit(0)
     assert left.read_text() == "None"
-    assert [each.new for each in accesses] == list(range(101))
+    assert news(accesses) == list(range(101))
     assert accesses.tally.lost == 0
 
 
@@ -169,14 +174,14 @@ def test_other_ways_to_start_processes(value: ctypes.c_int64, how: str) -> None:
             prepare = nothing if how == "preexec_fn" else None
             subprocess.run(["true"], check=True, preexec_fn=prepare)
         value.value = 2
-    assert [each.new for each in accesses] == [1, 2]
+    assert news(accesses) == [1, 2]
 
 
 def test_a_fork_may_watch_for_itself(value: ctypes.c_int64) -> None:
     def work() -> None:
         with ksym.trace(writes(value), pid=os.getpid()) as own:
             value.value = 5
-        if [each.new for each in own] != [5]:
+        if news(own) != [5]:
             raise RuntimeError("not its own access")
 
     with ksym.trace(writes(value), pid=os.getpid()) as accesses:
@@ -190,7 +195,7 @@ def test_what_was_caught_can_be_taken_in_a_fork_after_the_block(value: ctypes.c_
         value.value = 6
 
     def work() -> None:
-        if [each.new for each in accesses] != [6] or accesses.tally.accesses != [1]:
+        if news(accesses) != [6] or accesses.tally.accesses != [1]:
             raise RuntimeError("not the access")
 
     assert forked(work) == 0
@@ -202,14 +207,14 @@ def test_what_was_caught_can_be_taken_in_a_fork_after_the_block(value: ctypes.c_
 def test_each_access_goes_to_one_thread(value: ctypes.c_int64) -> None:
     numbers = list(range(20_000))
     with ksym.trace(writes(value), pid=os.getpid()) as accesses, ThreadPoolExecutor(5) as pool:
-        taken = [pool.submit(lambda: [each.new for each in accesses]) for _ in range(4)]
+        taken = [pool.submit(lambda: news(accesses)) for _ in range(4)]
         asked = pool.submit(lambda: [accesses.ready() for _ in range(20)])
         for number in numbers:
             value.value = number
-        found = [each.new for part in asked.result() for each in part]
+        found = [each for part in asked.result() for each in news(part)]
         accesses.stop()
         parts = [each.result() for each in taken]
-    found += [each for part in parts for each in part] + [each.new for each in accesses]
+    found += [each for part in parts for each in part] + news(accesses)
     assert all(part == sorted(part) for part in parts)  # to each thread in order
     assert sorted(found) == numbers
     assert (accesses.tally.shown, accesses.tally.lost) == (len(numbers), 0)
@@ -218,13 +223,13 @@ def test_each_access_goes_to_one_thread(value: ctypes.c_int64) -> None:
 def test_the_block_ends_while_a_thread_waits(value: ctypes.c_int64) -> None:
     found: list[object] = []
     with ksym.trace(writes(value), pid=os.getpid()) as accesses:
-        thread = threading.Thread(target=lambda: found.extend(each.new for each in accesses))
+        thread = threading.Thread(target=lambda: found.extend(news(accesses)))
         thread.start()
         value.value = 3
         assert accesses.tally.lost == 0
     thread.join(timeout=30)
     assert not thread.is_alive()
-    assert found + [each.new for each in accesses] == [3]
+    assert found + news(accesses) == [3]
 
 
 def test_an_executor(value: ctypes.c_int64) -> None:
@@ -233,7 +238,7 @@ def test_an_executor(value: ctypes.c_int64) -> None:
             value.value = number
         waiting = [pool.submit(next, accesses, None) for _ in range(8)]
         found = [future.result(timeout=30) for future in waiting]
-    assert sorted(each.new for each in found if each) == list(range(6))
+    assert sorted(news(filter(None, found))) == list(range(6))
     assert found.count(None) == 2
 
 
@@ -263,7 +268,7 @@ def test_two_commands_in_two_threads(ticks: Path) -> None:
     def watched(number: int) -> tuple[list[object], int | None]:
         request = f"{ticks}:ticks:-w-"
         with ksym.trace(request, command=[str(ticks), str(number), str(number)], twin="off") as accesses:
-            return [each.new for each in accesses], accesses.status
+            return news(accesses), accesses.status
 
     def both(number: int) -> tuple[list[object], int | None]:
         found, _ = watched(number)
