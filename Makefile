@@ -2,6 +2,10 @@
 
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
+# Quick ones of what reads and decides: they run under python -OO, too, where asserts and docstrings are gone from ksym
+# (from tests they are not: pytest rewrites those asserts).
+OPTIMIZED := $(patsubst %,tests/unit/test_%.py,btf btf_kernel capture condition doctor elf language path plan refusals \
+    standalone user views)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint unit native lab test-kernels test-spark fuzz kills soak bench bench-page pyz man dist clean setup
@@ -27,6 +31,7 @@ setup: ## install what the tests need
 test: setup ## run every check and every test, lab kernels (quick set) included
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/python -OO -m pytest -q $(OPTIMIZED)
 	@mkdir -p build
 	@$(PYTEST) -m lab > build/lab.log 2>&1 & lab=$$!; \
 	status=0; $(PYTEST) -m 'not lab' || status=$$?; \

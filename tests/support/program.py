@@ -37,16 +37,22 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(SOURCES)}
 
 
-def command(*arguments: str) -> list[str]:
-    """The words that run ksym."""
-    return [sys.executable, "-m", "ksym", *arguments]
+def command(*arguments: str, python: Sequence[str] = ()) -> list[str]:
+    """The words that run ksym; ``python`` are options of the interpreter."""
+    return [sys.executable, *python, "-m", "ksym", *arguments]
 
 
-def ksym(*arguments: str, timeout: float = 120, cwd: Path | None = None, stdin: str | None = None) -> Result:
+def ksym(
+    *arguments: str,
+    timeout: float = 120,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+    python: Sequence[str] = (),
+) -> Result:
     """Run ksym to its end."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, errors="replace", timeout=timeout, env=environment(),
-        cwd=cwd, input=stdin,
+        command(*arguments, python=python), capture_output=True, text=True, errors="replace", timeout=timeout,
+        env=environment(), cwd=cwd, input=stdin,
     )  # fmt: skip
     return Result(done.returncode, done.stdout, done.stderr)
 

@@ -477,6 +477,25 @@ def test_round_trip(order: str, data: st.DataObject) -> None:
         assert found is fresh.type_by_id(number)
 
 
+@pytest.mark.parametrize("ask", ["variables", "structs"])
+def test_the_first_question_may_need_the_whole_index(ask: str) -> None:
+    """Nothing was found before that would have made the index."""
+    w = BtfWriter()
+    word = w.integer("int", 4)
+    there = w.variable("there", word)
+    for number in range(10_000):  # more than are indexed at a time
+        w.typedef(f"t{number}", word)
+    w.section(".data..percpu", 4, [(there, 0, 4)])
+    w.struct("last", 4, [("member", word, 0)])
+    btf = Btf(w.blob())
+    if ask == "variables":
+        found = btf.variable("there")
+        assert found is not None
+        assert found.section == ".data..percpu"
+    else:
+        assert list(btf.names("struct")) == ["last"]
+
+
 def test_index_is_built_only_as_far_as_needed() -> None:
     w = BtfWriter()
     w.struct("first", 8, [])

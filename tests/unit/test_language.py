@@ -696,6 +696,7 @@ def test_set_may_change_while_it_is_walked() -> None:
 # The package and its pages.
 
 
+@pytest.mark.skipif(sys.flags.optimize > 1, reason="python -OO drops docstrings")
 @pytest.mark.parametrize("module", ["", ".parser", ".condition", ".request_set"])
 def test_examples_in_docstrings(module: str) -> None:
     examples = importlib.import_module(f"ksym.language{module}")

@@ -25,11 +25,11 @@ class Tasks:
 
     def snapshot(self) -> None:
         """Take the names of all threads that live now."""
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
+        for name in os.listdir("/proc"):
+            if name.isdigit():
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                    for thread in os.listdir(f"/proc/{entry.name}/task"):
-                        self._read(int(entry.name), int(thread))
+                    for thread in os.listdir(f"/proc/{name}/task"):
+                        self._read(int(name), int(thread))
 
     def _read(self, pid: int, tid: int) -> str | None:
         try:

@@ -94,7 +94,7 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
 
 def make_parser(name: str, module: ModuleType) -> Parser:
     """The parser of one command; its help text is the module's docstring."""
-    description = (module.__doc__ or "").strip()
+    description = _docstring(module).strip()
     parser = Parser(
         prog=f"ksym {name}",
         description=description,
@@ -108,6 +108,18 @@ def make_parser(name: str, module: ModuleType) -> Parser:
         parser.usage = f"ksym {name} [OPTION...] REQUEST... [-- COMMAND [ARGUMENT...]]"
     module.prepare_parser(parser)
     return parser
+
+
+def _docstring(module: ModuleType) -> str:
+    """The module's docstring, from its source where python -OO has dropped it."""
+    if module.__doc__ is not None:
+        return module.__doc__
+    import ast
+    import linecache
+
+    # Which asks the module's loader, as the source may lie in ksym.pyz.
+    lines = linecache.getlines(module.__file__ or "", vars(module))
+    return ast.get_docstring(ast.parse("".join(lines)), clean=False) or ""
 
 
 def add_vmlinux(parser: argparse.ArgumentParser) -> None:

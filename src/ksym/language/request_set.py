@@ -66,8 +66,10 @@ class RequestSet:
 
         Raises:
             RequestError: The same target with the same mode and condition is there already.
+            ValueError: It is a request to clear; those are for `clear`.
         """
-        assert request.mode is not Mode.CLEAR, "a request to clear is for clear()"
+        if request.mode is Mode.CLEAR:
+            raise ValueError("a request to clear is for clear()")
         place = key(request.target)
         present = self._requests.get(place)
         if present is not None and (present.mode, present.condition) == (request.mode, request.condition):

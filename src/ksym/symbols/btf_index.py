@@ -145,8 +145,7 @@ class BtfIndex:
     @property
     def end_id(self) -> int:
         """The id after the last one; indexes everything."""
-        while not self._complete:
-            self._grow(1 << 20)
+        self._index_all()
         return self._first_id + len(self._infos) - 1
 
     @property
@@ -198,13 +197,13 @@ class BtfIndex:
 
     def of_kind(self, kind: Kind) -> Iterator[int]:
         """Ids of own types of a kind that is rare; indexes everything."""
-        assert self.end_id
+        self._index_all()
         for info in [info for info in self._steps if info >> 24 & 0x7F == kind]:
             yield from self._with_word(info, 1)
 
     def names(self, kinds: Iterable[int]) -> Iterator[str]:
         """All names of own types of the given kinds: slow, meant for suggestions."""
-        assert self.end_id
+        self._index_all()
         wanted = {info for info in self._steps if info >> 24 & 0x7F in set(kinds)}
         words = self._words
         for position in self._infos[:-1]:
@@ -247,6 +246,10 @@ class BtfIndex:
             at = self._data.find(pattern, at + 1, stop)
 
     # -- reading the blob -----------------------------------------------------------------------
+
+    def _index_all(self) -> None:
+        while not self._complete:
+            self._grow(1 << 20)
 
     def _grow(self, count: int) -> None:
         """Index up to ``count`` more records."""

@@ -124,19 +124,20 @@ def holders() -> list[Holder]:
     """
     found: dict[int, Holder] = {}
     own = os.getpid()
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == own:
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == own:
             continue
-        pid = int(entry.name)
+        pid = int(name)
         # Processes come and go while we look, and without privileges most may not be looked into.
         with contextlib.suppress(OSError):
             tracer = _tracer(pid)
             if tracer and tracer != own:
                 found.setdefault(tracer, Holder(tracer, _comm(tracer), f"debugs pid {pid}"))
-            for fd in os.scandir(f"/proc/{pid}/fd"):
-                if os.readlink(fd.path) == "anon_inode:[perf_event]":
-                    found[pid] = Holder(pid, _comm(pid), "perf events")
-                    break
+            if any(
+                os.readlink(f"/proc/{pid}/fd/{fd}") == "anon_inode:[perf_event]"
+                for fd in os.listdir(f"/proc/{pid}/fd")
+            ):
+                found[pid] = Holder(pid, _comm(pid), "perf events")
     return list(found.values())
 
 
