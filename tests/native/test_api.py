@@ -285,6 +285,55 @@ def test_an_arrow_table_and_a_data_frame(counts: Path) -> None:
     assert frame["comm"].tolist() == ["prog"] * 11
 
 
+MIXED = r"""
+#include <math.h>
+#include <stdint.h>
+volatile uint64_t most;
+volatile float real;
+volatile struct { signed char low; unsigned short high; } pair __attribute__((aligned(4)));
+void *volatile link;
+int main(void) {
+    most = UINT64_MAX;
+    most = (1ull << 53) + 1;
+    real = 0.1f;
+    real = INFINITY;
+    real = NAN;
+    pair.low = -128;
+    pair.high = 65535;
+    link = (void *)0xdeadbeefcafef00d;
+    return 0;
+}
+"""
+
+
+def test_every_value_is_the_same_live_and_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And in a data frame, where variables of several types share a column."""
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path, "mixed", MIXED, "-g", "-O0", "-no-pie")
+    requests = [f"./mixed:{name}:-w-" for name in ("most", "real", "pair", "link")]
+    with ksym.trace(*requests, command=["./mixed"], twin="off") as accesses:
+        live = [(each.symbol.partition(":")[2], repr(each.old), repr(each.new)) for each in accesses]
+    recorded(*requests, "--twin", "off", "--", "./mixed")
+    recording = ksym.open("ksym.data")
+    assert live == [
+        ("most", "0", str(2**64 - 1)), ("most", str(2**64 - 1), str(2**53 + 1)),
+        ("real", "0.0", "0.1"), ("real", "0.1", "inf"), ("real", "inf", "nan"),
+        ("pair", "{'low': 0, 'high': 0}", "{'low': -128, 'high': 0}"),
+        ("pair", "{'low': -128, 'high': 0}", "{'low': -128, 'high': 65535}"),
+        ("link", "'0x0'", "'0xdeadbeefcafef00d'"),
+    ]  # fmt: skip
+    assert [(each.symbol.partition(":")[2], repr(each.old), repr(each.new)) for each in recording] == live
+    pytest.importorskip("pandas")
+    frame = recording.to_pandas()
+    new = frame["new"].tolist()
+    assert new[:2] + new[3:4] + new[5:] == [2**64 - 1, 2**53 + 1, math.inf, None, None, 0xDEADBEEFCAFEF00D]
+    assert math.isnan(new[4])
+    assert frame["new_text"].tolist()[5:] == [
+        "{low = -128, high = 0}", "{low = -128, high = 65535}", "0xdeadbeefcafef00d",
+    ]  # fmt: skip
+    assert frame["ip"].tolist() == [each.ip for each in recording]
+
+
 def test_no_recording(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no recording")
     for name in ("x", "missing"):

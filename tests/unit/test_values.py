@@ -36,6 +36,7 @@ from ksym.symbols.types import (
     Typedef,
 )
 from ksym.symbols.variable import Space, Variable
+from ksym.views.text import as_json
 from synthetic.btf import BtfWriter
 from synthetic.kernel import kallsyms
 
@@ -56,7 +57,7 @@ def decoded(kind: Type | None, data: bytes, names: Names | None = None, **more: 
     """The value of ``data``, which is padded as the kernel pads it; checked on the way."""
     more.setdefault("length", len(data))
     value = Values(variable(kind, **more), names).of(data.ljust(padded(len(data)), b"\0"))
-    assert json.loads(value.json) == value.plain
+    assert json.loads(value.json) == json.loads(as_json(value.plain))
     assert value.json.isascii()
     assert value.text.isprintable()
     return value
@@ -77,7 +78,7 @@ def made(*fields: Field, size: int, union: bool = False) -> Struct:
 
 def same(plain: object, expected: object) -> bool:
     """Equality, of type too: 1 is neither True nor 1.0."""
-    return plain == expected and type(plain) is type(expected)
+    return (plain == expected or repr(plain) == repr(expected) == "nan") and type(plain) is type(expected)
 
 
 # -- one type after the other ------------------------------------------------------------------------------
@@ -115,8 +116,8 @@ def same(plain: object, expected: object) -> bool:
         (Float("float", 4), "ffff7f7f", "3.4028235e+38", 3.4028235e38),
         (Float("_Float16", 2), "ff7b", "65504.0", 65504.0),
         (Float("double", 8), struct.pack("<d", 0.1).hex(), "0.1", 0.1),
-        (Float("double", 8), struct.pack("<d", -math.inf).hex(), "-inf", "-inf"),
-        (Float("double", 8), struct.pack("<d", math.nan).hex(), "nan", "nan"),
+        (Float("double", 8), struct.pack("<d", -math.inf).hex(), "-inf", -math.inf),
+        (Float("double", 8), struct.pack("<d", math.nan).hex(), "nan", math.nan),
         (Float("_Float16", 2), struct.pack("<e", 0.1).hex(), "0.1", 0.1),
         (Float("_Float128", 16), "00" * 13 + "80ff3f", "1.5", 1.5),
         (Float("__bf16", 3), "010203", "01 02 03", "01 02 03"),
@@ -153,7 +154,7 @@ def same(plain: object, expected: object) -> bool:
 )
 def test_types(kind: Type | None, data: str, text: str, plain: object) -> None:
     found = shown(kind, bytes.fromhex(data))
-    assert found == (text, plain)
+    assert found[0] == text
     assert same(found[1], plain)
 
 
@@ -262,11 +263,11 @@ def test_floats_are_the_same_in_their_type(form: tuple[str, int], data: st.DataO
     number = data.draw(st.floats(width=form[1]))  # type: ignore[arg-type]
     value = decoded(Float("f", layout.size), layout.pack(number))
     assert value.text == str(value.plain)
-    if math.isfinite(number):
-        assert isinstance(value.plain, float)
-        assert layout.pack(value.plain) == layout.pack(number)
-    else:
-        assert value.plain == repr(number)
+    assert isinstance(value.plain, float)
+    assert layout.pack(value.plain) == layout.pack(number) or math.isnan(number)
+    assert value.plain == number or math.isnan(number) == math.isnan(value.plain)
+    if not math.isfinite(number):
+        assert json.loads(value.json) == repr(number)
 
 
 class Twin(NamedTuple):
@@ -398,7 +399,7 @@ def test_no_type_and_no_bytes_are_too_odd(
     kind: Type | None, length: int, bits: tuple[int, int] | None, data: bytes, name: str | None
 ) -> None:
     value = Values(variable(kind, length, bits), lambda _: name).of(data)
-    assert json.loads(value.json) == value.plain
+    assert json.loads(value.json) == json.loads(as_json(value.plain))
 
 
 # -- trouble -----------------------------------------------------------------------------------------------

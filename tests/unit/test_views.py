@@ -302,7 +302,7 @@ def test_no_escape_sequence_of_a_task_reaches_the_terminal(name: str) -> None:
     ("text", "shown"),
     [
         ("plain näme", "plain näme"), ("\x1b[31m", "\\x1b[31m"), ("a\nb\tc", "a\\nb\\tc"), ("\u202e", "\\u202e"),
-        ("\udcff", "\\udcff"), ("\U000e0001", "\\U000e0001"), ("", ""),
+        ("\udcff\n", "\ufffd\\n"), ("\U000e0001", "\\U000e0001"), ("", ""),
     ],
 )  # fmt: skip
 def test_printable(text: str, shown: str) -> None:

@@ -55,7 +55,10 @@ class Recording:
 
     def __iter__(self) -> Iterator[Access]:
         for start in range(0, len(self), _ROWS):
-            part = Columns(self._accesses.select(slice(start, start + _ROWS)))
+            accesses = self._accesses.select(slice(start, start + _ROWS))
+            part: dict[str, Any] = dict(Columns(accesses))
+            # As `ksym.trace` gives them: a column of numbers has C's float as the nearest double.
+            part |= {which: _plain_values(accesses, which) for which in ("old", "new")}
             for row in zip(*(part[name].tolist() for name in NAMES), strict=True):
                 yield Access(*row)
 
@@ -74,18 +77,25 @@ class Recording:
         return table(self._accesses)
 
     def to_pandas(self) -> Any:
-        """A ``pandas.DataFrame`` of the same.
+        """A ``pandas.DataFrame`` of the same, in which no value is another one than in the recording.
+
+        Integers have nullable types (Int32, Int64, UInt64), reals ``double[pyarrow]``, where NaN is a value and not a
+        gap, texts are categories. Where integers with and without a sign were watched together, or integers and reals,
+        ``old`` and ``new`` are objects: Python's own numbers.
 
         Raises:
             KsymError: pyarrow or pandas is not installed.
         """
         table = self.to_arrow()
         try:
-            return table.to_pandas()
+            import pandas as pd
         except ImportError:
             raise KsymError(
                 "cannot make a data frame", "pandas is not installed", "pip install pandas"
             ) from None
+        from ksym.exports.frame import frame
+
+        return frame(pd, table, self._accesses)
 
     def __repr__(self) -> str:
         return f"<ksym.Recording {self.path!r}: {len(self):,} accesses to {', '.join(self.symbols)}>"
@@ -184,6 +194,10 @@ def _values(accesses: Accesses, which: str) -> NDArray[Any]:
     kind = next(iter(kinds)) if len(kinds) == 1 else None
     if kind is not None and all(_is_plain(watch.variable) for watch in accesses.watches):
         return _masked(exported.numbers(accesses, which, kind))
+    return _plain_values(accesses, which)
+
+
+def _plain_values(accesses: Accesses, which: str) -> NDArray[Any]:
     codes, values = exported.different_values(accesses, which, lambda variable: True)
     table: list[Any] = [*(value.plain for value in values), None]
     out = np.empty(len(accesses), object)

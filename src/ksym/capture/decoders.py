@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeAlias
 from ksym.capture.floats import float_reader
 from ksym.errors import KsymError
 from ksym.program.layout import MOST_BYTES
+from ksym.symbols.readable import readable
 from ksym.symbols.types import Array, Encoding, Enum, Float, Integer, Pointer, Struct, Type, resolve
 from ksym.symbols.variable import Variable
 
@@ -24,7 +25,7 @@ _MOST_PARTS = 4096
 """Of a variable whose type is taken for a sensible one."""
 
 Plain: TypeAlias = "int | float | str | list[Plain] | dict[str, Plain]"
-"""What JSON can say; bool is an int."""
+"""What Python and JSON have in common (bool is an int), and the numbers ``inf``, ``-inf`` and ``nan``."""
 
 
 class Value(NamedTuple):
@@ -145,9 +146,9 @@ class _Compiler:
             inner, start = resolve(field.type), at + field.offset
             if field.name:
                 if field.bits:
-                    yield field.name, self.bit_field(inner, start, field.bits)
+                    yield readable(field.name), self.bit_field(inner, start, field.bits)
                 else:
-                    yield field.name, self.decoder(inner, start)
+                    yield readable(field.name), self.decoder(inner, start)
             elif isinstance(inner, Struct) and not field.bits:
                 yield from self._fields(inner, start)
         self._open.pop()
@@ -232,8 +233,8 @@ def _real(at: int, kind: Float) -> Decoder:
         if number is None:
             return raw(data)
         text = repr(number)
-        # JSON has no infinities and no NaN.
-        return Value(text, number, text) if math.isfinite(number) else Value(text, text, f'"{text}"')
+        # JSON has no infinities and no NaN; `views.text.as_json` has the same texts for them.
+        return Value(text, number, text if math.isfinite(number) else f'"{text}"')
 
     return decode
 
@@ -241,7 +242,7 @@ def _real(at: int, kind: Float) -> Decoder:
 def _enumerator(kind: Enum) -> _Show:
     names: dict[int, str] = {}
     for name, number in kind.enumerators:
-        names.setdefault(number, name)
+        names.setdefault(number, readable(name))
     single_bits = all(number >= 0 and not number & (number - 1) for number in names)
     flags = sorted(number for number in names if number) if single_bits else []
     everything = reduce(or_, flags, 0)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.symbols.kallsyms import TEXT_KINDS, Kallsyms
+from ksym.symbols.readable import readable
 from ksym.symbols.variable import KERNEL_HALF
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _apart(loaded: Sequence[Loaded]) -> list[Loaded]:
 
 
 def _shown(name: str, offset: int, owner: str | None) -> str:
-    return name + (f"+{offset:#x}" if offset else "") + (f" [{owner}]" if owner else "")
+    return name + (f"+{offset:#x}" if offset else "") + (f" [{readable(owner)}]" if owner else "")
 
 
 class KernelPointers:

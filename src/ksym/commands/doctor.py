@@ -8,14 +8,13 @@ The exit status is 1 where something that should work does not.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from ksym.commands import checks
 from ksym.commands.findings import BROKEN, LIMITED, OK, Finding
 from ksym.commands.parser import add_vmlinux
 from ksym.symbols.kernel import Kernel
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 
 _MARKS = {OK: "ok", LIMITED: "limited", BROKEN: "NO"}
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     findings = checks.examine(Kernel(args.vmlinux))
     if args.json:
         for finding in findings:
-            print(json.dumps(asdict(finding)))
+            print(as_json(asdict(finding)))
     else:
         print(checks.machine())
         width = max(len(finding.what) for finding in findings)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
 from contextlib import closing
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from ksym.errors import KsymError
 from ksym.reports.select import Selection, add_selection
 from ksym.views import target
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 
 if TYPE_CHECKING:
     from ksym.recording.reader import Recording
@@ -118,7 +117,7 @@ def _report(args: argparse.Namespace) -> str:
         if args.json:
             from ksym.reports.machine_readable import report
 
-            return json.dumps(report(about, analysis, args.by, args.top or 0, lanes, sources.line)) + "\n"
+            return as_json(report(about, analysis, args.by, args.top or 0, lanes, sources.line)) + "\n"
         terminal = sys.stdout.isatty()
         width = _width()
         most = _ROWS if args.top is None else args.top

@@ -7,7 +7,6 @@ Nothing is planted and COMMAND does not exist here: a user variable needs -p PID
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import closing
 from typing import Any
 
@@ -23,7 +22,7 @@ from ksym.symbols.functions import Functions
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.types import describe
 from ksym.symbols.variable import Variable
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 from ksym.watch.plan import Plan, Watch, make_plan
 from ksym.watch.registers import both_fire, free_registers
 
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
         for watch, twin in zip(plan.watches, twins.watches, strict=True):
             if args.json:
-                print(json.dumps(_object(watch, twin, free)))
+                print(as_json(_object(watch, twin, free)))
             else:
                 print(("\n" if watch.index else "") + _text(watch, twin, free), end="")
         if not args.json and len(plan.watches) > 1:

@@ -25,7 +25,7 @@ from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session, parse_requests
 from ksym.views.output import Output, ReaderGone
 from ksym.views.summary import Tally, number
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.plan import Plan
 from ksym.watch.run import ROUND_SECONDS
@@ -318,6 +318,4 @@ def _kept_by_place(armed: ArmedWatch, index: int) -> dict[str, int]:
 
 
 def _json(row: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(row) + "\n"
+    return as_json(row) + "\n"

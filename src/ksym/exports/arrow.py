@@ -22,6 +22,7 @@ from ksym.exports.columns import (
     value_texts,
 )
 from ksym.recording.accesses import Accesses
+from ksym.symbols.readable import readable
 
 _WORDS = pa.dictionary(pa.int32(), pa.string())
 _WIDE = pa.decimal128(20, 0)
@@ -38,7 +39,7 @@ def table(accesses: Accesses, *, fleet: bool = False) -> Any:
     Args:
         accesses: The accesses.
         fleet: The same schema whatever was watched, of types that Spark reads: times in microseconds and
-            values as decimals. ``time_ns`` has all of the time.
+            values as decimals. ``time_ns`` has all of the time; reals have their text alone.
     """
     words, addresses = texts(accesses), places(accesses)
     unit = "us" if fleet else "ns"
@@ -59,6 +60,7 @@ def table(accesses: Accesses, *, fleet: bool = False) -> Any:
         "new": _values(accesses, "new", fleet=fleet),
         "old_text": _words(value_texts(accesses, "old")),
         "new_text": _words(value_texts(accesses, "new")),
+        **({} if fleet else _reals(accesses)),
         "ip": _numbers(addresses["ip"]()),
         "function": _words(words["function"]()),
         "offset": _numbers(addresses["offset"](), np.int64),
@@ -103,7 +105,7 @@ def _bits(flags: NDArray[np.bool_]) -> Any:
 
 def _strings(words: Iterable[str]) -> Any:
     """Arrow's strings are UTF-8; a name need not be."""
-    texts = [word.encode(errors="backslashreplace") for word in words]
+    texts = [readable(word).encode() for word in words]
     ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
     return pa.StringArray.from_buffers(len(texts), pa.py_buffer(ends), pa.py_buffer(b"".join(texts)))
 
@@ -113,10 +115,7 @@ def _numbers(column: Known, kind: Any = None) -> Any:
 
 
 def _values(accesses: Accesses, which: str, *, fleet: bool) -> Any:
-    """The values that are numbers; null for the others.
-
-    Reals are for themselves: an integer among them could not keep all its digits.
-    """
+    """The values that are numbers; null for the others, and for reals where there are integers, too (`_reals`)."""
     kinds = {number_of(watch.variable) for watch in accesses.watches}
     whole = [kind for kind in (Number.SIGNED, Number.UNSIGNED) if kind in kinds]
     if Number.REAL in kinds and not whole and not fleet:
@@ -130,6 +129,14 @@ def _values(accesses: Accesses, which: str, *, fleet: bool) -> Any:
     from pyarrow import compute
 
     return compute.coalesce(signed, unsigned)
+
+
+def _reals(accesses: Accesses) -> dict[str, Any]:
+    """Columns of their own for reals beside integers: one type for both would change the one or the other."""
+    kinds = {number_of(watch.variable) for watch in accesses.watches} - {None}
+    if Number.REAL not in kinds or len(kinds) == 1:
+        return {}
+    return {f"{which}_real": _numbers(numbers(accesses, which, Number.REAL)) for which in ("old", "new")}
 
 
 def _stacks(accesses: Accesses) -> Any:

@@ -17,6 +17,7 @@ from ksym.capture.sites import Site
 from ksym.capture.values import Value
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.reports.comparable import comparable, is_number, last_places, number
+from ksym.symbols.readable import readable
 from ksym.symbols.types import Encoding, Float, Integer, resolve
 from ksym.symbols.variable import Variable
 
@@ -66,7 +67,7 @@ def coded(words: Sequence[str | None], places: NDArray[np.integer[Any]]) -> Code
         places: Where in the table each element stands.
     """
     different: dict[str, int] = {}
-    codes = [NONE if word is None else different.setdefault(word, len(different)) for word in words]
+    codes = [NONE if word is None else different.setdefault(readable(word), len(different)) for word in words]
     return Coded(spread(np.array(codes or [NONE], np.int32), places), list(different), NONE in codes)
 
 
@@ -175,6 +176,24 @@ def numbers(accesses: Accesses, which: str, kind: Number) -> Known:
         column[here] = _numbers(watch.variable, kind, data[here])
         there[here] = True
     return Known(column, there)
+
+
+def all_numbers(accesses: Accesses, which: str) -> Known | NDArray[np.object_]:
+    """The values that are numbers: a column of numpy's where one type holds all, else Python's numbers and None.
+
+    Args:
+        accesses: The accesses.
+        which: ``old`` or ``new``.
+    """
+    kinds = [kind for kind in Number if any(number_of(watch.variable) is kind for watch in accesses.watches)]
+    if len(kinds) == 1:
+        return numbers(accesses, which, kinds[0])
+    column = np.full(len(accesses), None, object)
+    for kind in kinds:
+        found = numbers(accesses, which, kind)
+        here = slice(None) if found.known is None else np.flatnonzero(found.known)
+        column[here] = found.numbers[here].astype(object)
+    return column
 
 
 class Different(NamedTuple):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ksym.recording.accesses import KINDS, Accesses
 from ksym.reports.comparable import number
+from ksym.symbols.readable import readable
 
 
 class Chains(NamedTuple):
@@ -54,6 +55,6 @@ def _chain(accesses: Accesses, at: int) -> tuple[str, ...]:
     frames = stack or (accesses.sites[accesses.site[at]].named,)
     return (
         f"{kind} {watch.name}",
-        accesses.comms[accesses.comm[at]],
+        readable(accesses.comms[accesses.comm[at]]),
         *(frame.code for frame in reversed(frames)),
     )

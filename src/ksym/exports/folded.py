@@ -30,7 +30,7 @@ def write(accesses: Accesses, out: BinaryIO, step: Callable[[int], None] = lambd
     for chain, count in zip(found.chains, np.bincount(found.codes).tolist(), strict=True):
         counts[";".join(map(_plain, chain))] += count
     lines = [f"{line} {count}\n" for line, count in sorted(counts.items())]
-    out.write("".join(lines).encode(errors="backslashreplace"))
+    out.write("".join(lines).encode())
     step(len(accesses))
 
 

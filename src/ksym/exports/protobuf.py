@@ -16,6 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ksym.symbols.readable import readable
+
 Part: TypeAlias = "bytes | NDArray[np.uint8]"
 """What is the same in all messages, or an array with a row for each."""
 Message: TypeAlias = "list[Part]"
@@ -64,7 +66,7 @@ def real(field: int, value: NDArray[np.float64]) -> Message:
 
 def text(field: int, value: str | bytes) -> Message:
     """A field that is a string or bytes."""
-    data = value if isinstance(value, bytes) else value.encode(errors="backslashreplace")
+    data = value if isinstance(value, bytes) else readable(value).encode()
     return [varint(field << 3 | _BYTES) + varint(len(data)) + data]
 
 

@@ -17,6 +17,7 @@ from ksym import __version__
 from ksym.exports.flames import chains
 from ksym.recording.accesses import Accesses
 from ksym.reports.comparable import number
+from ksym.views.text import as_json
 
 _SCHEMA = "https://www.speedscope.app/file-format-schema.json"
 
@@ -38,7 +39,7 @@ def write(accesses: Accesses, out: BinaryIO, step: Callable[[int], None] = lambd
         json.dumps([frames.setdefault(name, len(frames)) for name in chain], separators=(",", ":"))
         for chain in found.chains
     ]
-    shared = json.dumps({"frames": [{"name": name} for name in frames]})
+    shared = as_json({"frames": [{"name": name} for name in frames]})
     head = {"$schema": _SCHEMA, "exporter": f"ksym {__version__}", "name": "accesses"}
     out.write(f'{json.dumps(head)[:-1]}, "shared": {shared}, "profiles": ['.encode())
     threads = number((accesses.pid.astype(np.int64) << 32) | accesses.tid)
@@ -51,7 +52,7 @@ def write(accesses: Accesses, out: BinaryIO, step: Callable[[int], None] = lambd
         name = f"{accesses.comms[accesses.comm[here[-1]]]}-{accesses.tid[here[-1]]}"
         profile = {"type": "sampled", "name": name, "unit": "none", "startValue": 0, "endValue": len(codes)}
         out.write(
-            f"{',' if code else ''}\n{json.dumps(profile)[:-1]}, "
+            f"{',' if code else ''}\n{as_json(profile)[:-1]}, "
             f'"samples": [{",".join(map(samples.__getitem__, codes[starts].tolist()))}], '
             f'"weights": {weights.tolist()}}}'.encode()
         )

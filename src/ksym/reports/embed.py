@@ -8,7 +8,6 @@ their lowest bytes first, then the bytes above these: bytes that seldom change s
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ksym.reports.layout import cut
 from ksym.reports.terminal import SourceOf
 from ksym.symbols.types import Float, resolve
 from ksym.symbols.variable import Variable
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 
 FLAGS = ("old_known", "new_known", "silent", "turned", "near", "unseen", "follows")
 """What the bits of the column ``flags`` say, the lowest first."""
@@ -53,7 +52,7 @@ class Packer:
 
     def pack(self, about: dict[str, Any]) -> bytes:
         """All of it, with this object in front."""
-        head = json.dumps(about | {"columns": self.columns}, ensure_ascii=False, separators=(",", ":"))
+        head = as_json(about | {"columns": self.columns})
         data = head.encode()
         return b"".join((len(data).to_bytes(4, "little"), data, *self._parts))
 

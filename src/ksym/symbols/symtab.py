@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from ksym.symbols import demangle
+from ksym.symbols.readable import readable
 
 if TYPE_CHECKING:
     from ksym.symbols.elf import ElfFile, Section
@@ -69,13 +70,13 @@ class ElfSymbol:
     def readable_name(self) -> str:
         """The name as its source has it: demangled, without a version or ``.0`` behind a static of a function."""
         name = self.name.partition("@")[0] or self.name
-        return demangle.demangle(name) or re.sub(r"\.\d+$", "", name)
+        return readable(demangle.demangle(name) or re.sub(r"\.\d+$", "", name))
 
     @property
     def function_name(self) -> str:
         """The name as a row shows it: demangled, without a symbol version (``@@GLIBC_2.34``)."""
         name = self.name.partition("@")[0] or self.name
-        return demangle.demangle(name) or name
+        return readable(demangle.demangle(name) or name)
 
 
 class SymbolTable:

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ksym.capture.counted import Who
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 from ksym.watch.plan import Watch
 
 _SYMBOL_LEAST, _SYMBOL_MOST = 20, 48
@@ -101,5 +100,5 @@ def json_lines(
             row |= {"comm": who.comm, "pid": who.pid, "tid": who.tid}
         if "cpu" in by:
             row |= {"cpu": who.cpu}
-        lines.append(json.dumps(row | {"hits": count}) + "\n")
+        lines.append(as_json(row | {"hits": count}) + "\n")
     return "".join(lines)

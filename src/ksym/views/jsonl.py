@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
-
 from ksym.capture.access import Access
 from ksym.capture.sites import Site
 from ksym.linux.clock import wall_offset
 from ksym.views.fields import fields
 from ksym.views.rows import PLACES_KEPT
+from ksym.views.text import as_json
 
 # What a place decides, in the contract's order: in front of the values, behind them, behind the stack.
 _PARTS = (
@@ -27,7 +26,6 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._offset = wall_offset()
-        self._encode = json.JSONEncoder(check_circular=False).encode
         self._parts: dict[tuple[Site, int, int, str], tuple[str, ...]] = {}
         self._comms: dict[str, str] = {}
 
@@ -50,7 +48,7 @@ class JsonLines:
         if comm is None:
             if len(self._comms) >= PLACES_KEPT:
                 self._comms.clear()
-            comm = self._comms[access.comm] = self._encode(access.comm)
+            comm = self._comms[access.comm] = as_json(access.comm)
         return (
             f'"cpu": {access.cpu}, "pid": {access.pid}, "tid": {access.tid}, "comm": {comm}, '
             f"{self._texts(access)[0]}"
@@ -59,7 +57,7 @@ class JsonLines:
     def end(self, access: Access) -> str:
         """What stands behind the values, with the end of the line."""
         _, behind, last = self._texts(access)
-        stack = self._encode([str(frame) for frame in access.stack]) if access.stack else "null"
+        stack = as_json([str(frame) for frame in access.stack]) if access.stack else "null"
         uid = "null" if access.uid is None else access.uid
         return f'{behind}, "hits": {access.hits}, "stack": {stack}, {last}, "uid": {uid}}}\n'
 
@@ -75,4 +73,4 @@ class JsonLines:
     def _place(self, access: Access) -> tuple[str, ...]:
         """The members of each of `_PARTS`, without braces."""
         whole = fields(access, self._offset)
-        return tuple(self._encode({name: whole[name] for name in names})[1:-1] for names in _PARTS)
+        return tuple(as_json({name: whole[name] for name in names})[1:-1] for names in _PARTS)
