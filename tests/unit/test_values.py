@@ -158,6 +158,13 @@ def test_types(kind: Type | None, data: str, text: str, plain: object) -> None:
     assert same(found[1], plain)
 
 
+def test_names_that_are_not_utf_8() -> None:
+    """DWARF's names are bytes."""
+    kind = made(Field("a\udcff", Enum("enum e", 4, False, (("B\udc80", 1),)), 0), size=4)
+    found = decoded(kind, bytes.fromhex("01000000"))
+    assert found == ("{a\ufffd = B\ufffd}", {"a\ufffd": "B\ufffd"}, r'{"a\ufffd": "B\ufffd"}')
+
+
 def test_structs() -> None:
     inner = made(Field("x", U8, 0), Field("y", U8, 1), size=2)
     unnamed = made(Field("c", U8, 0), Field("d", parse_type("u16"), 0), size=2, union=True)

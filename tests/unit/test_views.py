@@ -24,7 +24,7 @@ from ksym.views.delimited import defused
 from ksym.views.fields import NAMES
 from ksym.views.rows import FORMATS, rows_for
 from ksym.views.summary import Tally
-from ksym.views.text import printable
+from ksym.views.text import as_json, printable
 from ksym.watch.plan import make_plan
 
 PLAN = make_plan([(parse_request("pid_max"), Variable("pid_max", 0xFFFFFFFF82C0FFE8, 8, Space.KERNEL))])
@@ -296,6 +296,18 @@ def test_no_escape_sequence_of_a_task_reaches_the_terminal(name: str) -> None:
     assert text.count("\n") == 1
     assert "\x1b" not in text
     assert "\u202e" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("\udcff", r'"\ufffd"'), ("\U0001f600", r'"\ud83d\ude00"'), ("\U0001f600\udc80", r'"\ud83d\ude00\ufffd"'),
+        ({"\udcff": ["\udc80", (1, None)]}, r'{"\ufffd": ["\ufffd", [1, null]]}'), (r"\udcff", r'"\\udcff"'),
+        ([float("inf"), {"x": float("nan")}, -float("inf"), 1.5], '["inf", {"x": "nan"}, "-inf", 1.5]'),
+    ],
+)  # fmt: skip
+def test_json_that_strict_parsers_take(value: object, text: str) -> None:
+    assert as_json(value) == text
 
 
 @pytest.mark.parametrize(
