@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ import pytest
 
 import ksym
 from native.running import free
+from support.program import environment
 from synthetic.compile import build
 
 pytestmark = pytest.mark.native
@@ -265,19 +267,51 @@ def test_a_signal_handler_that_asks_in_the_midst_is_refused(value: ctypes.c_int6
     assert told[0].startswith("cannot take accesses: this thread is just taking some, and was interrupted; ")
 
 
-def test_two_commands_in_two_threads(ticks: Path) -> None:
-    def watched(number: int) -> tuple[list[object], int | None]:
-        request = f"{ticks}:ticks:-w-"
-        with ksym.trace(request, command=[str(ticks), str(number), str(number)], twin="off") as accesses:
-            return news(accesses), accesses.status
+COMMANDS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import ksym
 
-    def both(number: int) -> tuple[list[object], int | None]:
-        found, _ = watched(number)
-        return found, None
+def watched(number):
+    command = [sys.argv[1], str(number), str(number % 7)]
+    with ksym.trace(f"{sys.argv[1]}:ticks:-w-", command=command, twin="off") as accesses:
+        found = [access.new for access in accesses]
+    return found == [3 + 2 * index for index in range(number)] and accesses.status == number % 7
 
-    with ThreadPoolExecutor(2) as pool:
-        for _ in range(3):
-            results = [pool.submit(both, number) for number in (10, 20)]
-            for number, future in zip((10, 20), results, strict=True):
-                found, _ = future.result(timeout=60)
-                assert found == [3 + 2 * index for index in range(number)]
+with ThreadPoolExecutor(4) as pool:
+    print(all(pool.map(watched, range(10, 34))))
+"""
+
+
+def test_commands_in_several_threads(ticks: Path) -> None:
+    """In a process of their own, as they hung: ptrace goes by threads, and forks copy other threads' locks."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, str(ticks)],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.stderr, done.stdout) == ("", "True\n")
+
+
+# -- children of others ----------------------------------------------------------------------------------------
+
+
+def test_children_of_others_keep_their_statuses(ticks: Path) -> None:
+    """Those that end before, while and after a program's variable is waited for, and while it is watched."""
+    jobs = {"before": subprocess.Popen(["sh", "-c", "exit 3"])}
+    os.waitid(os.P_PID, jobs["before"].pid, os.WEXITED | os.WNOWAIT)
+    reading, writing = os.pipe()
+    jobs["after"] = subprocess.Popen(["sh", "-c", "read line; exit 6"], stdin=reading)
+    # COMMAND runs other programs first: that takes longer than the job.
+    jobs["meanwhile"] = subprocess.Popen(["sh", "-c", "exit 4"])
+    script = f"for i in 1 2 3 4 5 6 7 8 9; do /bin/true; done; exec {ticks} 5 0"
+    with ksym.trace(f"{ticks}:ticks:-w-", command=["sh", "-c", script], twin="off") as accesses:
+        jobs["watched"] = subprocess.Popen(["sh", "-c", "exit 5"])
+        assert len(list(accesses)) == 5
+    os.write(writing, b"\n")
+    try:
+        statuses = {name: job.wait(timeout=30) for name, job in jobs.items()}
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert statuses == {"before": 3, "meanwhile": 4, "watched": 5, "after": 6}
+    assert accesses.status == 0

@@ -14,8 +14,11 @@ that Python does not know of is found out at the latest when the run ends.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import cached_property
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -87,4 +90,32 @@ def _drop_copies() -> None:
         resources.drop()
 
 
-os.register_at_fork(after_in_child=_drop_copies)
+def _renew_locks() -> None:
+    """Free the locks that another thread held when this child was forked.
+
+    Before Python 3.12 functools.cached_property has one for each property, not for each object: a child of ksym's own
+    that reads an ELF file would wait for ever for a thread that it does not have.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("ksym."):
+            for kind in [each for each in vars(module).values() if isinstance(each, type)]:
+                for each in vars(kind).values():
+                    if isinstance(each, cached_property) and hasattr(each, "lock"):
+                        each.lock = threading.RLock()
+
+
+_threads = [1]
+"""How many threads there were at the last fork; a child has one."""
+
+
+def _count_threads() -> None:
+    _threads[0] = threading.active_count()
+
+
+def _in_child() -> None:
+    _drop_copies()
+    if _threads[0] > 1:
+        _renew_locks()
+
+
+os.register_at_fork(before=_count_threads, after_in_child=_in_child)
