@@ -7,6 +7,7 @@ What plants watchpoints is tried in tests/native; `make test` runs some of the u
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,9 +79,14 @@ def same(*arguments: str, options: tuple[str, ...]) -> Result:
     """Run ksym with options of the interpreter and without; both must say the same, without a warning."""
     plain, result = ksym(*arguments), ksym(*arguments, python=options)
     assert result.err == plain.err
-    assert result.out == plain.out
+    assert _settled(result.out) == _settled(plain.out)
     assert result.status == plain.status
     return result
+
+
+def _settled(text: str) -> str:
+    """Without how many registers are free: others on this machine take and leave them."""
+    return re.sub(r'"free_registers": \d+|\d+ (is|are) free', "free", text)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
