@@ -16,6 +16,7 @@ from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord,
 from ksym.capture.sites import Site
 from ksym.capture.users import Users
 from ksym.language.request import Mode
+from ksym.program.layout import Hit
 
 _ELEMENT = struct.Struct("=IIQII")
 """Key of ``counts``: watch, flags, ip, pid, tid."""
@@ -58,7 +59,7 @@ class Who(NamedTuple):
 class Places(Protocol):
     """What is asked about code; ``capture.sites`` has it."""
 
-    def site(self, pid: int, ip: int, *, execute: bool) -> Site:
+    def site(self, pid: int, ip: int, *, execute: bool, bits: int | None = None) -> Site:
         """The site that reported ``ip`` in ``pid``."""
         ...
 
@@ -174,7 +175,10 @@ class Counted:
         watch, flags, ip, pid, tid = _ELEMENT.unpack(key)
         mode = self._modes[watch]
         site = self._places.site(
-            self._images.owner(pid) if self._images else pid, ip, execute=mode is Mode.EXECUTE
+            self._images.owner(pid) if self._images else pid,
+            ip,
+            execute=mode is Mode.EXECUTE,
+            bits=32 if flags & Hit.CODE32 else 64,
         )
         who = Who(watch, kind_of(mode, site, flags))
         if self._function:

@@ -69,13 +69,14 @@ class X86Decoder:
 
     Args:
         read: Reads code bytes: (address, length) -> bytes, shorter or empty where there are none.
+        bits: 64 or 32: what the processor takes the code for.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+    def __init__(self, read: Callable[[int, int], bytes], bits: int = 64) -> None:
         import iced_x86
 
         self._iced = iced_x86
-        self._read = read
+        self._read, self._bits = read, bits
         self._info = iced_x86.InstructionInfoFactory()
         self._formatter = iced_x86.Formatter(iced_x86.FormatterSyntax.INTEL)
         self._formatter.hex_prefix, self._formatter.hex_suffix = "0x", ""
@@ -106,7 +107,7 @@ class X86Decoder:
         code = self._read(ip, _LONGEST)
         if not code:
             return None
-        instruction = self._iced.Decoder(64, code, ip=ip).decode()
+        instruction = self._iced.Decoder(self._bits, code, ip=ip).decode()
         return self._describe(instruction) if _repeats(instruction) else None
 
     def _before(self, ip: int, start: int | None) -> Instruction | None:
@@ -116,7 +117,7 @@ class X86Decoder:
         if len(code) != ip - start:
             return None
         last = None
-        for instruction in self._iced.Decoder(64, code, ip=start):
+        for instruction in self._iced.Decoder(self._bits, code, ip=start):
             last = instruction
         if last is None or last.is_invalid or last.next_ip != ip:
             return None

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
-from ksym.capture.coalesce import Coalesce, may_sweep
-from ksym.capture.instructions import READ, READ_WRITE, UNKNOWN, WRITE
+from ksym.capture.coalesce import APART, Coalesce, Reach, reach_of
+from ksym.capture.instructions import READ_WRITE, WRITE
 from ksym.capture.judge import Judge
-from ksym.capture.kinds import innocent, kind_at, written_at
+from ksym.capture.kinds import innocent, kind_of
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -25,9 +25,9 @@ from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
 from ksym.language.request import Mode
-from ksym.program.layout import PIECE_SHIFT, Hit
+from ksym.program.layout import PIECE_SHIFT, TOLD, Hit, code_bits
 from ksym.symbols.variable import KERNEL_HALF
-from ksym.watch.plan import PlannedEvent, Role
+from ksym.watch.plan import PlannedEvent, Role, Watch
 
 USER_CODE = range(1 << 16, 1 << 48)
 """From vm.mmap_min_addr's default on, to where user space ends on arm64 (on x86 half way up there): what a stack
@@ -49,24 +49,22 @@ class Follower(Protocol):
 class _Origin(NamedTuple):
     """What all hits of one event at one place have in common.
 
-    ``kind`` is the access as far as the place tells, ``wrote`` the one that it is if it is known for a write.
-    ``innocent``: the site for an access that the decoded instruction cannot have made.
-    ``judged``: it may be that such a hit is no access that was asked for, so that each is looked at.
+    ``told`` has the access that a hit was, where it came from, and how far the instruction reaches, for each
+    combination of the flags that tell the access.
+    ``judged``: such a hit may not be an access that was asked for, so each is looked at.
     """
 
     planned: PlannedEvent
-    site: Site
-    kind: str
-    wrote: str
+    watch: Watch
     address: int
-    sweeps: bool
-    innocent: dict[str, Site]
+    told: tuple[tuple[str, Site, Reach | None], ...]
     judged: bool
 
 
 # As plain numbers: the operators of enum take a third of the time of this module's hot path.
-_NEW, _OLD, _CHANGED, _WROTE = int(Hit.NEW), int(Hit.OLD), int(Hit.CHANGED), int(Hit.WROTE)
-_KNOWN = int(Hit.READ | Hit.WROTE)
+_NEW, _OLD = int(Hit.NEW), int(Hit.OLD)
+_TOLD_SHIFT, _TOLD_MASK = 2, 7
+assert Hit.CHANGED | Hit.READ | Hit.WROTE == _TOLD_MASK << _TOLD_SHIFT
 
 
 class Pipeline:
@@ -116,7 +114,8 @@ class Pipeline:
             until: Time up to which all have been given; None: no more will come.
         """
         origins, coalesce, hits, name = self._origins, self._coalesce, self.hits, self._tasks.name
-        decode, whole = self._decode, coalesce.whole
+        decode, start, executions = self._decode, coalesce.start, coalesce.executions
+        begin, threads = executions.begin, executions.threads
         for record in records:
             if record.__class__ is not SampleRecord:
                 self._sideband(record)
@@ -126,78 +125,70 @@ class Pipeline:
             if key in origins:
                 origin = origins[key]
             else:
-                origin = origins[key] = self._origin(event, flags >> PIECE_SHIFT, ip, pid)
+                origin = origins[key] = self._origin(event, flags, ip, pid)
             if origin is None:
                 continue
-            planned, site, kind, wrote, address, sweeps, others, judged = origin
-            watch = planned.watch
-            if flags & _KNOWN:
-                kind = wrote if flags & _WROTE else READ
-            elif kind is UNKNOWN and flags & _CHANGED:
-                kind = WRITE
-            if judged:
-                kind = self._judged(record, origin, kind)
-                if not kind:
-                    continue
-            if kind in others:
-                site = others[kind]
-            hits[watch.index] = hits.get(watch.index, 0) + 1
-            after = decode[watch.index](new) if flags & _NEW else None
-            if sweeps:
-                swept = coalesce.extends(record, planned, site, kind)
-                if swept is not None:
-                    swept.new = after
+            planned, watch, address, told, judged = origin
+            kind, site, reach = told[flags >> _TOLD_SHIFT & _TOLD_MASK]
+            if judged and not self._asked_for(record, planned, site, kind):
+                continue
+            index = watch.index
+            hits[index] = hits.get(index, 0) + 1
+            after = decode[index](new) if flags & _NEW else None
+            if reach is None:
+                if threads:
+                    executions.leave(tid or -1 - cpu, site.address)
+            elif not flags & APART or reach.repeats:
+                access = coalesce.extends(record, planned, reach, kind)
+                if access is not None:
+                    access.new = after
                     continue
             # Named now: a later record may rename the thread, or unmap its code.
             stack = self._stack(pid, chain, watch.mode is Mode.EXECUTE) if chain else ()
-            before = decode[watch.index](old) if flags & _OLD else None
+            before = decode[index](old) if flags & _OLD else None
             comm = name(pid, tid, cpu)
             access = Access(
                 time, cpu, pid, tid, comm, watch, address, kind, site, stack, 1, before, after, uid
             )  # fmt: skip
-            if sweeps:
-                coalesce.start(access, record, planned)
-            else:
-                whole(access)
+            start(access)
+            if reach is not None:
+                begin(tid or -1 - cpu, index, cpu, time, reach, access)
         return coalesce.done(until=until)
 
-    def _judged(self, record: SampleRecord, origin: _Origin, kind: str) -> str:
-        """The access that a hit is, "" if it is none that was asked for.
+    def _asked_for(self, record: SampleRecord, planned: PlannedEvent, site: Site, kind: str) -> bool:
+        """Return True if a hit is an access that was asked for; count those that the condition refuses.
 
         Without programs in the kernel, the records of a twin's two registers are told apart here: a write's come in
         one exception, with one ip, the W register's first.
         """
-        planned, watch = origin.planned, origin.planned.watch
+        watch = planned.watch
         if planned.role is Role.WRITES:
             self._marks[record.cpu] = record.ip, record.tid
-            kind = origin.wrote
-        elif planned.role is Role.READS:
-            if self._marks.pop(record.cpu, None) == (record.ip, record.tid):
-                return ""
-            # Of an instruction that reads and writes, arm64 reports the read alone.
-            kind = kind if kind is READ_WRITE and not self._sites.traps_after else READ
+        elif planned.role is Role.READS and self._marks.pop(record.cpu, None) == (record.ip, record.tid):
+            return False
         if watch.mode is Mode.READ and kind in (WRITE, READ_WRITE):
-            return ""
+            return False
         judge = self._judges[watch.index] if self._judges else None
-        if judge is None:
-            return kind
-        comm = self._tasks.name(record.pid, record.tid, record.cpu)
-        if judge(record, origin.site, kind, comm):
-            return kind
+        if judge is None or judge(record, site, kind, self._tasks.name(record.pid, record.tid, record.cpu)):
+            return True
         self.hits[watch.index] = self.hits.get(watch.index, 0) + 1
         self.rejected[watch.index] = self.rejected.get(watch.index, 0) + 1
-        return ""
+        return False
 
-    def _origin(self, event: int, piece: int, ip: int, pid: int) -> _Origin | None:
-        planned = self._planned.get((event, piece))
+    def _origin(self, event: int, flags: int, ip: int, pid: int) -> _Origin | None:
+        planned = self._planned.get((event, flags >> PIECE_SHIFT))
         if planned is None:
             return None
-        watch = planned.watch
-        site = self._sites.site(pid, ip, execute=watch.mode is Mode.EXECUTE)
+        watch, traps_after = planned.watch, self._sites.traps_after
+        site = self._sites.site(pid, ip, execute=watch.mode is Mode.EXECUTE, bits=code_bits(flags))
+        others = innocent(site)
+        told = []
+        for each in range(_TOLD_MASK + 1):
+            kind = kind_of(watch.mode, site, each << _TOLD_SHIFT, planned.role, traps_after=traps_after)
+            of = others.get(kind, site)
+            told.append((kind, of, reach_of(of, planned, told=bool(flags & TOLD), traps_after=traps_after)))
         judged = planned.role is not Role.ONLY or bool(self._judges and self._judges[watch.index])
-        kind, wrote = kind_at(watch.mode, site), written_at(site)
-        sweeps = may_sweep(site, planned)
-        return _Origin(planned, site, kind, wrote, planned.address, sweeps, innocent(site), judged)
+        return _Origin(planned, watch, planned.address, tuple(told), judged)
 
     def _sideband(self, record: Record) -> None:
         if isinstance(record, LostRecord):

@@ -62,8 +62,9 @@ class Site:
         address: Start of the accessing instruction where it is known, else ``ip``.
         named: ``ip`` in words.
         instruction: The accessing instruction, where it could be found.
-        size: Bytes that one access by it touches; 0 if not known.
-        repeats: It is a string instruction with ``rep``, and makes an access for each element.
+        size: Bytes that it touches, or one step of it; 0 if not known.
+        repeats: It is a string instruction with ``rep``, and touches memory at each of its steps.
+        bits: 32 for 32-bit code, else 64.
     """
 
     ip: int
@@ -72,6 +73,7 @@ class Site:
     instruction: Instruction | None
     size: int
     repeats: bool = False
+    bits: int = 64
 
     def access(self, *, writes_only: bool) -> str:
         """READ, WRITE, READ_WRITE or UNKNOWN, as far as the instruction tells."""
@@ -89,6 +91,10 @@ class UserCode(Protocol):
 
     def read(self, pid: int, address: int, length: int) -> bytes:
         """Code bytes of a process; fewer or none where they cannot be had."""
+        ...
+
+    def bits(self, pid: int, ip: int) -> int:
+        """Return 32 if the file mapped there (in memory of no file: the program) holds 32-bit code, else 64."""
         ...
 
 
@@ -114,16 +120,23 @@ class Sites:
         self._cache: dict[tuple[int, int, bool], Site] = {}
         self._names: dict[tuple[int, int], Named] = {}
         self._user_pids: set[int] = set()
-        self._decoders: dict[int, X86Decoder] = {}
+        self._decoders: dict[tuple[int, int], X86Decoder] = {}
         self.traps_after = MACHINE == "x86_64"
         """Whether the machine reports an access by the address behind the instruction that made it."""
 
-    def site(self, pid: int, ip: int, *, execute: bool) -> Site:
-        """The site that reported ``ip`` in ``pid``."""
+    def site(self, pid: int, ip: int, *, execute: bool, bits: int | None = None) -> Site:
+        """Return the site that reported ``ip`` in ``pid``.
+
+        Args:
+            pid: Whose address, for one in user space.
+            ip: The address.
+            execute: The hit was an execution.
+            bits: 32 or 64, where the hit told how the processor takes its code. Left out: as the file is made.
+        """
         key = (0 if ip >= KERNEL_HALF else pid, ip, execute)
         site = self._cache.get(key)
-        if site is None:
-            site = self._cache[key] = self._make(pid, ip, execute)
+        if site is None or (bits is not None and bits != site.bits):
+            site = self._cache[key] = self._make(pid, ip, execute, bits)
         return site
 
     def forget(self, pid: int) -> bool:
@@ -131,21 +144,24 @@ class Sites:
         if pid not in self._user_pids:
             return False
         self._user_pids.discard(pid)
-        self._decoders.pop(pid, None)
+        for bits in (32, 64):
+            self._decoders.pop((pid, bits), None)
         for site in [site for site in self._cache if site[0] == pid]:
             del self._cache[site]
         for name in [name for name in self._names if name[0] == pid]:
             del self._names[name]
         return True
 
-    def _make(self, pid: int, ip: int, execute: bool) -> Site:
+    def _make(self, pid: int, ip: int, execute: bool, bits: int | None) -> Site:
+        if bits is None:
+            bits = 64 if ip >= KERNEL_HALF or self._users is None else self._users.bits(pid, ip)
         behind = self.traps_after and not execute
         named = self.name(pid, ip, behind=behind)
         instruction = None
         if behind and available():
             start = ip - named.offset if named.function else None
-            instruction = self._decoder(pid, ip).find(ip, start)
-        elif not behind and not execute and MACHINE == "aarch64":
+            instruction = self._decoder(pid, ip, bits).find(ip, start)
+        elif not behind and not execute and MACHINE == "aarch64" and bits == 64:
             from ksym.capture import a64  # other machines have no need of it
 
             instruction = a64.decode(ip, self._read(pid, ip, a64.WORD))
@@ -154,9 +170,9 @@ class Sites:
             if here.function is not None and here.offset == 0:
                 named = here  # control came there by the access: a call or jump through the variable
         if instruction is None:
-            repeats = behind and _is_rep_string(self._read(pid, ip, 4))
-            return Site(ip, ip, named, None, 1 if repeats else 0, repeats)
-        return Site(ip, instruction.address, named, instruction, instruction.size, instruction.repeats)
+            repeats = behind and _is_rep_string(self._read(pid, ip, 4), bits)
+            return Site(ip, ip, named, None, 1 if repeats else 0, repeats, bits)
+        return Site(ip, instruction.address, named, instruction, instruction.size, instruction.repeats, bits)
 
     def name(self, pid: int, ip: int, *, behind: bool = False) -> Named:
         """Name an address.
@@ -203,12 +219,12 @@ class Sites:
         self._user_pids.add(pid)
         return self._users.name(pid, ip) if self._users else Named(None, ip)
 
-    def _decoder(self, pid: int, ip: int) -> X86Decoder:
-        key = -1 if ip >= KERNEL_HALF else pid
+    def _decoder(self, pid: int, ip: int, bits: int) -> X86Decoder:
+        key = -1 if ip >= KERNEL_HALF else pid, bits
         decoder = self._decoders.get(key)
         if decoder is None:
             decoder = self._decoders[key] = X86Decoder(
-                lambda address, length: self._read(pid, address, length)
+                lambda address, length: self._read(pid, address, length), bits
             )
         return decoder
 
@@ -224,16 +240,17 @@ class Sites:
             return b""
 
 
-def _is_rep_string(code: bytes) -> bool:
-    """Whether x86 code starts with a repeated string instruction; what is needed to coalesce without a decoder.
+def _is_rep_string(code: bytes, bits: int) -> bool:
+    """Return True if x86 code starts with a repeated string instruction, which joins hits without a decoder, too.
 
-    F2/F3, prefixes, then A4-A7 or AA-AF without A8/A9 (Intel SDM volume 2, MOVS, STOS, LODS, CMPS, SCAS).
+    F2/F3, prefixes, then A4-A7 or AA-AF without A8/A9 (Intel SDM volume 2, MOVS, STOS, LODS, CMPS, SCAS). 40 to 4F are
+    prefixes of 64-bit code only.
     """
     repeated = False
     for byte in code:
         if byte in (0xF2, 0xF3):
             repeated = True
-        elif byte == 0x66 or 0x40 <= byte <= 0x4F:
+        elif byte == 0x66 or (bits == 64 and 0x40 <= byte <= 0x4F):
             continue
         else:
             return repeated and (0xA4 <= byte <= 0xA7 or 0xAA <= byte <= 0xAF)

@@ -21,6 +21,7 @@ from ksym.symbols.readable import readable
 
 _VDSO = "[vdso]"
 _MOST_UNKNOWN = 4096
+_EM_386, _EM_ARM = 3, 40
 
 
 class UserName(NamedTuple):
@@ -174,6 +175,15 @@ class UserNames:
             return UserName(basename, ip - mapping.start + mapping.offset, basename, in_file=True)
         return UserName(hit[0], hit[1], basename, hit[2])
 
+    def bits(self, ip: int) -> int | None:
+        """Return 32 or 64 by the file mapped at ``ip``, or by the program in memory of no file; None if unknown."""
+        mapping = self._mapping(ip)
+        files = self._cache.open(self.pid, mapping) if mapping and (mapping.is_file or mapping.path == _VDSO) else []
+        program = next((each for each in self._mappings if each.path == self._program), None)
+        if not files and program:
+            files = self._cache.open(self.pid, program)
+        return code_bits(files[-1]) if files else None
+
     @property
     def mappings(self) -> Sequence[Mapping]:
         """The memory map as of the last snapshot; another object after each."""
@@ -233,6 +243,11 @@ class UserNames:
             except ElfError:
                 self._biases[key] = None
         return self._biases[key]
+
+
+def code_bits(elf: ElfFile) -> int:
+    """Return 32 or 64: what the code in a file is made for; that of x32 has 64 in an ELF file of 32."""
+    return 32 if elf.machine in (_EM_386, _EM_ARM) else 64
 
 
 def _program_of(pid: int) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ksym.capture.mapped import Kept
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord, Record, parse
 from ksym.capture.sites import Named
-from ksym.capture.usernames import Loaded, ObjectCache, UserNames, loaded_at
+from ksym.capture.usernames import Loaded, ObjectCache, UserNames, code_bits, loaded_at
 from ksym.errors import KsymError
 from ksym.linux.maps import Mapping
 from ksym.symbols.debugfile import find_debug_file
@@ -133,6 +133,19 @@ class Users:
             if data:
                 return data
         return b""
+
+    def bits(self, pid: int, ip: int) -> int:
+        """See sites.UserCode."""
+        for ancestor in self._line(pid):
+            record = self._record(ancestor, ip)
+            image = self._image(record.path) if record else None
+            found = code_bits(image.elf) if image else self._live_bits(ancestor, ip)
+            if found is not None:
+                return found
+        return 64
+
+    def _live_bits(self, pid: int, ip: int) -> int | None:
+        return self._names(pid).bits(ip)
 
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
         try:

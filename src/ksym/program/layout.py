@@ -32,9 +32,30 @@ class Hit(enum.IntFlag):
     """For certain no write (twin)."""
     WROTE = 1 << 4
     """For certain a write, or a read and write (twin, or the register sees writes alone)."""
+    CODE32 = 1 << 5
+    """Made by 32-bit code."""
+    SAME = 1 << 6
+    """One trap with the hit of the watch that this CPU recorded before: made by one execution of one instruction.
+
+    Every record of a program has one of this and the following two; one that perf made has none of them.
+    """
+    LATER = 1 << 7
+    """Another trap; of the same execution if the instruction repeats itself (``rep``), and the thread's hit before was
+    made by it."""
+    ANEW = 1 << 8
+    """Another execution than the one that made the hit before."""
 
 
+TOLD = Hit.SAME | Hit.LATER | Hit.ANEW
+"""A record of a program has one of these."""
 PIECE_SHIFT = 24
+
+
+def code_bits(flags: int) -> int | None:
+    """Return 32 or 64 for code whose hit has these flags; None if no program has told."""
+    if flags & Hit.CODE32:
+        return 32
+    return 64 if flags & TOLD else None
 
 
 def padded(length: int) -> int:

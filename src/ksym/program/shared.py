@@ -11,6 +11,7 @@
     window              Window: the guard's
     for each watch      Cell: counters
     for each watch      for each of its pieces a mark: the write that its W register has told of
+    for each watch      Trap: its hit before
 
 All numbers are u64, so that reading one is reading one word.
 """
@@ -94,6 +95,25 @@ MARK_BYTES = 16
 """u64 ip, u64 pid_tgid; an ip of 0 is no mark."""
 
 
+class Trap(enum.IntEnum):
+    """Bytes from the start of a watch's account of its last hit on a CPU; registers are those of the trapped code."""
+
+    IP = 0
+    TASK = 8
+    """pid_tgid."""
+    COUNT = 16
+    """What a repeated string instruction has left to do (rcx)."""
+    SOURCE = 24
+    """Where it reads (rsi)."""
+    DESTINATION = 32
+    """Where it writes (rdi)."""
+    REGISTERS = 40
+    """A hash of all registers."""
+    RECORDED = 48
+    """Bit 0: a hit of this trap has been recorded, bit 1: one of this execution."""
+    SIZE = 56
+
+
 @dataclass(frozen=True)
 class Shape:
     """How the shared memory of a run is laid out.
@@ -125,10 +145,14 @@ class Shape:
         """Where the mark of a watch's piece is in a CPU's part of ``cells``."""
         return self.cell(len(self.pieces)) + MARK_BYTES * (sum(self.pieces[:watch]) + piece)
 
+    def trap(self, watch: int) -> int:
+        """Return the place of a watch's Trap in a CPU's part of ``cells``."""
+        return self.mark(len(self.pieces), 0) + Trap.SIZE * watch
+
     @property
     def cpu_bytes(self) -> int:
         """Size of a CPU's part of ``cells``: whole cache lines, so that CPUs do not disturb each other."""
-        return -(-self.mark(len(self.pieces), 0) // 64) * 64
+        return -(-self.trap(len(self.pieces)) // 64) * 64
 
     @property
     def cells_bytes(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, U32, Assembler, Helper, Program
+from ksym.program.execution_code import ExecutionCode, flag_bitness
 from ksym.program.layout import PIECE_SHIFT, Hit
 from ksym.program.shared import Cell, Control, Shape, Slot, Window
 from ksym.program.snippets import IP_AT, NOEXIST, count, look_up, update
@@ -43,6 +44,7 @@ class _Generator:
         self.stop_event = self.asm.new_label("stop_event")
         self.value = ValueCode(self.asm, shape, spec, self.out)
         self.scratch = self.value.scratch
+        self.execution = ExecutionCode(asm=self.asm, shape=shape, spec=spec, scratch=self.scratch)
 
     def program(self) -> Program:
         asm, spec = self.asm, self.spec
@@ -54,6 +56,9 @@ class _Generator:
         if spec.guarded:
             self._guard()
         self._flags()
+        flag_bitness(asm)
+        if spec.sink is Sink.RECORD:
+            self.execution.flag()
         if spec.frame.padded:
             self.value.take()
         else:
@@ -226,7 +231,11 @@ class _Generator:
         asm.add(R4, frame.flags)
         asm.mov(R5, frame.size)
         asm.call(Helper.PERF_EVENT_OUTPUT)
-        asm.jump(self.out, R0, "==", 0)
+        dropped = asm.new_label("dropped")
+        asm.jump(dropped, R0, "!=", 0)
+        self.execution.recorded()
+        asm.jump(self.out)
+        asm.place(dropped)
         count(asm, Cell.DROPPED)
 
     def _table(self) -> None:
@@ -238,7 +247,7 @@ class _Generator:
         asm.comment("count it")
         asm.store(R10, key, self.spec.watch, U32)
         asm.load(R1, R10, frame.flags, U32)
-        asm.alu(R1, "&", Hit.READ | Hit.WROTE)
+        asm.alu(R1, "&", Hit.READ | Hit.WROTE | Hit.CODE32)
         asm.store(R10, key + 4, R1, U32)
         asm.load(R1, R6, IP_AT)
         asm.store(R10, key + 8, R1)

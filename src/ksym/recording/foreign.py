@@ -89,6 +89,9 @@ class _Files(Users):
     def _live_name(self, pid: int, ip: int) -> Named | None:
         return None
 
+    def _live_bits(self, pid: int, ip: int) -> int | None:
+        return None
+
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
         return b""
 
