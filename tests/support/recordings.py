@@ -47,14 +47,15 @@ class FakeSites(Sites):
         self._programs[pid] = self._programs.get(pid, 0) + 1
         return super().forget(pid)
 
-    def _make(self, pid: int, ip: int, execute: bool) -> Site:
+    def _make(self, pid: int, ip: int, execute: bool, bits: int | None) -> Site:
         named = self.name(pid, ip, behind=not execute)
         accesses, size, repeats = self._code.get(ip, ("?", 0, False))
+        bits = bits or 64
         if execute or accesses == "?":
-            return Site(ip, ip, named, None, 0)
-        text = f"{accesses.lower()} [rdx]"
+            return Site(ip, ip, named, None, 0, bits=bits)
+        text = f"{accesses.lower()} [{'rdx' if bits == 64 else 'edx'}]"
         instruction = Instruction(ip - 3, text, frozenset({accesses}), size, repeats)
-        return Site(ip, ip - 3, named, instruction, size, repeats)
+        return Site(ip, ip - 3, named, instruction, size, repeats, bits)
 
     def _kernel_name(self, ip: int) -> Named:
         return Named(f"k{ip & 0xFF:x}", ip & 0xF, 64, "a module" if ip & 0x10 else None)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksym.capture import sites as sites_module
-from ksym.capture.access import Access
-from ksym.capture.coalesce import GAP_NS, Coalesce, may_sweep
 from ksym.capture.instructions import Instruction
 from ksym.capture.judge import Judge
-from ksym.capture.kinds import kind_at
+from ksym.capture.kinds import kind_of
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
 from ksym.capture.records import (
@@ -36,7 +33,7 @@ from ksym.language.parser import parse_request
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import Hit
 from ksym.symbols.variable import Space, Variable
-from ksym.watch.plan import PlannedEvent, Role, Watch, make_plan, split
+from ksym.watch.plan import PlannedEvent, Role, Watch, make_plan
 from synthetic import perf
 
 
@@ -253,6 +250,9 @@ class NoCode:
     def read(self, pid: int, address: int, length: int) -> bytes:
         return b""
 
+    def bits(self, pid: int, ip: int) -> int:
+        return 64
+
 
 def pipeline_of(request: str, *, twin: bool, judge: Judge | None = None) -> tuple[Pipeline, Watch]:
     """A pipeline of one watch; event 1 is its own or its RW register, event 2 a twin's W register."""
@@ -348,8 +348,8 @@ def test_on_arm64_a_twin_does_not_take_an_atomic_instruction_for_a_read(
 def test_a_register_for_reads_alone_tells_the_type() -> None:
     _, of = pipeline_of("./p:v:rw-", twin=False)
     site = Site(0x400000, 0x400000, Named("f", 1), None, 0)
-    assert kind_at(of.mode, site) == "?"
-    assert kind_at(parse_request("./p:v:r--").mode, site) == "R"
+    assert kind_of(of.mode, site) == "?"
+    assert kind_of(parse_request("./p:v:r--").mode, site) == "R"
 
 
 def test_what_a_program_knows_decides_the_type() -> None:
@@ -411,124 +411,3 @@ def test_threads_that_are_gone_are_forgotten_but_a_number_used_again_is_not() ->
     assert tasks.name(NOBODY + 1, NOBODY + 1, 0) == "?"
     assert tasks.name(NOBODY, NOBODY, 0) == f"t{NOBODY}"
     assert tasks.name(NOBODY + 4999, NOBODY + 4999, 0) == f"t{NOBODY + 4999}"
-
-
-# -- coalesce ----------------------------------------------------------------------------------------
-
-
-def watch(length: int = 8, index: int = 0) -> Watch:
-    variable = Variable("v", 0x1000, length, Space.KERNEL)
-    return Watch(index, parse_request("v"), variable, split(0x1000, length))
-
-
-def planned(of: Watch, piece: int = 0) -> PlannedEvent:
-    return PlannedEvent(of, of.pieces[piece], -1, 0)
-
-
-def site(address: int = 0x100, size: int = 1) -> Site:
-    return Site(address + 2, address, Named("f", 2), None, size)
-
-
-def hit(time: int, tid: int = 5, cpu: int = 0) -> SampleRecord:
-    return SampleRecord(time, cpu, 1, 0x102, tid, tid, ())
-
-
-def add(coalesce: Coalesce, record: SampleRecord, event: PlannedEvent, place: Site, kind: str = "R") -> None:
-    if coalesce.extends(record, event, place, kind) is None:
-        access = Access(
-            record.time, record.cpu, record.pid, record.tid, "c", event.watch, event.address, kind, place
-        )  # fmt: skip
-        if may_sweep(place, event):
-            coalesce.start(access, record, event)
-        else:
-            coalesce.whole(access)
-
-
-def accesses(hits: list[tuple[SampleRecord, PlannedEvent, Site]], kind: str = "R") -> list[Access]:
-    coalesce = Coalesce()
-    for record, event, place in hits:
-        add(coalesce, record, event, place, kind)
-    return coalesce.done()
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [(1, [8, 8, 1]), (2, [4, 4, 4, 4, 1]), (8, [1] * 17), (0, [1] * 17)]
-)
-def test_a_sweep_is_one_access(size: int, expected: list[int]) -> None:
-    event = planned(watch())
-    found = accesses([(hit(at), event, site(size=size)) for at in range(17)])
-    assert [access.hits for access in found] == expected
-
-
-@pytest.mark.parametrize("kind", ["W", "RW"])
-def test_writes_are_accesses_of_their_own_unless_they_repeat_themselves(kind: str) -> None:
-    event = planned(watch())
-    repeated = replace(site(), repeats=True)
-    for place, expected in ((site(), [1] * 8), (repeated, [8])):
-        assert [a.hits for a in accesses([(hit(at), event, place) for at in range(8)], kind)] == expected
-    of = watch(16)
-    wide = [(hit(at), planned(of, at % 2), site(size=16)) for at in range(6)]
-    assert [a.hits for a in accesses(wide, kind)] == [2, 2, 2]
-
-
-def test_an_instruction_on_two_pieces_is_one_access() -> None:
-    of = watch(16)
-    events = [planned(of, 0), planned(of, 1)]
-    found = accesses([(hit(at), events[at % 2], site(size=16)) for at in range(6)])
-    assert [access.hits for access in found] == [2, 2, 2]
-
-
-def test_an_instruction_as_wide_as_each_piece_makes_an_access_of_each() -> None:
-    of = watch(16)
-    events = [planned(of, 0), planned(of, 1)]
-    assert [a.hits for a in accesses([(hit(at), events[at % 2], site(size=8)) for at in range(6)])] == [1] * 6
-    repeated = replace(site(size=8), repeats=True)
-    assert [a.hits for a in accesses([(hit(at), events[at % 2], repeated) for at in range(6)])] == [2, 2, 2]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        (hit(1, tid=6), planned(watch()), site()),
-        (hit(1, cpu=1), planned(watch()), site()),
-        (hit(1), planned(watch()), site(0x200)),
-        (hit(1 + GAP_NS), planned(watch()), site()),
-        (hit(1), planned(watch(index=1)), site()),
-    ],
-    ids=["thread", "cpu", "instruction", "time", "watch"],
-)
-def test_what_is_not_the_same_access(other: tuple[SampleRecord, PlannedEvent, Site]) -> None:
-    assert [access.hits for access in accesses([(hit(0), planned(watch()), site()), other])] == [1, 1]
-
-
-def test_an_access_that_may_grow_is_held_back() -> None:
-    coalesce, event = Coalesce(), planned(watch())
-    add(coalesce, hit(10), event, site())
-    assert coalesce.done(until=20) == []
-    add(coalesce, hit(30), event, site())
-    assert [access.hits for access in coalesce.done(until=31 + GAP_NS)] == [2]
-    assert coalesce.done() == []
-
-
-hit_rows = st.lists(
-    st.tuples(
-        st.integers(0, GAP_NS * 2), st.integers(0, 2), st.integers(0, 1), st.integers(0, 1), st.integers(0, 2),
-        st.sampled_from([0, 1, 4, 8, 16]), st.booleans(),
-    ),
-    max_size=60,
-)  # fmt: skip
-
-
-@given(hit_rows)
-def test_hits_are_conserved_and_order_is_kept(rows: list[tuple[int, int, int, int, int, int, bool]]) -> None:
-    coalesce, of, time = Coalesce(), watch(16), 0
-    found: list[Access] = []
-    for step, tid, cpu, piece, where, size, look in rows:
-        time += step
-        add(coalesce, hit(time, tid, cpu), planned(of, piece), site(0x100 + 16 * where + size, size))
-        if look:
-            found += coalesce.done(until=time)
-    found += coalesce.done()
-    assert sum(access.hits for access in found) == len(rows)
-    times = [access.time_ns for access in found]
-    assert times == sorted(times)

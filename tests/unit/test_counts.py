@@ -53,7 +53,7 @@ class Code:
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def site(self, pid: int, ip: int, *, execute: bool) -> Site:
+    def site(self, pid: int, ip: int, *, execute: bool, bits: int | None = None) -> Site:
         self.asked.append(pid)
         named, accesses = CODE[ip]
         instruction = Instruction(ip - 4, "some code", accesses, 8) if accesses else None

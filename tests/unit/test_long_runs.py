@@ -33,6 +33,9 @@ class NoCode:
     def read(self, pid: int, address: int, length: int) -> bytes:
         return b""
 
+    def bits(self, pid: int, ip: int) -> int:
+        return 64
+
 
 def watch() -> Watch:
     return make_plan([(parse_request("./prog:v"), Variable("./prog:v", 0x1000, 4, Space.USER))]).watches[0]

@@ -105,7 +105,9 @@ def same_rows(path: Path, traced: Traced, armed: FakeArmed) -> Recording:
 
 SHORT = b"\0\0\0\0", b"\1\0\0\0", b"\xff\xff\xff\xff"
 flags = st.sampled_from([0, Hit.NEW, Hit.OLD | Hit.NEW, Hit.OLD | Hit.NEW | Hit.CHANGED]).flatmap(
-    lambda known: st.sampled_from([0, Hit.READ, Hit.WROTE]).map(lambda told: int(known | told))
+    lambda known: st.tuples(
+        st.sampled_from([0, Hit.READ, Hit.WROTE]), st.sampled_from([Hit.ANEW, Hit.SAME, Hit.LATER])
+    ).map(lambda told: int(known | told[0] | told[1]))
 )
 steps = st.lists(
     st.one_of(

@@ -154,7 +154,7 @@ class _Execution(Generic[_What]):
         # registers tell these from the next execution's.
         if self.steps.get(start, 0) >= (2 * (reach.most + 1) if told else reach.most):
             return False
-        if not told and reach.one_way and start != before.start:
+        if reach.one_way and start != before.start:
             way = 1 if start > before.start else -1
             if self.way == -way:
                 return False

@@ -6,18 +6,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeVar
+
 from ksym.capture.instructions import EXECUTE, READ, READ_WRITE, UNKNOWN, WRITE
 from ksym.capture.sites import Site
 from ksym.language.request import Mode
 from ksym.program.layout import Hit
 from ksym.watch.plan import Role
 
-DECISIVE = int(Hit.READ | Hit.WROTE | Hit.CHANGED)
-"""The flags of a hit that tell which access it was."""
+if TYPE_CHECKING:
+    from numpy import integer
+    from numpy.typing import NDArray
+
+_Flags = TypeVar("_Flags", int, "NDArray[integer]")
+
+_SHIFT, _MASK = 2, 7
+KINDS_TOLD = tuple(each << _SHIFT for each in range(_MASK + 1))
+"""Each combination of the flags of a hit that tell which access it was, in the order of `told_by`."""
+assert KINDS_TOLD[-1] == Hit.CHANGED | Hit.READ | Hit.WROTE
 _READ, _WROTE, _CHANGED = int(Hit.READ), int(Hit.WROTE), int(Hit.CHANGED)
 
 
-def kind_of(mode: Mode, site: Site, flags: int = 0, role: Role = Role.ONLY, *, traps_after: bool = True) -> str:
+def kind_of(
+    mode: Mode, site: Site, flags: int = 0, role: Role = Role.ONLY, *, traps_after: bool = True
+) -> str:
     """Return the access that a hit was.
 
     Args:
@@ -35,6 +47,11 @@ def kind_of(mode: Mode, site: Site, flags: int = 0, role: Role = Role.ONLY, *, t
         return READ_WRITE if reads_and_writes else READ
     kind = _kind_at(mode, site)
     return WRITE if kind is UNKNOWN and flags & _CHANGED else kind
+
+
+def told_by(flags: _Flags) -> _Flags:
+    """Return the number in `KINDS_TOLD` of the flags that tell which access a hit was; of an array, too."""
+    return flags >> _SHIFT & _MASK
 
 
 def _kind_at(mode: Mode, site: Site) -> str:

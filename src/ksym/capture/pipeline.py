@@ -8,9 +8,8 @@ from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import APART, Coalesce, Reach, reach_of
-from ksym.capture.instructions import READ_WRITE, WRITE
 from ksym.capture.judge import Judge
-from ksym.capture.kinds import innocent, kind_of
+from ksym.capture.kinds import KINDS_TOLD, innocent, kind_of
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
@@ -63,8 +62,6 @@ class _Origin(NamedTuple):
 
 # As plain numbers: the operators of enum take a third of the time of this module's hot path.
 _NEW, _OLD = int(Hit.NEW), int(Hit.OLD)
-_TOLD_SHIFT, _TOLD_MASK = 2, 7
-assert Hit.CHANGED | Hit.READ | Hit.WROTE == _TOLD_MASK << _TOLD_SHIFT
 
 
 class Pipeline:
@@ -129,7 +126,7 @@ class Pipeline:
             if origin is None:
                 continue
             planned, watch, address, told, judged = origin
-            kind, site, reach = told[flags >> _TOLD_SHIFT & _TOLD_MASK]
+            kind, site, reach = told[flags >> 2 & 7]  # kinds.told_by, without the call
             if judged and not self._asked_for(record, planned, site, kind):
                 continue
             index = watch.index
@@ -164,9 +161,9 @@ class Pipeline:
         watch = planned.watch
         if planned.role is Role.WRITES:
             self._marks[record.cpu] = record.ip, record.tid
+            if watch.mode is Mode.READ:
+                return False
         elif planned.role is Role.READS and self._marks.pop(record.cpu, None) == (record.ip, record.tid):
-            return False
-        if watch.mode is Mode.READ and kind in (WRITE, READ_WRITE):
             return False
         judge = self._judges[watch.index] if self._judges else None
         if judge is None or judge(record, site, kind, self._tasks.name(record.pid, record.tid, record.cpu)):
@@ -183,8 +180,8 @@ class Pipeline:
         site = self._sites.site(pid, ip, execute=watch.mode is Mode.EXECUTE, bits=code_bits(flags))
         others = innocent(site)
         told = []
-        for each in range(_TOLD_MASK + 1):
-            kind = kind_of(watch.mode, site, each << _TOLD_SHIFT, planned.role, traps_after=traps_after)
+        for each in KINDS_TOLD:
+            kind = kind_of(watch.mode, site, each, planned.role, traps_after=traps_after)
             of = others.get(kind, site)
             told.append((kind, of, reach_of(of, planned, told=bool(flags & TOLD), traps_after=traps_after)))
         judged = planned.role is not Role.ONLY or bool(self._judges and self._judges[watch.index])

@@ -178,7 +178,11 @@ class UserNames:
     def bits(self, ip: int) -> int | None:
         """Return 32 or 64 by the file mapped at ``ip``, or by the program in memory of no file; None if unknown."""
         mapping = self._mapping(ip)
-        files = self._cache.open(self.pid, mapping) if mapping and (mapping.is_file or mapping.path == _VDSO) else []
+        files = (
+            self._cache.open(self.pid, mapping)
+            if mapping and (mapping.is_file or mapping.path == _VDSO)
+            else []
+        )
         program = next((each for each in self._mappings if each.path == self._program), None)
         if not files and program:
             files = self._cache.open(self.pid, program)

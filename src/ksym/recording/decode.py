@@ -10,25 +10,21 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.coalesce import may_sweep, most_hits
+from ksym.capture.coalesce import reach_of
 from ksym.capture.judge import Judge
-from ksym.capture.kinds import innocent, kind_at, written_at
+from ksym.capture.kinds import KINDS_TOLD, innocent, kind_of, told_by
 from ksym.capture.pipeline import USER_CODE
 from ksym.capture.records import CONTEXT_LEAST, SampleRecord
 from ksym.capture.sites import Named, Site
 from ksym.language.request import Mode
-from ksym.program.layout import Hit
+from ksym.program.layout import TOLD, Hit, code_bits
 from ksym.recording.accesses import KINDS, Accesses, Traits
 from ksym.recording.grouping import (
-    READ,
-    READ_WRITE,
-    UNKNOWN,
-    WRITE,
     Bools,
-    Sweeping,
-    Swept,
+    Hits,
+    Joined,
+    join,
     seen_twice,
-    sweeps,
 )
 from ksym.recording.hits import Chain, Columns, Common, Place
 from ksym.recording.noted import Era
@@ -50,8 +46,8 @@ class Code(Protocol):
         """Told of what changed processes and mappings, and before which hit, ahead of all questions."""
         ...
 
-    def site(self, pid: int, ip: int, *, execute: bool, era: Era, hit: int) -> Site | None:
-        """The site at an address, as of a hit; None: it is not known, and its hits are left out."""
+    def site(self, pid: int, ip: int, *, execute: bool, bits: int | None, era: Era, hit: int) -> Site | None:
+        """The site at an address, as of a hit; None: it is not known, and its hits are left out. See `Sites.site`."""
         ...
 
     def name(self, pid: int, ip: int, *, behind: bool, era: Era, hit: int) -> Named:
@@ -76,6 +72,7 @@ class Source:
         offset: What makes nanoseconds since the epoch of their times.
         pointers: What pointers among the values point to.
         judges: Of each watch, who judges its hits; None where nothing is left to judge.
+        traps_after: The machine reports an access by the address after the instruction that made it.
     """
 
     columns: Columns
@@ -90,6 +87,7 @@ class Source:
     offset: int
     pointers: Mapping[int, str]
     judges: Sequence[Judge | None]
+    traps_after: bool
     rejected: int = 0
     """Hits that were found not to match; known once all are decoded."""
 
@@ -108,10 +106,6 @@ class _Origins:
         self.of, self.planned, self.ip = of, planned, ips
         self.known = [site is not None for site in sites]
         self.site = [site or _NOWHERE for site in sites]
-        pairs = list(zip(self.site, planned, strict=True))
-        self.kind = [KINDS.index(kind_at(each.watch.mode, site)) for site, each in pairs]
-        self.wrote = [KINDS.index(written_at(site)) for site in self.site]
-        self.sweeps = [may_sweep(site, each) for site, each in pairs]
 
     def column(self, values: Sequence[Any], kind: type[np.generic]) -> NDArray[Any]:
         """A value of each origin, for all that has one."""
@@ -128,7 +122,6 @@ class _Origins:
                     self.of[which] = len(self.site)
                     self.site.append(other)
                     self.planned.append(self.planned[number])
-                    self.sweeps.append(self.sweeps[number])
                     self.ip.append(self.ip[number])
 
     def table(self) -> tuple[tuple[Site, ...], list[int]]:
@@ -139,10 +132,6 @@ class _Origins:
 
 
 _NOWHERE = Site(0, 0, Named(None, 0), None, 0)
-
-
-def _signed(address: int) -> int:
-    return address - (1 << 64) if address >= KERNEL_HALF else address
 
 
 class _Decoding:
@@ -224,34 +213,34 @@ class _Decoding:
             old_known=table["flags"] & Hit.OLD != 0,
             new_known=table["flags"] & Hit.NEW != 0,
         )  # fmt: skip
-        which, swept = self._group(origins, kind, keep)
-        traits = self._with_swept(traits, swept)
+        which, joined = self._group(origins, kind, keep)
+        traits = self._with_joined(traits, joined)
         self._time += source.offset
-        at = swept.first if which is None else np.searchsorted(which, swept.first)
+        at = joined.first if which is None else np.searchsorted(which, joined.first)
         count = len(self._time) if which is None else len(which)
         hits: NDArray[np.int32] = np.broadcast_to(np.int32(1), count)
-        if swept.first:
+        if joined.first:
             hits = np.ones(count, np.int32)
-            hits[at] = swept.number
+            hits[at] = joined.number
 
         def taken(values: NDArray[Any]) -> NDArray[Any]:
             return values if which is None else values[which]
 
         last = taken(new)
-        if swept.first and self._by_program:
-            last[at] = new[swept.last]  # the value after an access is that after its last hit
+        if joined.first and self._by_program:
+            last[at] = new[joined.last]  # the value after an access is that after its last hit
         return Accesses(
             source.watches, sites, comms, stacks, traits,
             trait=taken(self._of), time_ns=taken(self._time), old=taken(old), new=last, hits=hits,
             stack=taken(stack), pointers=source.pointers,
         )  # fmt: skip
 
-    def _with_swept(self, traits: Traits, swept: Swept) -> Traits:
+    def _with_joined(self, traits: Traits, joined: Joined) -> Traits:
         """The same where an access took several hits: its kind is all of theirs, its value the last one's."""
         count, added = len(traits.cpu), dict[tuple[int, int, bool], int]()
-        last = traits.new_known[self._of[swept.last]].tolist()
+        last = traits.new_known[self._of[joined.last]].tolist()
         for hit, key in zip(
-            swept.first, zip(self._of[swept.first].tolist(), swept.kind, last, strict=True), strict=True
+            joined.first, zip(self._of[joined.first].tolist(), joined.kind, last, strict=True), strict=True
         ):
             self._of[hit] = added.setdefault(key, count + len(added))
         if not added:
@@ -292,6 +281,7 @@ class _Decoding:
             self._split(np.where(user[place][self._of], eras.of, 0))
             place = self._table["place"]
             era = np.where(user[place], eras.of[self._first], 0)
+        flags = self._table["flags"]
         of, example = grouped(place, era)
         first = np.full(len(example), len(self._time))
         np.minimum.at(first, of, self._first)
@@ -319,7 +309,9 @@ class _Decoding:
             ips[number] = ip
             planned[number] = source.planned[at]
             execute = planned[number].watch.mode is Mode.EXECUTE
-            sites[number] = source.code.site(pid, ip, execute=execute, era=in_era, hit=hit)
+            sites[number] = source.code.site(
+                pid, ip, execute=execute, bits=code_bits(int(flags[example[number]])), era=in_era, hit=hit
+            )
         if stack_number:
             stack = np.array(stack_number, np.int32)[stack]
         return _Origins(of, planned, sites, ips), stack, tuple(stacks)
@@ -359,15 +351,20 @@ class _Decoding:
     def _kinds(self, origins: _Origins) -> tuple[NDArray[np.uint8], Bools]:
         """Which access hits were, and whether each is one that was asked for (`Pipeline.take`)."""
         table = self._table
-        kind = origins.column(origins.kind, np.uint8)
-        wrote = origins.column(origins.wrote, np.uint8)
         known = origins.column(origins.known, np.bool_)
-        if self._by_program:
-            flags = table["flags"]
-            kind[(kind == UNKNOWN) & (flags & Hit.CHANGED != 0)] = WRITE
-            kind[flags & Hit.READ != 0] = READ
-            written = flags & Hit.WROTE != 0
-            kind[written] = wrote[written]
+        of_each = np.array(
+            [
+                [
+                    KINDS.index(
+                        kind_of(each.watch.mode, site, flags, each.role, traps_after=self._source.traps_after)
+                    )
+                    for flags in KINDS_TOLD
+                ]
+                for site, each in zip(origins.site, origins.planned, strict=True)
+            ],
+            np.uint8,
+        ).reshape(-1, len(KINDS_TOLD))
+        kind: NDArray[np.uint8] = of_each[origins.of, told_by(table["flags"])]
         keep: Bools = np.ones(len(self._of), np.bool_) if known.all() else known[self._of]
         roles = {each.role for each in origins.planned}
         if roles == {Role.ONLY}:
@@ -376,45 +373,32 @@ class _Decoding:
             origins.column([each.role is role for each in origins.planned], np.bool_)
             for role in (Role.WRITES, Role.READS)
         )
-        kind[writes] = wrote[writes]
-        kind[reads] = READ
         columns = table["cpu"], writes, reads, origins.column(origins.ip, np.uint64), table["tid"]
         keep &= ~seen_twice(*(column[self._of] for column in columns))
-        reads_only = origins.column([each.watch.mode is Mode.READ for each in origins.planned], np.bool_)
-        unasked = (writes | reads) & reads_only & ((kind == WRITE) | (kind == READ_WRITE))
+        unasked = writes & origins.column(
+            [each.watch.mode is Mode.READ for each in origins.planned], np.bool_
+        )
         if unasked.any():
             keep &= ~unasked[self._of]
         return kind, keep
 
-    def _group(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> tuple[Ints | None, Swept]:
+    def _group(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> tuple[Ints | None, Joined]:
         """The hits that begin an access (None: all), and the accesses that took several."""
-        swept = Swept([], [], [], [], [])
-        if any(origins.sweeps):
-            swept = self._swept(origins, kind, keep)
-            keep[swept.further] = False
-        return None if keep.all() else np.flatnonzero(keep), swept
-
-    def _swept(self, origins: _Origins, kind: NDArray[np.uint8], keep: Bools) -> Swept:
-        which = np.flatnonzero(keep & origins.column(origins.sweeps, np.bool_)[self._of])
-        common = self._of[which]
-        of = origins.of[common]
-        tid, cpu = (self._table[name][common].astype(np.int64) for name in ("tid", "cpu"))
-
-        def column(values: Sequence[Any], dtype: type[np.generic] = np.int64) -> NDArray[Any]:
-            found: NDArray[Any] = np.array(values, dtype)[of]
-            return found
-
-        return sweeps(
-            Sweeping(
-                which,
-                np.where(tid == 0, -1 - cpu, tid),
-                column([each.watch.index for each in origins.planned]),
-                column([each.piece.offset for each in origins.planned]),
-                column([_signed(each.address) for each in origins.site]),
-                cpu,
-                self._time[which],
-                kind[common],
-                column([most_hits(*pair) for pair in zip(origins.site, origins.planned, strict=True)]),
-                column([each.repeats for each in origins.site], np.bool_),
-            )
-        )
+        joined = Joined([], [], [], [], [])
+        told = bool((self._table["flags"] & TOLD).any())
+        reaches = [
+            reach_of(site, planned, told=told, traps_after=self._source.traps_after)
+            for site, planned in zip(origins.site, origins.planned, strict=True)
+        ]
+        if any(reaches):
+            which = np.flatnonzero(keep)
+            common = self._of[which]
+            tid, cpu, flags = (self._table[name][common].astype(np.int64) for name in ("tid", "cpu", "flags"))
+            watch = np.array([each.watch.index for each in origins.planned], np.int64)[origins.of[common]]
+            hits = Hits(
+                which, np.where(tid == 0, -1 - cpu, tid), watch, cpu, self._time[which], flags, kind[common],
+                origins.of[common],
+            )  # fmt: skip
+            joined = join(hits, reaches, [each.address for each in origins.site])
+            keep[joined.further] = False
+        return None if keep.all() else np.flatnonzero(keep), joined

@@ -48,10 +48,10 @@ class ForeignCode:
         """See decode.Code."""
         self._changes, self._next = changes, 0
 
-    def site(self, pid: int, ip: int, *, execute: bool, era: Era, hit: int) -> Site | None:
+    def site(self, pid: int, ip: int, *, execute: bool, bits: int | None, era: Era, hit: int) -> Site | None:
         """See decode.Code."""
         self._advance(hit)
-        return self._sites.site(pid, ip, execute=execute)
+        return self._sites.site(pid, ip, execute=execute, bits=bits)
 
     def name(self, pid: int, ip: int, *, behind: bool, era: Era, hit: int) -> Named:
         """See decode.Code."""

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""From hits to accesses, by column: the same as `capture.pipeline` and `capture.coalesce` make of records.
-
-Most hits are an access of their own, which the place they came from tells. Only for the others is each looked at.
-"""
+"""From hits to accesses, by column: the same as `capture.pipeline` makes of records, by the same rules."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.coalesce import GAP_NS
+from ksym.capture.coalesce import Executions, Reach, both
+from ksym.program.layout import TOLD, Hit
 from ksym.recording.accesses import KINDS
 from ksym.recording.numbering import Ints
 
@@ -24,7 +23,7 @@ Kinds = NDArray[np.uint8]
 def seen_twice(cpu: Ints, writes: Bools, reads: Bools, ip: Ints, tid: Ints) -> Bools:
     """Which hits are the second of a write that fired both registers of a twin, where no program told them apart.
 
-    A write's records come in one exception, the W register's first (`Pipeline._judged`).
+    A write's records come in one exception, the W register's first (`Pipeline._asked_for`).
 
     Args:
         cpu: Where.
@@ -44,36 +43,32 @@ def seen_twice(cpu: Ints, writes: Bools, reads: Bools, ip: Ints, tid: Ints) -> B
 
 
 @dataclass
-class Sweeping:
-    """Hits that may belong to an access that took several, in order of time.
+class Hits:
+    """Hits that are accesses that were asked for, or parts of one: in order of time, columns of an element each.
 
     Args:
         which: Their numbers among all hits.
-        thread: The thread, or for the idle task, -1 - CPU.
+        thread: The thread (`thread_of`).
         watch: Number of the watch.
-        piece: Number of the piece.
-        address: Of the instruction.
         cpu: Where.
         time: When, in nanoseconds.
+        flags: Of `Hit`.
         kind: Number in KINDS.
-        most: How often one access can hit the piece.
-        repeats: The instruction repeats itself.
+        origin: Number of the origin.
     """
 
     which: Ints
     thread: Ints
     watch: Ints
-    piece: Ints
-    address: Ints
     cpu: Ints
     time: Ints
+    flags: Ints
     kind: Kinds
-    most: Ints
-    repeats: Bools
+    origin: Ints
 
 
 @dataclass
-class Swept:
+class Joined:
     """The accesses that took several hits: their first and last hit, and how many; and all hits but the first."""
 
     first: list[int]
@@ -83,40 +78,70 @@ class Swept:
     further: list[int]
 
 
-def sweeps(hits: Sweeping) -> Swept:
-    """Find the accesses that took several hits, as `capture.coalesce` does."""
-    once = ((hits.kind == WRITE) | (hits.kind == READ_WRITE)) & ~hits.repeats
-    columns = (
-        hits.which, hits.thread, hits.watch, hits.piece, hits.address, hits.cpu, hits.time, hits.kind, hits.most,
-    )  # fmt: skip
-    rows = zip(*(column.tolist() for column in columns), once.tolist(), strict=True)
-    # first hit, last hit, number, kind, address, cpu, time of the last, hits of each piece
-    current: dict[tuple[int, int], tuple[int, int, int, int, int, int, int, dict[int, int]]] = {}
-    done: list[tuple[int, int, int, int]] = []
+def join(hits: Hits, reaches: Sequence[Reach | None], addresses: Sequence[int]) -> Joined:
+    """Find the accesses that took several hits, by the rule for those that come live (`capture.coalesce`).
+
+    Args:
+        hits: The hits.
+        reaches: Of each origin, how far the instruction reaches; None: each hit is an access.
+        addresses: Of each origin, the instruction's.
+    """
+    first: list[int] = []
+    last: dict[int, int] = {}
+    number: dict[int, int] = {}
+    kinds: dict[int, int] = {}
     further: list[int] = []
-    for hit, thread, watch, piece, address, cpu, time, kind, most, write_once in rows:
-        key = thread, watch
-        sweep = current.get(key)
-        if sweep is not None:
-            first, last, number, so_far, its_address, its_cpu, last_time, pieces = sweep
-            seen = pieces.get(piece, 0)
-            if (
-                address == its_address
-                and cpu == its_cpu
-                and time - last_time <= GAP_NS
-                and (kind == so_far or not kind or not so_far)
-                and seen < most
-                and not (seen and write_once)
-            ):
-                pieces[piece] = seen + 1
-                current[key] = first, hit, number + 1, so_far or kind, address, cpu, time, pieces
-                further.append(hit)
-                continue
-            if number > 1:
-                done.append((first, last, number, so_far))
-        current[key] = hit, hit, 1, kind, address, cpu, time, {piece: 1}
-    done += [sweep[:4] for sweep in current.values() if sweep[2] > 1]
-    firsts, lasts, numbers, kinds = (
-        (list(column) for column in zip(*done, strict=True)) if done else ([],) * 4
+    executions: Executions[int] = Executions()
+    may_join, looked_at = _candidates(hits, reaches)
+    columns = (
+        hits.which, hits.thread, hits.watch, hits.cpu, hits.time, hits.flags, hits.kind, hits.origin, may_join,
+    )  # fmt: skip
+    for hit, thread, watch, cpu, time, flags, kind, origin, joins in zip(
+        *(column[looked_at].tolist() for column in columns), strict=True
+    ):
+        reach = reaches[origin]
+        if reach is None or not joins:
+            executions.leave(thread, addresses[origin])
+            continue
+        begun = executions.find(thread, watch, cpu, time, flags, reach)
+        if begun is None:
+            executions.begin(thread, watch, cpu, time, reach, hit)
+            kinds[hit] = kind
+            continue
+        if begun not in number:
+            first.append(begun)
+        number[begun] = number.get(begun, 1) + 1
+        last[begun] = hit
+        kinds[begun] = KINDS.index(both(KINDS[kinds[begun]], KINDS[kind]))
+        further.append(hit)
+    return Joined(
+        first,
+        [last[hit] for hit in first],
+        [number[hit] for hit in first],
+        [kinds[hit] for hit in first],
+        further,
     )
-    return Swept(firsts, lasts, numbers, kinds, further)
+
+
+def _candidates(hits: Hits, reaches: Sequence[Reach | None]) -> tuple[Bools, Ints]:
+    """Return which hits may have been made by one execution with others, and the places of all to be looked at.
+
+    Of a million hits most are accesses of their own, as their flags tell. To be looked at are those that share their
+    trap with others, those of string instructions, those that no program has told of, and what their threads did next.
+    """
+    reaching = np.array([reach is not None for reach in reaches], np.bool_)[hits.origin]
+    repeats = np.array([reach is not None and reach.repeats for reach in reaches], np.bool_)[hits.origin]
+    same = hits.flags & Hit.SAME != 0
+    candidates = reaching & (repeats | same | (hits.flags & TOLD == 0))
+    if not candidates.any():
+        return candidates, np.zeros(0, np.int64)
+    of = hits.thread * (int(hits.watch.max()) + 1) + hits.watch
+    order = np.flatnonzero(reaching)
+    order = order[np.argsort(of[order], kind="stable")]
+    begins = same[order[1:]] & (of[order[1:]] == of[order[:-1]])
+    candidates[order[:-1][begins]] = True
+    order = np.argsort(hits.thread, kind="stable")
+    follows = candidates[order[:-1]] & (hits.thread[order[1:]] == hits.thread[order[:-1]])
+    looked_at = candidates.copy()
+    looked_at[order[1:][follows]] = True
+    return candidates, np.flatnonzero(looked_at)

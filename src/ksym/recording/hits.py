@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.program.layout import PIECE_SHIFT, Hit
+from ksym.program.layout import PIECE_SHIFT, TOLD, Hit
 from ksym.recording.header import FileEvent
 from ksym.recording.numbering import Ints, alike, distinct
 from ksym.recording.stream import Other, Piece
@@ -33,7 +33,7 @@ _RAW_WORDS = 3
 """Size and flags, time, user; then the two values."""
 # ksym plans some hundred events a CPU or thread; the table that tells them apart has a row each.
 _MOST_PIECES, _MOST_NUMBERS = 256, 1 << 23
-_KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE)
+_KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE | Hit.CODE32 | TOLD)
 
 
 class Layout:

@@ -193,6 +193,7 @@ def site_data(pid: int, site: Site, code: tuple[int, bytes]) -> dict[str, Any]:
         "named": named_data(site.named),
         "size": site.size,
         "repeats": site.repeats,
+        "bits": site.bits,
         "instruction": None
         if instruction is None
         else [
@@ -224,6 +225,9 @@ def site_from(data: Any, *, traps_after: bool) -> tuple[int, Site]:
         int(data["size"]),
         bool(data["repeats"]),
     )
+    bits = data.get("bits", 64)  # older recordings took all code for 64-bit code
+    if bits not in (32, 64):
+        raise ValueError(bits)
     instruction = None
     if parts:
         start, text, accesses, width, again = parts
@@ -233,18 +237,34 @@ def site_from(data: Any, *, traps_after: bool) -> tuple[int, Site]:
         if not instruction.accesses <= {READ, WRITE, READ_WRITE}:
             raise ValueError(accesses)
     elif traps_after and not data["decoded"] and available():
-        instruction = _decoded(ip, named, data["code"])
+        instruction = _decoded(ip, named, data["code"], bits)
         if instruction is not None:
             address, size, repeats = instruction.address, instruction.size, instruction.repeats
     if not (ip in _ADDRESSES and address in _ADDRESSES and 0 <= size < 1 << 32):
         raise ValueError(ip)
-    return int(data["pid"]), Site(ip, address, named, instruction, size, repeats)
+    return int(data["pid"]), Site(ip, address, named, instruction, size, repeats, bits)
 
 
-def _decoded(ip: int, named: Named, code: Any) -> Instruction | None:
+def decoded_again(site: Site, code: Any, bits: int) -> Site:
+    """Return the site as it is if its code has other bits than the recorder took it for.
+
+    Args:
+        site: As it was recorded.
+        code: Start and bytes of the code that leads to it, as recorded.
+        bits: 64 or 32.
+    """
+    instruction = _decoded(site.ip, site.named, code, bits) if available() else None
+    if instruction is None:
+        return Site(site.ip, site.ip, site.named, None, 0, bits=bits)
+    return Site(
+        site.ip, instruction.address, site.named, instruction, instruction.size, instruction.repeats, bits
+    )
+
+
+def _decoded(ip: int, named: Named, code: Any, bits: int) -> Instruction | None:
     start, content = int(code[0]), bytes.fromhex(code[1])
 
     def read(address: int, length: int) -> bytes:
         return content[max(0, address - start) :][:length] if address >= start else b""
 
-    return X86Decoder(read).find(ip, ip - named.offset if named.function else None)
+    return X86Decoder(read, bits).find(ip, ip - named.offset if named.function else None)

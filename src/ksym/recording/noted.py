@@ -8,11 +8,11 @@ descriptions, and the place of a note in the file tells for which time it holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ksym.capture.sites import Named, Site
 from ksym.errors import KsymError
-from ksym.recording.knowledge import named_from, site_from
+from ksym.recording.knowledge import decoded_again, named_from, site_from
 from ksym.recording.sideband import Damaged, Note
 from ksym.symbols.variable import KERNEL_HALF
 
@@ -55,12 +55,15 @@ class NotedCode:
     def __init__(self, notes: Iterable[Note], executes: Sequence[bool], *, traps_after: bool) -> None:
         self._sites: dict[tuple[int, int, bool], list[_Entry[Site]]] = {}
         self._names: dict[tuple[int, int, bool], list[_Entry[Named]]] = {}
+        self._code: dict[Site, Any] = {}
+        self._traps_after = traps_after
         try:
             for note in notes:
                 if note.name == "sites":
                     for data in note.content:
                         execute = executes[data["watch"]]
                         pid, site = site_from(data, traps_after=traps_after and not execute)
+                        self._code[site] = data["code"]
                         entry = note.order, _time(data.get("time")), site
                         self._sites.setdefault((pid, site.ip, execute), []).append(entry)
                 elif note.name == "names":
@@ -84,9 +87,14 @@ class NotedCode:
     def follow(self, changes: object) -> None:
         """See decode.Code: notes are told apart by eras."""
 
-    def site(self, pid: int, ip: int, *, execute: bool, era: Era = ALWAYS, hit: int = 0) -> Site | None:
-        """The site at an address; None where nothing was noted."""
-        return _of(self._sites.get((0 if ip >= KERNEL_HALF else pid, ip, execute)), era)
+    def site(
+        self, pid: int, ip: int, *, execute: bool, bits: int | None = None, era: Era = ALWAYS, hit: int = 0
+    ) -> Site | None:
+        """The site at an address (`Sites.site`); None where nothing was noted."""
+        site = _of(self._sites.get((0 if ip >= KERNEL_HALF else pid, ip, execute)), era)
+        if site is None or bits in (None, site.bits) or execute or not self._traps_after:
+            return site
+        return decoded_again(site, self._code[site], bits)
 
     def name(self, pid: int, ip: int, *, behind: bool, era: Era = ALWAYS, hit: int = 0) -> Named:
         """The name of an address (`Sites.name`)."""

@@ -275,7 +275,7 @@ class _Reading:
             raise error(self._head.path, "a note of ksym's is damaged") from bad
         source = Source(
             columns, count, start.watches, start.planned, list(decoder.commons.known), list(decoder.commons.places),
-            list(decoder.chains.known), sideband.changes, code, start.offset, pointers, judges,
+            list(decoder.chains.known), sideband.changes, code, start.offset, pointers, judges, traps_after,
         )  # fmt: skip
         machine = self._head.machine if self._head.whole else start.machine or self._head.machine
         return Recording(
