@@ -54,8 +54,9 @@ class FakeSites(Sites):
         if execute or accesses == "?":
             return Site(ip, ip, named, None, 0, bits=bits)
         text = f"{accesses.lower()} [{'rdx' if bits == 64 else 'edx'}]"
-        instruction = Instruction(ip - 3, text, frozenset({accesses}), size, repeats)
-        return Site(ip, ip - 3, named, instruction, size, repeats, bits)
+        start = ip if repeats else ip - 3  # what repeats itself has not ended yet
+        instruction = Instruction(start, text, frozenset({accesses}), size, repeats)
+        return Site(ip, start, named, instruction, size, repeats, bits)
 
     def _kernel_name(self, ip: int) -> Named:
         return Named(f"k{ip & 0xFF:x}", ip & 0xF, 64, "a module" if ip & 0x10 else None)

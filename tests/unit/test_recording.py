@@ -199,6 +199,29 @@ def hit(
     return perf.sample(time, cpu=cpu, event=event, ip=ip, pid=pid, tid=pid, chain=found)
 
 
+@given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(sorted(CODE)), st.integers(0, 1)), max_size=12))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_script_shows_what_trace_shows_on_arm64(rows: list[tuple[int, int, int]]) -> None:
+    """There an instruction that reads and writes fires a twin's RW register alone: it is no read."""
+    machine = os.uname_result(("Linux", "host", "6.1", "1", "aarch64"))
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(os, "uname", lambda: machine)
+        patch.setattr("ksym.capture.sites.MACHINE", "aarch64")
+        armed = FakeArmed(
+            watches(("./prog:counter:rw-", INT), ("./prog:name:rw-", TEXT), twin=True), values=False
+        )
+        hits: list[tuple[Any, ...]] = [
+            ("hit", cpu, 0, ip, PIDS[0], role, b"", b"", 0, []) for cpu, ip, role in rows
+        ]
+        path = Path(folder, "x.data")
+        traced = play(path, armed, hits)
+        accesses = same_rows(path, traced, armed).accesses()
+        shown = zip(traced.accesses, accesses.kind.tolist(), strict=True)
+        assert all(KINDS[kind] == access.access for access, kind in shown)
+        atomic = [access.access for access in traced.accesses if access.site.ip == 0x401030]
+        assert set(atomic) <= {"RW"}
+
+
 @given(steps, st.booleans(), st.booleans(), st.booleans())
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_script_shows_what_trace_shows(
@@ -463,14 +486,15 @@ def test_a_limit_leaves_out_what_is_behind_it(tmp_path: Path) -> None:
 
 
 def test_accesses_are_counted_as_trace_counts_them() -> None:
-    """A byte after the other, read in a loop: one access of 16 hits, then one that goes on."""
+    """Bytes that `rep stosb` writes: one access of 16 hits, then another, then one too many."""
     armed = FakeArmed(watches(("./prog:name:rw-", TEXT)))
     users: Any = SimpleNamespace(mapped=lambda record: None, changed=lambda record: None)
     limit = Limit(cast(Any, armed), FakeSites(CODE), users, 2)
     hits = []
     for number in range(48):
-        known = perf.Hit(Hit.READ | (number // 8 % 2) << PIECE_SHIFT, number, 0, bytes(16), bytes(16))
-        hits.append(perf.sample(number, event=100, ip=0x401010, pid=PIDS[0], tid=PIDS[0], hit=known))
+        told = Hit.WROTE | (Hit.LATER if number % 16 else Hit.ANEW)
+        known = perf.Hit(told | (number // 8 % 2) << PIECE_SHIFT, number, 0, bytes(16), bytes(16))
+        hits.append(perf.sample(number, event=100, ip=0x401020, pid=PIDS[0], tid=PIDS[0], hit=known))
     limit.take([b"".join(hits[:30])])
     assert not limit.reached
     limit.take([b"".join(hits[30:])])

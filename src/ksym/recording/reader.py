@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ksym.errors import KsymError
 from ksym.language.request import Mode
+from ksym.linux.libc import MACHINE
 from ksym.program.layout import padded
 from ksym.recording.accesses import Accesses
 from ksym.recording.ahead import ahead
@@ -254,7 +255,7 @@ class _Reading:
         if not start.version and not start.offset:
             times = [change.record.time for change in sideband.changes]
             start.offset = self._head.modified_ns - min(max(columns.latest, *times, 0), _NO_END)
-        traps_after = start.arch == "x86_64"
+        traps_after = (start.arch or MACHINE) == "x86_64"
         judges = [
             _judge(watch, condition, traps_after=traps_after)
             for watch, condition in zip(start.watches, start.conditions, strict=True)
