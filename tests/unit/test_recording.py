@@ -45,7 +45,7 @@ from ksym.symbols.ctext import parse_type
 from ksym.symbols.types import Array
 from ksym.symbols.variable import Space, Variable
 from ksym.views.bulk import bulk_rows_for, texts
-from ksym.views.rows import FORMATS
+from ksym.views.rows import FORMATS, rows_for, shown
 from ksym.watch.plan import Watch, make_plan
 from support.recordings import COUNTS, FakeArmed, FakeSites, Recorded, Traced, ksym, rows_of
 from synthetic import perf
@@ -197,6 +197,29 @@ def hit(
     role = watch.roles[told % len(watch.roles)]
     event = armed.event(watch, cpu, piece, role)
     return perf.sample(time, cpu=cpu, event=event, ip=ip, pid=pid, tid=pid, chain=found)
+
+
+@given(steps, st.booleans(), st.integers(1, 9))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_script_folds_the_rows_that_trace_folds(
+    rows: list[tuple[Any, ...]], stacks: bool, at_once: int
+) -> None:
+    """However many rows are made at a time; a loop of the same accesses is added, as they seldom come by chance."""
+    armed = FakeArmed(watches(("./prog:counter:rw-", INT), ("./prog:name:rw-", TEXT)), stacks=stacks)
+    loop = [("hit", 0, 0, 0x401000, PIDS[0], int(Hit.NEW | Hit.ANEW), SHORT[0], SHORT[1], 0, [0x401000])] * 5
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.data")
+        traced = play(path, armed, [*rows, *loop])
+        recording = open_recording(str(path))
+        accesses = recording.accesses()
+    one = rows_for("table", armed.plan.watches)
+    cast(Any, one)._clock._offset = recording.start.offset
+    live = shown(one, fold=True)
+    expected = live.rows(traced.accesses) + live.rest()
+    assert "  x" in expected
+    bulk = bulk_rows_for("table", accesses, fold=True)
+    parts = [accesses.select(slice(at, at + at_once)) for at in range(0, len(accesses), at_once)]
+    assert "".join(map(bulk.rows, parts)) + bulk.rest() == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(sorted(CODE)), st.integers(0, 1)), max_size=12))
@@ -776,6 +799,19 @@ def test_code_is_decoded_by_the_reader_where_the_recorder_could_not() -> None:
         found = noted.site(9, 0x1006, execute=False)
         assert found is not None
         assert (found.instruction.text if found.instruction else None) == decoded
+
+
+def test_code_is_decoded_again_where_the_hit_says_that_it_has_other_bits() -> None:
+    pytest.importorskip("iced_x86")
+    site = Site(0x1005, 0x1005, Named("f", 5), None, 0)
+    data = site_data(9, site, (0x1000, bytes.fromhex("a10cc00408") + bytes(16))) | {"watch": 0}
+    noted = NotedCode([Note(1, 0, "sites", [data])], [False], traps_after=True)
+    as_noted, narrow = (noted.site(9, 0x1005, execute=False, bits=bits) for bits in (None, 32))
+    assert as_noted is not None
+    assert as_noted.instruction is None
+    assert narrow is not None
+    assert narrow.instruction is not None
+    assert (narrow.instruction.text, narrow.bits) == ("mov eax,[0x804c00c]", 32)
 
 
 # -- perf's own files -----------------------------------------------------------------------------------

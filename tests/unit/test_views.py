@@ -9,6 +9,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from ksym.language.parser import parse_request
 from ksym.symbols.variable import Space, Variable
 from ksym.views.delimited import defused
 from ksym.views.fields import NAMES
-from ksym.views.rows import FORMATS, rows_for
+from ksym.views.rows import FORMATS, rows_for, shown
 from ksym.views.summary import Tally
 from ksym.views.text import as_json, printable
 from ksym.watch.plan import make_plan
@@ -336,3 +337,65 @@ def test_summaries() -> None:
     assert Tally(["a"], (), [0], lost=1).lines()[1:] == [
         "ksym: 1 hit counted, but the kernel made no record of them; see Counts in docs/limits.md"
     ]
+
+
+# -- folding -----------------------------------------------------------------------------------------
+
+
+def later(access: Access, milliseconds: int, **changes: Any) -> Access:
+    return replace(access, time_ns=access.time_ns + milliseconds * 1_000_000, **changes)
+
+
+def test_rows_that_are_equal_in_everything_but_their_time_are_one() -> None:
+    rows = rows_for("table", PLAN.watches)
+    folds = shown(rows, fold=True)
+    loop = [later(ACCESS, at) for at in range(8)]
+    stack = later(ACCESS, 8, stack=(Named("f", 1),))
+    text = folds.rows([*loop, stack, stack, later(ACCESS, 9, hits=2)]) + folds.rest()
+    first, second, under, third = text.splitlines()
+    assert first == rows.row(ACCESS).rstrip("\n") + "  x8"
+    assert second.endswith("do_conv+0x5b  x2")
+    assert under.strip() == "f+0x1"
+    assert third.endswith("do_conv+0x5b  (2 hits)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"old": FEW},
+        {"new": MANY},
+        {"access": "R"},
+        {"cpu": 2},
+        {"tid": 8},
+        {"hits": 2},
+        {"stack": (Named("g", 2),)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_rows_that_look_different_are_not_folded(change: dict[str, Any]) -> None:
+    folds = shown(rows_for("table", PLAN.watches), fold=True)
+    text = folds.rows([ACCESS, replace(ACCESS, **change), ACCESS]) + folds.rest()
+    assert "  x" not in text
+
+
+def test_a_row_waits_for_one_round_at_most() -> None:
+    rows = rows_for("table", PLAN.watches)
+    folds = shown(rows, fold=True)
+    row = rows.row(ACCESS)
+    assert folds.rows([ACCESS]) == ""
+    assert folds.rows([]) == row
+    assert folds.rows([ACCESS]) == ""
+    assert folds.rows([later(ACCESS, 1)] * 3) == row.rstrip("\n") + "  x4\n"  # though more may come
+    other = replace(ACCESS, cpu=7)
+    assert folds.rows([ACCESS, other]) == row
+    assert folds.rest() == rows.row(other)
+    assert folds.rest() == ""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_only_the_table_folds(name: str) -> None:
+    rows = rows_for(name, PLAN.watches)
+    each = rows.row(ACCESS) * 2
+    assert shown(rows, fold=False).rows([ACCESS, ACCESS]) == each
+    if name != "table":
+        assert shown(rows, fold=True).rows([ACCESS, ACCESS]) == each

@@ -21,6 +21,7 @@ from ksym.program.wants import Sink, Wants
 from ksym.runs.planting import Planting
 from ksym.runs.session import open_session
 from ksym.views.output import Output
+from ksym.views.rows import EachRow
 from ksym.views.table import Table
 from ksym.views.text import printable
 from ksym.watch.arm import Options
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         variable = session.plan.watches[0].variable
         table = _Remember(session.plan.watches)
         table.seen = Counter()
-        live = trace.Trace(session, output, table)
+        live = trace.Trace(session, output, EachRow(table))
         with closing(live):
             live.follow(table.header())
             tally = live.tally(live.remarks())

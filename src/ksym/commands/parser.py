@@ -131,6 +131,14 @@ def add_vmlinux(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_no_fold(parser: argparse.ArgumentParser) -> None:
+    """``--no-fold``: a row of the table for each access."""
+    parser.add_argument(
+        "--no-fold", action="store_true",
+        help="in the table, do not show consecutive rows that are equal in everything but TIME as one (x8)",
+    )  # fmt: skip
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on; not more than the kernel can count up to, and a float can hold."""
     if not text.isascii() or not text.isdigit() or not text.strip("0"):

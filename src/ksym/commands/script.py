@@ -12,7 +12,7 @@ import os
 import sys
 from contextlib import closing
 
-from ksym.commands.parser import positive
+from ksym.commands.parser import add_no_fold, positive
 from ksym.errors import KsymError
 from ksym.reports.select import Selection, add_selection
 from ksym.views import target
@@ -31,6 +31,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
     )
     parser.add_argument("--raw", action="store_true", help=RAW_HELP)
+    add_no_fold(parser)
     parser.add_argument(
         "-o", "--output", metavar="OUT", default=STDOUT,
         help="rows into OUT (made with mode 0600), not to stdout",
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         accesses = accesses.select(selection.mask(accesses))
     if args.limit:
         accesses = accesses.select(slice(args.limit))
-    rows = bulk_rows_for(args.format, accesses, verbose=args.verbose, raw=args.raw)
+    rows = bulk_rows_for(args.format, accesses, verbose=args.verbose, raw=args.raw, fold=not args.no_fold)
     header = rows.header() if not args.quiet or args.format == "csv" else ""
     if args.output == STDOUT:
         try:

@@ -13,7 +13,7 @@ import sys
 from contextlib import closing, nullcontext
 
 from ksym.commands.actions import STOP, Action, Stopped, action_for, on_hit
-from ksym.commands.parser import positive
+from ksym.commands.parser import add_no_fold, positive
 from ksym.commands.run_options import add_run_options, asked
 from ksym.errors import KsymError
 from ksym.program.wants import Sink, Wants
@@ -21,7 +21,7 @@ from ksym.runs.live import Live
 from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session
 from ksym.views.output import Output, ReaderGone
-from ksym.views.rows import FORMATS, RAW_HELP, Rows, check_raw, rows_for
+from ksym.views.rows import FORMATS, RAW_HELP, Shown, check_raw, rows_for, shown
 from ksym.views.summary import number
 from ksym.views.text import printable
 from ksym.watch.arm import Options
@@ -42,6 +42,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
         "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
     )
     parser.add_argument("--raw", action="store_true", help=RAW_HELP)
+    add_no_fold(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout"
     )
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             session.run.on_note = lambda note: print(f"ksym: {printable(note)}", file=sys.stderr, flush=True)
         reaped = session.command.reaped if session.command else {}
         action = action_for(args.on_hit, rows_for("json", session.plan.watches).row, reaped)
-        trace = Trace(session, output, rows, limit=args.limit, action=action)
+        trace = Trace(session, output, shown(rows, fold=not args.no_fold), limit=args.limit, action=action)
         with closing(trace), closing(action) if action else nullcontext():
             trace.follow(rows.header() if not args.quiet or args.format == "csv" else "")
             session.armed.release()
@@ -94,7 +95,7 @@ class Trace(Live):
     Args:
         session: The armed run.
         output: Where rows go.
-        rows: Their format.
+        rows: Makes them.
         limit: End after so many accesses.
         action: What else happens at each.
     """
@@ -103,7 +104,7 @@ class Trace(Live):
         self,
         session: Session,
         output: Output,
-        rows: Rows,
+        rows: Shown,
         *,
         limit: int | None = None,
         action: Action | None = None,
@@ -125,20 +126,29 @@ class Trace(Live):
         """
         if not self._written(header):
             return
-        reader = True
+        reader, held = True, 0
         for accesses in self.batches():
-            if accesses and reader:
-                try:
-                    reader = self._written("".join(map(self._rows.row, accesses)))
-                except KsymError as error:
-                    self.failure, reader = error, False
-                    self._session.run.stop("the rows cannot be written")
+            if reader:
+                reader = self._show(self._rows.rows(accesses))
             if self.failure:
-                self._unshown += len(accesses)
+                # A row may be held back from the batch before.
+                self._unshown += len(accesses) + held
+            held = 0 if self.failure else len(accesses)
             if self._action:
                 for access in accesses:
                     self._action.take(access)
                 self._action.turn()
+        if reader:
+            self._show(self._rows.rest())
+
+    def _show(self, text: str) -> bool:
+        """Write rows; return False if no more of them can be."""
+        try:
+            return not text or self._written(text)
+        except KsymError as error:
+            self.failure = error
+            self._session.run.stop("the rows cannot be written")
+            return False
 
     def losses(self) -> list[str]:
         """Return how many rows could not be written, where some could not."""

@@ -9,6 +9,8 @@ text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from operator import ne
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +24,7 @@ from ksym.recording.numbering import Ints, distinct, grouped
 from ksym.symbols.variable import Variable
 from ksym.views.clock import clock_text
 from ksym.views.delimited import OLD, Csv, cell
+from ksym.views.fold import Fold, folded
 from ksym.views.jsonl import JsonLines
 from ksym.views.ksym_format import KsymFormat
 from ksym.views.table import TASK_WIDTH, Table, change
@@ -48,11 +51,17 @@ class BulkRows(Protocol):
         """The rows of accesses that follow those of the call before."""
         ...
 
+    def rest(self) -> str:
+        """Return the rows that were held back, at the end."""
+        ...
 
-def bulk_rows_for(name: str, accesses: Accesses, *, verbose: bool = False, raw: bool = False) -> BulkRows:
-    """Return the format called ``name`` for the accesses of a recording; see `views.rows.rows_for`."""
+
+def bulk_rows_for(
+    name: str, accesses: Accesses, *, verbose: bool = False, raw: bool = False, fold: bool = False
+) -> BulkRows:
+    """Return the format called ``name`` for the accesses of a recording; see `views.rows.rows_for` and `shown`."""
     if name == "table":
-        return _Table(accesses, verbose=verbose)
+        return _Table(accesses, verbose=verbose, fold=fold)
     if name == "csv":
         return _Csv(accesses, raw=raw)
     makers: dict[str, Callable[[Accesses], BulkRows]] = {"ksym": _Ksym, "json": _Json}
@@ -64,6 +73,9 @@ def texts(rows: BulkRows, accesses: Accesses) -> Iterator[tuple[str, int]]:
     for at in range(0, len(accesses), ROWS):
         part = accesses.select(slice(at, at + ROWS))
         yield rows.rows(part), len(part)
+    rest = rows.rest()
+    if rest:
+        yield rest, 0
 
 
 class _Parts:
@@ -156,10 +168,18 @@ def _joined(rows: int, *columns: Column) -> str:
     return "".join(flat)
 
 
+class _Unfolded:
+    """A format whose rows are never held back."""
+
+    def rest(self) -> str:
+        return ""
+
+
 class _Table:
     """See views.table."""
 
-    def __init__(self, accesses: Accesses, *, verbose: bool) -> None:
+    def __init__(self, accesses: Accesses, *, verbose: bool, fold: bool) -> None:
+        self._fold = Fold() if fold else None
         self._values = accesses.decoders()
         self._table = Table(accesses.watches, verbose=verbose)
         self._task_width = TASK_WIDTH
@@ -177,15 +197,55 @@ class _Table:
             symbol = self._table.symbol(access.watch)
             return f" {task:<{widths[row]}} {access.cpu:03d}  {symbol}  {access.access:<5} "
 
-        return _joined(
-            len(part),
+        time = (
             parts.common(lambda access, row: clock_text(access.time_ns // _SECOND), seconds),
             [_FRACTIONS[each] for each in (rest // 100_000).tolist()],
+        )
+        columns = (
             parts.common(begin, part.comm, part.tid, part.cpu, part.watch, part.kind, widths),
             [text.ljust(19) for text in parts.by_watch(self._changes)],
             "  ",
             parts.common(lambda access, row: self._table.end(access), part.site, part.hits, part.stack),
         )
+        if self._fold is None:
+            return _joined(len(part), *time, *columns)
+        return self._folded(len(part), self._fold, time, columns)
+
+    def _folded(self, rows: int, fold: Fold, time: Sequence[Column], columns: Sequence[Column]) -> str:
+        """Return the rows, of which equal ones are folded, and those of the part before with them."""
+        differs = np.zeros(rows + 1, np.bool_)
+        differs[[0, rows]] = True
+        for column in columns:
+            if not isinstance(column, str):
+                differs[1:rows] |= np.fromiter(map(ne, islice(column, 1, None), column), np.bool_, rows - 1)
+        starts = np.flatnonzero(differs)
+        firsts, counts = starts[:-1].tolist(), np.diff(starts).tolist()
+
+        def row(number: int, columns: Sequence[Column]) -> str:
+            return "".join(each if isinstance(each, str) else each[firsts[number]] for each in columns)
+
+        # The first may be equal to the last of the part before, and the last to the first of the one that follows.
+        inner = slice(1, len(firsts) - 1)
+        alone = len(firsts) == rows
+        some = [
+            each
+            if isinstance(each, str)
+            else (each[inner] if alone else [each[first] for first in firsts[inner]])
+            for each in (*time, *columns)
+        ]
+        if not alone:
+            ends = some[-1]
+            each_end = [ends] * len(firsts[inner]) if isinstance(ends, str) else ends
+            some[-1] = [folded(end, count) for end, count in zip(each_end, counts[inner], strict=True)]
+        last = len(firsts) - 1
+        text = fold.add(row(0, time), row(0, columns), counts[0])
+        if last > 0:
+            text += fold.flush() + _joined(last - 1, *some)
+            text += fold.add(row(last, time), row(last, columns), counts[last])
+        return text
+
+    def rest(self) -> str:
+        return "" if self._fold is None else self._fold.flush()
 
     def _widths(self, parts: _Parts) -> Ints:
         """The width of the TASK-PID column in each row: it grows with the longest so far."""
@@ -229,7 +289,7 @@ class _Table:
         return texts
 
 
-class _Json:
+class _Json(_Unfolded):
     """See views.jsonl."""
 
     def __init__(self, accesses: Accesses) -> None:
@@ -261,7 +321,7 @@ class _Json:
         )  # fmt: skip
 
 
-class _Csv:
+class _Csv(_Unfolded):
     """See views.delimited."""
 
     def __init__(self, accesses: Accesses, *, raw: bool) -> None:
@@ -292,7 +352,7 @@ class _Csv:
         return self._csv.line([0, cell(value)])[2:]  # alone in its row, an empty cell would be written as ""
 
 
-class _Ksym:
+class _Ksym(_Unfolded):
     """See views.ksym_format."""
 
     def __init__(self, accesses: Accesses) -> None:

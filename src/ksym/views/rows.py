@@ -26,6 +26,50 @@ class Rows(Protocol):
         ...
 
 
+class Shown(Protocol):
+    """Rows as they are written while a run goes on."""
+
+    def rows(self, accesses: Sequence[Access]) -> str:
+        """Return the rows of a round's accesses."""
+        ...
+
+    def rest(self) -> str:
+        """Return the rows that were held back, at the end of the run."""
+        ...
+
+
+class EachRow:
+    """A line for each access.
+
+    Args:
+        rows: The format.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._row = rows.row
+
+    def rows(self, accesses: Sequence[Access]) -> str:
+        """See Shown."""
+        return "".join(map(self._row, accesses))
+
+    def rest(self) -> str:
+        """See Shown."""
+        return ""
+
+
+def shown(rows: Rows, *, fold: bool) -> Shown:
+    """Return what shows the rows of a run.
+
+    Args:
+        rows: The format.
+        fold: Show rows of the table that are equal in everything but TIME as one.
+    """
+    from ksym.views.fold import FoldedRows
+    from ksym.views.table import Table
+
+    return FoldedRows(rows) if fold and isinstance(rows, Table) else EachRow(rows)
+
+
 def rows_for(name: str, watches: Sequence[Watch], *, verbose: bool = False, raw: bool = False) -> Rows:
     """Return the format called ``name``.
 

@@ -45,14 +45,15 @@ class Table:
 
     def row(self, access: Access) -> str:
         """See Rows."""
+        return "".join(self.parts(access))
+
+    def parts(self, access: Access) -> tuple[str, str]:
+        """Return a row's time, and the row without it."""
         key = access.comm, access.tid, access.cpu, access.watch.index, access.access
         middle = self._middles.get(key) or self._middle(key)
-        line = (
-            f"{self._clock.text(access.time_ns)} {middle} {change(access):<19}  {self._function(access.site)}"
-        )
-        if access.hits > 1 or access.stack:
-            return line + self._more(access)
-        return line + "\n"
+        rest = f" {middle} {change(access):<19}  {self._function(access.site)}"
+        end = self._more(access) if access.hits > 1 or access.stack else "\n"
+        return self._clock.text(access.time_ns), rest + end
 
     def _middle(self, key: tuple[str, int, int, int, str]) -> str:
         """What a row says of the task, the CPU, the symbol and the type."""
