@@ -38,7 +38,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     add_selection(parser)
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N rows")
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N accesses")
     parser.add_argument("-q", "--quiet", action="store_true", help="no header, and no remarks")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the accessing instructions, too")
 

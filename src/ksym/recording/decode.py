@@ -73,6 +73,7 @@ class Source:
         pointers: What pointers among the values point to.
         judges: Of each watch, who judges its hits; None where nothing is left to judge.
         traps_after: The machine reports an access by the address after the instruction that made it.
+        sampled: Only some of the hits were recorded, so that none belongs to the one before.
     """
 
     columns: Columns
@@ -88,6 +89,7 @@ class Source:
     pointers: Mapping[int, str]
     judges: Sequence[Judge | None]
     traps_after: bool
+    sampled: bool = False
     rejected: int = 0
     """Hits that were found not to match; known once all are decoded."""
 
@@ -390,7 +392,7 @@ class _Decoding:
             reach_of(site, planned, told=told, traps_after=self._source.traps_after)
             for site, planned in zip(origins.site, origins.planned, strict=True)
         ]
-        if any(reaches):
+        if any(reaches) and not self._source.sampled:
             which = np.flatnonzero(keep)
             common = self._of[which]
             tid, cpu, flags = (self._table[name][common].astype(np.int64) for name in ("tid", "cpu", "flags"))

@@ -277,6 +277,7 @@ class _Reading:
         source = Source(
             columns, count, start.watches, start.planned, list(decoder.commons.known), list(decoder.commons.places),
             list(decoder.chains.known), sideband.changes, code, start.offset, pointers, judges, traps_after,
+            sampled=start.sampled is not None,
         )  # fmt: skip
         machine = self._head.machine if self._head.whole else start.machine or self._head.machine
         return Recording(

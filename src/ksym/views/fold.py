@@ -16,13 +16,8 @@ class Fold:
     """Folds rows that come one after the other."""
 
     def __init__(self) -> None:
-        self._time = self._rest = ""
-        self._count = 0
-
-    @property
-    def holds(self) -> bool:
-        """True while a row waits for the next one."""
-        return self._count > 0
+        self.waiting: tuple[str, str, int] = "", "", 0
+        """The time of the row that waits for the next one, the row without it, and how many are folded into it."""
 
     def add(self, time: str, rest: str, count: int = 1) -> str:
         """Take a row; return the one before it if that is complete.
@@ -32,17 +27,19 @@ class Fold:
             rest: The row without it, with newline.
             count: How many rows are equal to it, itself included.
         """
-        if self._count and rest == self._rest:
-            self._count += count
+        its_time, its_rest, so_far = self.waiting
+        if so_far and rest == its_rest:
+            self.waiting = its_time, its_rest, so_far + count
             return ""
         complete = self.flush()
-        self._time, self._rest, self._count = time, rest, count
+        self.waiting = time, rest, count
         return complete
 
     def flush(self) -> str:
         """Return the row that waits, with the time of the first one folded into it; "" if none does."""
-        count, self._count = self._count, 0
-        return self._time + folded(self._rest, count) if count else ""
+        time, rest, count = self.waiting
+        self.waiting = "", "", 0
+        return time + folded(rest, count) if count else ""
 
 
 def folded(row: str, count: int) -> str:
@@ -65,16 +62,21 @@ class FoldedRows:
 
     def rows(self, accesses: Sequence[Access]) -> str:
         """Return the rows that are complete with these accesses; there is a call in each round, also with none."""
-        fold, parts = self._fold, self._table.parts
-        text = [fold.flush()] if not accesses else []
-        held = fold.holds
+        parts = self._table.parts
+        time, rest, count = self._fold.waiting
+        text: list[str] = []
+        held = count  # since the call before
         for access in accesses:
-            complete = fold.add(*parts(access))
-            if complete:
-                text.append(complete)
-                held = False
+            its_time, its_rest = parts(access)
+            if count and its_rest == rest:
+                count += 1
+                continue
+            if count:
+                text += time, rest if count == 1 else folded(rest, count)
+            time, rest, count, held = its_time, its_rest, 1, 0
+        self._fold.waiting = time, rest, count
         if held:
-            text.append(fold.flush())
+            text.append(self._fold.flush())
         return "".join(text)
 
     def rest(self) -> str:

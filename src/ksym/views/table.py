@@ -51,9 +51,9 @@ class Table:
         """Return a row's time, and the row without it."""
         key = access.comm, access.tid, access.cpu, access.watch.index, access.access
         middle = self._middles.get(key) or self._middle(key)
-        rest = f" {middle} {change(access):<19}  {self._function(access.site)}"
         end = self._more(access) if access.hits > 1 or access.stack else "\n"
-        return self._clock.text(access.time_ns), rest + end
+        rest = f" {middle} {change(access):<19}  {self._function(access.site)}{end}"
+        return self._clock.text(access.time_ns), rest
 
     def _middle(self, key: tuple[str, int, int, int, str]) -> str:
         """What a row says of the task, the CPU, the symbol and the type."""
