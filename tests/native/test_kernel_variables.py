@@ -93,19 +93,18 @@ def test_each_new_name_writes_its_first_character_once(names: Path) -> None:
 
 
 def test_each_reading_of_a_name_is_the_same_accesses(names: Path) -> None:
-    def seen(*words: str) -> list[tuple[str, str, int]]:
+    def seen(*words: str) -> list[tuple[str, str, str, int]]:
         rows = _comm(names, "task(self).comm", *words).rows()
-        return [(row["function"], row["access"], row["hits"]) for row in rows]
+        return [(row["function"], row["access"], row["instruction"] or "", row["hits"]) for row in rows]
 
     none, one, three = seen("abcdefg"), seen("abcdefg", "get"), seen("abcdefg", "get", "get", "get")
     each = one[len(none) :]
     assert one[: len(none)] == none
     assert each
     assert three == none + 3 * each
-    assert {access for _, access, _ in each} == {"R"}
-    # A bytewise loop over 8 bytes is at most 8 hits a piece, and is shown as one access.
-    assert max(hits for *_, hits in each) > 1
-    assert max(hits for *_, hits in each) <= 16
+    assert {access for _, access, *_ in each} == {"R"}
+    # A loop over its bytes makes an access of each; only a string instruction takes more hits than there are pieces.
+    assert max(hits for *_, instruction, hits in each if not instruction.startswith("rep")) <= 2
 
 
 def test_hits_of_the_rows_add_up_to_the_counter(names: Path) -> None:
@@ -120,7 +119,7 @@ def test_hits_of_the_rows_add_up_to_the_counter(names: Path) -> None:
 
 def test_limit_is_exact() -> None:
     chosen = sample()
-    with started("trace", chosen.request, "--limit", "7", "-q") as process:
+    with started("trace", chosen.request, "--limit", "7", "-q", "--no-fold") as process:
         # It is armed when the first row comes.
         while process.poll() is None:
             chosen.file.read_text()
