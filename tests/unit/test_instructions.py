@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from ksym.capture.instructions import READ, READ_WRITE, UNKNOWN, WRITE, Instruction, X86Decoder
+from ksym.capture.sites import _is_rep_string
 
 pytest.importorskip("iced_x86", reason="iced-x86 is not installed")
 
@@ -123,3 +124,26 @@ def test_without_the_functions_start_or_its_code_nothing_is_claimed() -> None:
         find("8b07", prefix=b"\x8b") is None
     )  # out of step: the last one does not end at the reported address
     assert find("06") is None  # no instruction in 64-bit mode
+
+
+@pytest.mark.parametrize(
+    ("code", "bits", "text"),
+    [
+        ("a10cc00408", 32, "mov eax,[0x804c00c]"),
+        ("a30cc00408", 32, "mov [0x804c00c],eax"),
+        ("41498b11", 32, "mov edx,[ecx]"),
+        ("8b11", 64, "mov edx,[rcx]"),
+    ],
+)
+def test_code_is_decoded_by_its_bits(code: str, bits: int, text: str) -> None:
+    data = bytes.fromhex(code)
+    found = X86Decoder(lambda at, length: data[at - START :][:length], bits).find(START + len(data), START)
+    assert found is not None
+    assert found.text == text
+
+
+def test_a_string_instruction_is_found_by_its_bits_without_a_decoder() -> None:
+    """40 to 4f are prefixes of 64-bit code, and `inc` and `dec` in 32-bit code."""
+    assert _is_rep_string(bytes.fromhex("f348a5"), 64)
+    assert not _is_rep_string(bytes.fromhex("f348a5"), 32)
+    assert _is_rep_string(bytes.fromhex("f3a5"), 32)

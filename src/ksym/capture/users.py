@@ -138,7 +138,7 @@ class Users:
         """See sites.UserCode."""
         for ancestor in self._line(pid):
             record = self._record(ancestor, ip)
-            image = self._image(record.path) if record else None
+            image = self._image(record) if record else None
             found = code_bits(image.elf) if image else self._live_bits(ancestor, ip)
             if found is not None:
                 return found
