@@ -22,7 +22,7 @@ def test_a_command_past_its_limit_is_killed_with_its_children(
     alive = tmp_path / "alive"
     os.mkfifo(alive)
     # Each process that the command starts holds the FIFO open for writing.
-    action = Execute(f"exec 9> {alive}; (sleep 1000; true) & sleep 1000", lambda access: "{}\n", {})
+    action = Execute(f"exec 9> {alive}; (sleep 1000; true) & sleep 1000", lambda access: "{}\n")
     none: Any = None
     with capfd.disabled():  # the command's output goes where stderr goes
         action.take(none)
@@ -37,7 +37,7 @@ def test_a_command_past_its_limit_is_killed_with_its_children(
 
 
 def test_a_command_that_ends_is_waited_for(capfd: pytest.CaptureFixture[str]) -> None:
-    action = Execute("exit 3", lambda access: "{}\n", {})
+    action = Execute("exit 3", lambda access: "{}\n")
     none: Any = None
     with capfd.disabled():
         action.take(none)

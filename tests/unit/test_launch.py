@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from ksym.errors import KsymError
-from ksym.linux import ptrace
 from ksym.watch.launch import Command
 
 
@@ -48,16 +46,14 @@ def test_command_does_not_ignore_what_python_does(tmp_path: Path) -> None:
         assert not ignored_by_command(tmp_path) & 1 << number - 1
 
 
-@pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", 137)])
+@pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", -9)])
 def test_what_others_started_keeps_its_status(script: str, status: int) -> None:
-    """Whoever waits for tracees gets all children."""
-    command = Command(["true"], traced=True)
+    command = Command(["true"])
     other = subprocess.Popen(["sh", "-c", script])
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
     assert command.poll() is None
-    assert command.reaped == {other.pid: status}
     command.close()
-    other.returncode = command.reaped.pop(other.pid)
+    assert other.wait() == status
 
 
 def test_what_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,61 +67,29 @@ def test_what_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert os.listdir("/proc/self/fd") == before
 
 
-def trace_until(stop: int, fifo: Path) -> None:
-    """In a process of its own: trace COMMAND, and be killed at one of its stops, before it is looked at."""
-    stops = 0
-
-    def wait() -> bool:
-        nonlocal stops
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT)
-        stops += 1
-        if stops == stop:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return True
-
-    # It executes programs, starts processes and waits for them.
-    script = f"(exec true) & wait; (exec true) & wait; echo done > {fifo}"
-    Command(["sh", "-c", script], traced=True).run_until(lambda pid: False, wait)
+def test_a_command_that_does_not_heed_a_request_is_killed() -> None:
+    command = Command(["sh", "-c", "trap '' TERM; echo; kill -STOP $$; while :; do :; done"])
+    command.go()
+    os.waitid(os.P_PID, command.pid, os.WSTOPPED | os.WNOWAIT)
+    assert command.end(patience=0.05) == 128 + signal.SIGKILL
 
 
-@pytest.mark.parametrize("stop", [1, 2, 10, *range(40, 76, 2)])
-def test_command_goes_on_when_its_tracer_is_killed(stop: int, tmp_path: Path) -> None:
-    """Wherever it is stopped: behind exec(2), behind fork(2), the new process too."""
-    fifo = tmp_path / "fifo"
-    os.mkfifo(fifo)
-    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    tracer = os.fork()
-    if tracer == 0:
-        try:
-            trace_until(stop, fifo)
-        finally:
-            os._exit(0)
-    status = os.waitpid(tracer, 0)[1]
-    assert select.select([reading], [], [], 20)[0], f"COMMAND does not go on from stop {stop}"
-    assert os.read(reading, 100) == b"done\n"
-    os.close(reading)
-    assert os.WIFSIGNALED(status) or stop > 10  # how many there are is the shell's business
+def test_a_command_that_was_not_started_ends_beside_another_one() -> None:
+    """Children that wait hold nothing of each other: the end of a pipe is seen."""
+    first = Command(["true"])
+    second = Command(["true"])
+    assert first.end() == 126
+    second.go()
+    os.waitid(os.P_PID, second.pid, os.WEXITED | os.WNOWAIT)
+    assert second.end() == 0
 
 
-def test_a_command_that_has_to_ask_to_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the interpreter has capabilities: it is not dumpable then, and cannot be seized."""
-
-    def refused(pid: int) -> None:
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(ptrace, "seize", refused)
-    command = Command(["sh", "-c", "(exec true) & wait; exit 3"], traced=True)
-    seen = []
-
-    def mapped(pid: int) -> bool:
-        seen.append(pid)
-        return False
-
-    def wait() -> bool:
-        signal.sigtimedwait({signal.SIGCHLD}, 0.01)
-        return True
-
-    assert command.run_until(mapped, wait) is None
-    assert command.status == 3
-    assert len(set(seen)) == 2
-    command.close()
+def test_command_gets_what_it_is_to_inherit(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with target.open("wb") as file:
+        os.set_inheritable(file.fileno(), True)
+        command = Command(["sh", "-c", f"echo yes > /proc/self/fd/{file.fileno()}"])
+        command.go()
+        os.waitid(os.P_PID, command.pid, os.WEXITED | os.WNOWAIT)
+        assert command.end() == 0
+    assert target.read_text() == "yes\n"

@@ -20,7 +20,7 @@ def test_a_process_that_ended_and_was_not_waited_for_has_nothing_mapped(spec: st
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     try:
         with Process(pid) as process:
-            assert not process.has_mapped(spec)
+            assert not process.biases(spec)
             with pytest.raises(KsymError, match=f"it has ended and waits for its parent, process {os.getpid()}"):
                 process.find_object(spec)
     finally:

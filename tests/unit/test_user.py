@@ -16,7 +16,8 @@ from ksym.language.request import UserSymbol
 from ksym.symbols.elf import ElfError
 from ksym.symbols.loaded import ObjectNotMapped, Process
 from ksym.symbols.types import Struct
-from ksym.symbols.user import UserVariable, is_mapped, resolve_user
+from ksym.symbols.user import UserVariable, resolve_user
+from ksym.symbols.wanted import Wanted
 from synthetic.compile import build, need, nm, running
 
 PROGRAM = r"""
@@ -196,14 +197,14 @@ def test_library_without_copy(tmp_path: Path, flags: tuple[str, ...]) -> None:
         assert resolve(pid, "libfoo.so:inside").address == inside
         if "-pie" in flags:  # else &touch is its PLT entry in the program
             assert resolve(pid, "libfoo.so:touch", execute=True).address == touch
-        assert is_mapped(pid, "libfoo.so.1")
-        assert is_mapped(pid, str(lib))
-        assert not is_mapped(pid, "libbar.so")
+        assert Wanted(["libfoo.so.1"]).placement(pid)
+        assert Wanted([str(lib)]).placement(pid)
+        assert not Wanted(["libbar.so"]).placement(pid)
         real = resolve(pid, "libfoo.so:touch", execute=True).address
         name = UserNames(pid).name(real + 1)
         assert name is not None
         assert name[:3] == ("touch", 1, "libfoo.so.1.2")
-    assert not is_mapped(pid, "libfoo.so.1")
+    assert not Wanted(["libfoo.so.1"]).placement(pid)
 
 
 def test_copy_relocation(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_refusals(tmp_path: Path) -> None:
 def test_no_such_process() -> None:
     with pytest.raises(KsymError, match="no such process"):
         Process(2**22 + 1)
-    assert not is_mapped(2**22 + 1, "libc.so.6")
+    assert not Wanted(["libc.so.6"]).placement(2**22 + 1)
     names = UserNames(2**22 + 1)
     assert names.name(0x1000) is None
     assert not names.snapshot()

@@ -81,11 +81,10 @@ class Execute:
     Args:
         command: For the shell.
         row: Makes the JSON line of an access.
-        reaped: Exit statuses, by process id, of children that somebody else has waited for.
     """
 
-    def __init__(self, command: str, row: Callable[[Access], str], reaped: dict[int, int]) -> None:
-        self._command, self._row, self._reaped = command, row, reaped
+    def __init__(self, command: str, row: Callable[[Access], str]) -> None:
+        self._command, self._row = command, row
         self._running: list[subprocess.Popen[bytes]] = []
         self._starts: deque[float] = deque(maxlen=_PER_SECOND)
         self._skipped = 0
@@ -120,11 +119,7 @@ class Execute:
         self._running = [process for process in self._running if not self._ended(process)]
 
     def _ended(self, process: subprocess.Popen[bytes]) -> bool:
-        # First what others have waited for: asked for such a child, Popen takes it for one that succeeded.
-        status = self._reaped.pop(process.pid, None)
-        if status is not None:
-            process.returncode = status
-        elif process.poll() is None:
+        if process.poll() is None:
             return False
         if process.returncode:
             self._failed += 1
@@ -172,14 +167,13 @@ class Execute:
 Action = Stopped | Execute
 
 
-def action_for(text: str | None, row: Callable[[Access], str], reaped: dict[int, int]) -> Action | None:
+def action_for(text: str | None, row: Callable[[Access], str]) -> Action | None:
     """What ``--on-hit`` asks for.
 
     Args:
         text: See on_hit.
         row: See Execute.
-        reaped: See Execute.
     """
     if text is None:
         return None
-    return Stopped() if text == STOP else Execute(text[len(EXEC) :].strip(), row, reaped)
+    return Stopped() if text == STOP else Execute(text[len(EXEC) :].strip(), row)

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     planting = Planting(options, Wants(Sink.RECORD), args.twin, not args.no_bpf, args.guard, args.verbose)
     files = Files(args.output, force=args.force, rotates=bool(args.max_size))
     with closing(files), open_session(asked(args), planting) as session:
+        session.warn()
         if not args.quiet:
             session.tell_lacking()
         users = Users(session.code_pid)

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         every = min(every, ROUND_SECONDS)
     with open_session(asked(args), _planting(args), every=every) as session, closing(Output(None)) as output:
         _check_conditions(session.plan, args.twin)
+        session.warn()
         if not args.quiet:
             session.tell_lacking()
         if args.verbose:

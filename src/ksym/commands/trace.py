@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
     ):
         output.begin()
         rows = rows_for(args.format, session.plan.watches, verbose=args.verbose, raw=args.raw)
+        session.warn()
         if not args.quiet:
             session.tell_lacking()
         if args.verbose:
             session.run.on_note = lambda note: print(f"ksym: {printable(note)}", file=sys.stderr, flush=True)
-        reaped = session.command.reaped if session.command else {}
-        action = action_for(args.on_hit, rows_for("json", session.plan.watches).row, reaped)
+        action = action_for(args.on_hit, rows_for("json", session.plan.watches).row)
         trace = Trace(session, output, shown(rows, fold=not args.no_fold), limit=args.limit, action=action)
         with closing(trace), closing(action) if action else nullcontext():
             trace.follow(rows.header() if not args.quiet or args.format == "csv" else "")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from ksym.linux.libc import syscall
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = range(5)
-_PROG_LOAD, _PROG_TEST_RUN, _LINK_CREATE = 5, 10, 28
+_PROG_LOAD, _PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 5, 10, 17, 28
 _ATTACH_PERF_EVENT = 41
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, MAP_TYPE_LRU_HASH = (
     1,
@@ -27,8 +27,10 @@ MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, 
     5,
     9,
 )
-PROG_TYPE_PERF_EVENT, PROG_TYPE_SYSCALL = 7, 31
+MAP_TYPE_PROG_ARRAY, MAP_TYPE_RINGBUF = 3, 27
+PROG_TYPE_KPROBE, PROG_TYPE_PERF_EVENT, PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 2, 7, 17, 31
 F_MMAPABLE = 1 << 10
+_EXIST = 2  # BPF_EXIST
 F_SLEEPABLE = 1 << 4
 
 _LOG_SIZE = 1 << 16
@@ -72,14 +74,29 @@ class Map:
                 os.close(self.fd)
                 raise
 
-    def update(self, key: bytes, value: bytes) -> None:
+    def update(self, key: bytes, value: bytes, *, only_if_there: bool = False) -> None:
         """Set an element.
 
+        Args:
+            key: Its key.
+            value: Its value.
+            only_if_there: Do not make a new element.
+
         Raises:
-            OSError: the kernel refused (E2BIG: the map is full).
+            OSError: the kernel refused (E2BIG: the map is full, ENOENT: the element is not there).
         """
         self._key.raw, self._value.raw = key, value
-        syscall("bpf", _MAP_UPDATE_ELEM, self._attr(self._key, self._value), 32)
+        flags = _EXIST if only_if_there else 0
+        syscall("bpf", _MAP_UPDATE_ELEM, self._attr(self._key, self._value, flags), 32)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of an element (not of a per-CPU map); None where there is none."""
+        self._key.raw = key
+        try:
+            syscall("bpf", _MAP_LOOKUP_ELEM, self._attr(self._key, self._value), 32)
+        except FileNotFoundError:
+            return None
+        return self._value.raw
 
     def delete(self, key: bytes) -> None:
         """Drop an element of a hash, if it is there."""
@@ -106,9 +123,11 @@ class Map:
                 syscall("bpf", _MAP_LOOKUP_ELEM, self._attr(key, out), 32)
                 yield key.raw, out.raw
 
-    def _attr(self, key: ctypes.Array[ctypes.c_char] | None, value: ctypes.Array[ctypes.c_char]) -> bytes:
+    def _attr(
+        self, key: ctypes.Array[ctypes.c_char] | None, value: ctypes.Array[ctypes.c_char], flags: int = 0
+    ) -> bytes:
         at = 0 if key is None else ctypes.addressof(key)
-        return struct.pack("=IxxxxQQQ", self.fd, at, ctypes.addressof(value), 0)
+        return struct.pack("=IxxxxQQQ", self.fd, at, ctypes.addressof(value), flags)
 
     def close(self) -> None:
         """Give it back; programs that use it keep it alive for themselves."""
@@ -181,6 +200,16 @@ def link(program: int, event: int) -> int:
         OSError: EINVAL where the kernel has no such links.
     """
     return syscall("bpf", _LINK_CREATE, struct.pack("=IIIIQ", program, event, _ATTACH_PERF_EVENT, 0, 0), 24)
+
+
+def raw_tracepoint(program: int, name: str) -> int:
+    """Run a PROG_TYPE_RAW_TRACEPOINT program at a tracepoint until the descriptor that this returns is closed (4.17).
+
+    Raises:
+        OSError: ENOENT where the kernel has no such tracepoint.
+    """
+    text = ctypes.create_string_buffer(name.encode())
+    return syscall("bpf", _RAW_TRACEPOINT_OPEN, struct.pack("=QIxxxx", ctypes.addressof(text), program), 16)
 
 
 def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:

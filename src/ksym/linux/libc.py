@@ -9,12 +9,19 @@ import os
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 _libc.ptrace.restype = ctypes.c_long
+_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for arm64.
 _NUMBERS = {
-    "x86_64": {"perf_event_open": 298, "bpf": 321, "ptrace": 101, "process_vm_readv": 310},
-    "aarch64": {"perf_event_open": 241, "bpf": 280, "ptrace": 117, "process_vm_readv": 270},
+    "x86_64": {"perf_event_open": 298, "bpf": 321, "membarrier": 324, "ptrace": 101, "process_vm_readv": 310},
+    "aarch64": {
+        "perf_event_open": 241,
+        "bpf": 280,
+        "membarrier": 283,
+        "ptrace": 117,
+        "process_vm_readv": 270,
+    },
 }
 MACHINE = os.uname().machine
 """The machine's architecture as uname(2) has it."""
@@ -59,3 +66,22 @@ def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
     if result == -1 and ctypes.get_errno():
         raise _fail("ptrace")
     return result
+
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE, _PR_SET_PTRACER, _PTRACER_ANY = 4, 0x59616D61, (1 << 64) - 1  # linux/prctl.h
+
+
+def allow_tracing() -> None:
+    """Let processes of the same user with the same capabilities trace this one until its next exec(2).
+
+    An interpreter with capabilities of its own is not dumpable, and Yama lets only ancestors trace
+    (Documentation/admin-guide/LSM/Yama.rst).
+    """
+    _libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _libc.prctl(_PR_SET_PTRACER, _PTRACER_ANY, 0, 0, 0)
+
+
+def set_parent_death_signal(number: int) -> None:
+    """Ask for a signal to this process when the thread that forked it ends (man 2 prctl, PR_SET_PDEATHSIG)."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)

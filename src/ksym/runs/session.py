@@ -123,11 +123,24 @@ class Session:
             print(f"ksym: {printable(line)}", file=sys.stderr, flush=True)
         self.lacking = []
 
+    @property
+    def _warnings(self) -> list[str]:
+        return self.command.warnings if self.command else []
+
+    def warn(self) -> None:
+        """Say on stderr what being watched does to COMMAND, quiet or not; the summary does not tell it again then."""
+        for line in self._warnings:
+            print(f"ksym: {printable(line)}", file=sys.stderr, flush=True)
+        self._warnings.clear()
+
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""
         short = ["names of code may be missing: too many files were open"] if RegularFile.short else []
+        missed = self.command.missed() if self.command else []
         return [
             *self.lacking,
+            *self._warnings,
+            *missed,
             *self.run.notes,
             *short,
             *([f"ended by: {self.run.ended_by}"] if verbose else []),
@@ -264,27 +277,27 @@ def _start(
         raise UsageError(
             "cannot read the command line", "-p and -- COMMAND both say where", "give one of them"
         )
-    command = Command(asked.command, traced=bool(objects))
+    command = Command(asked.command)
     stack.callback(command.close)
     if not objects:
         return command, asked.pid
-    found = command.run_until(lambda pid: _all_mapped(pid, objects), signals.wait)
-    if found is None and signals.received is not None:
-        raise KsymError(
-            f"cannot watch {', '.join(objects)}",
-            f"{signals.received.name} came before {asked.command[0]} had it in memory",
-        )
-    if found is None:
-        from ksym.runs.slips import never_mapped
-
-        raise never_mapped(objects, asked.command)
-    return command, found
+    return command, _held(command, objects, signals)
 
 
-def _all_mapped(pid: int, objects: list[str]) -> bool:
-    from ksym.symbols.user import is_mapped
+def _held(command: Command, objects: list[str], signals: Signals) -> int:
+    """Run COMMAND until a process has the objects in memory; returns it, held."""
+    from ksym.symbols.wanted import Wanted
 
-    return all(is_mapped(pid, spec) for spec in objects)
+    program = command.argv[0]
+    found = command.run_until(Wanted(objects), signals)
+    if found is not None:
+        return found
+    what = f"cannot watch {', '.join(objects)}"
+    if signals.received is not None:
+        raise KsymError(what, f"{signals.received.name} came before {program} had it in memory")
+    from ksym.runs.slips import never_mapped
+
+    raise never_mapped(objects, command.argv, command.holder.tracers if command.holder else ())
 
 
 class _ScopeNow:

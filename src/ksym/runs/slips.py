@@ -176,9 +176,22 @@ def _address_of_command(request: Request, root: Address, files: Sequence[str]) -
     )
 
 
-def never_mapped(programs: Sequence[str], command: Sequence[str]) -> KsymError:
-    """Explain that COMMAND has run to its end without one of the programs or libraries that were asked for."""
+def never_mapped(programs: Sequence[str], command: Sequence[str], tracers: Sequence[str] = ()) -> KsymError:
+    """Explain that COMMAND has run to its end without one of the programs or libraries that were asked for.
+
+    Args:
+        programs: The programs and libraries.
+        command: COMMAND.
+        tracers: Programs that COMMAND has run to trace others, which they could not as ksym traced COMMAND.
+    """
     what, listed = f"cannot watch {', '.join(programs)}", " and ".join(programs)
+    if tracers:
+        return KsymError(
+            what,
+            f"{command[0]} ended without having it in memory: ksym traces COMMAND until it has, "
+            f"so {tracers[-1]} cannot",
+            "start it without ksym and use -p PID, or run ksym as root",
+        )
     for path in programs:
         if "/" in path and not os.path.exists(path):
             from ksym.symbols.nearest import did_you_mean, nearest

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -120,18 +120,23 @@ class Process:
             )
         return self._loaded(spec, found[0])
 
-    def has_mapped(self, spec: str) -> bool:
-        """Whether ``spec`` is in the process's memory by now, with all of its segments in place."""
+    def biases(self, spec: str) -> frozenset[int]:
+        """Return the load bias of each copy of ``spec`` that is in memory by now with all of its segments in place."""
         files = _files(self.maps())
         found = self._with_path(spec, files) if "/" in spec else self._with_name(spec, files)
-        return any(self._complete(group) for group in found)
+        return frozenset(bias for group in found for bias in self._biases(group))
 
-    def _complete(self, group: list[Mapping]) -> bool:
+    def _biases(self, group: list[Mapping]) -> Iterator[int]:
         # The dynamic linker maps a library as a whole, then its segments over that, one by one.
         try:
-            return load_bias(self._open(group[0]), group) is not None
+            elf = self._open(group[0])
         except ElfError:
-            return True  # using it will tell what is wrong
+            yield group[0].start  # using it will tell what is wrong
+            return
+        for number in range(len(group)):
+            bias = load_bias(elf, group[number:])
+            if bias is not None:
+                yield bias
 
     def instances(self, loaded: LoadedObject) -> list[LoadedObject]:
         """All places at which a file is loaded in this process; more than one by dlmopen(3), which see."""

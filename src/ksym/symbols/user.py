@@ -273,21 +273,11 @@ def _with_dwarf(loaded: LoadedObject) -> list[ElfFile]:
     return [loaded.debug] if loaded.debug is not None and dwarf.has_dwarf(loaded.debug) else []
 
 
-def is_mapped(pid: int, spec: str) -> bool:
-    """Whether a process has mapped a program or library yet; False too when the process is gone."""
-    try:
-        with Process(pid) as process:
-            return process.has_mapped(spec)
-    except KsymError:
-        return False
-
-
 __all__ = [
     "LoadedObject",
     "ObjectNotMapped",
     "Process",
     "UserVariable",
-    "is_mapped",
     "locate",
     "resolve_user",
 ]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Starting COMMAND so that it is watched from its first instruction.
+"""Starting COMMAND so that it is watched from its first instruction, and ending it.
 
-The child is forked early and waits; it runs COMMAND only when everything is armed. Where a variable of a
-program or library is watched, its address is known only once that file is mapped: then the child is
-traced (ptrace) up to the point where it is, stopped there, armed, and let go.
+The child is forked early and waits; it runs COMMAND only when everything is armed. Where a variable of a program or
+library is watched, its address is known only once that file is mapped: then COMMAND runs up to the point where it is,
+is held there (`watch.holding`), armed, and let go.
 """
 
 from __future__ import annotations
@@ -11,17 +11,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import signal
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from ksym.errors import KsymError
-from ksym.linux import privileges, ptrace
+from ksym.linux.libc import allow_tracing
+from ksym.watch.holding import Holder
+
+if TYPE_CHECKING:
+    from ksym.symbols.wanted import Wanted
 
 CANNOT_RUN, NOT_FOUND = 126, 127
-_GO, _ASK = b"g", b"a"
-"""What the gate says: run COMMAND; first ask to be traced, as the parent may not do it unasked."""
+_LOOK_MILLISECONDS = 20
+"""Between two looks where the kernel cannot tell of COMMAND's end (pidfd_open(2), 5.3)."""
+
+
+class Interruption(Protocol):
+    """The signals of a run; see watch.run.Signals."""
+
+    received: signal.Signals | None
+
+    def fileno(self) -> int:
+        """Readable after a signal."""
+
+    def clear(self) -> None:
+        """Consume the wake-ups."""
 
 
 class CommandError(KsymError):
@@ -35,22 +53,27 @@ class CommandError(KsymError):
 class Command:
     """A child process that will become COMMAND.
 
+    It starts with `go`, or with `run_until`, which leaves it held until `go`.
+
     Args:
         argv: COMMAND and its arguments.
-        traced: Stop it once it is mapped (``run_until``); else it starts with ``go``.
 
     Raises:
         CommandError: there is no such program, or it cannot be executed.
     """
 
-    def __init__(self, argv: Sequence[str], *, traced: bool = False) -> None:
+    def __init__(self, argv: Sequence[str]) -> None:
         self.argv = list(argv)
         self.status: int | None = None
         """Exit status as shells have it (128 + N for signal N), once it has ended."""
-        self.reaped: dict[int, int] = {}
-        """The same of other children of this process that ``poll`` came across; whoever started one takes it out."""
-        self._traced = traced
-        self._stopped: int | None = None
+        self.holder: Holder | None = None
+        """Holds processes that COMMAND has become or started, once `run_until` was asked for."""
+        self.keeps_holder = False
+        """Others want the holder after `go`, too; else it ends then."""
+        self._missed: list[str] = []
+        self.warnings: list[str] = []
+        """What being watched did to COMMAND, for the user before anything else."""
+        self._held: int | None = None
         self._find()
         gate, self._gate = os.pipe()
         self._failure, failure = os.pipe()
@@ -89,9 +112,9 @@ class Command:
             for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):  # Python ignores the first two
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
-            if word := os.read(gate, 1):
-                if word == _ASK:
-                    ptrace.trace_me()
+            allow_tracing()
+            _close_what_exec_closes(gate, failure)
+            if os.read(gate, 1):
                 os.execvp(self.argv[0], self.argv)  # noqa: S606 - running COMMAND is what was asked for
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -101,29 +124,25 @@ class Command:
         os._exit(CANNOT_RUN)
 
     def go(self) -> None:
-        """Everything is armed: let COMMAND start (or go on).
+        """Everything is armed: let COMMAND start, or go on from where `run_until` left it.
 
         Raises:
             CommandError: exec failed.
         """
-        if self._traced:
-            if self._stopped is not None:
-                ptrace.detach(self._stopped)
-                self._stopped = None
-            return
-        self._open_gate()
-        self._check_exec()
+        if self.holder is None:
+            self._open_gate()
+        elif self._held is not None:
+            self.holder.release(self._held)
+            self._held = None
+            # Tracing is felt by COMMAND: it may not trace itself, and it is slower.
+            if self.holder.traces or not self.keeps_holder:
+                self.holder.finish()
 
     def _open_gate(self) -> None:
-        word = _GO
-        if self._traced:
-            try:
-                ptrace.seize(self.pid)
-            except PermissionError:
-                word = _ASK
-        os.write(self._gate, word)
+        os.write(self._gate, b"g")
         os.close(self._gate)
         self._gate = -1
+        self._check_exec()
 
     def _check_exec(self) -> None:
         failed = os.read(self._failure, 4)
@@ -137,67 +156,53 @@ class Command:
             elif number == errno.ENOEXEC:
                 why = "it is neither a program for this machine nor a script that names its interpreter (#!)"
                 todo = "name a program, or an interpreter in front of it"
-            elif self._traced and (refused := privileges.no_tracing()) is not None:
-                why, todo = refused
             raise CommandError(f"cannot run {self.argv[0]}", why, todo, status)
 
-    def run_until(self, mapped: Callable[[int], bool], wait: Callable[[], bool]) -> int | None:
-        """Run a traced COMMAND until ``mapped(pid)`` holds for it or for a process that it started.
+    def run_until(self, wanted: Wanted, signals: Interruption) -> int | None:
+        """Run COMMAND until it, or a process that it started, has mapped the wanted files.
 
         Args:
-            mapped: Asked whenever a process may have mapped something.
-            wait: Waits for any signal, SIGCHLD included; False if the user wants to end.
+            wanted: The files.
+            signals: One that was received ends the wait.
 
         Returns:
-            The process, stopped; None if COMMAND ended without, or the user wants to end.
+            The process, held; None if COMMAND ended without, or the user wants to end.
 
         Raises:
+            CannotHold: COMMAND cannot be held, so it has not run.
             CommandError: exec failed.
         """
+        self.holder = holder = Holder(wanted, [self.pid])
         self._open_gate()
-        started = False
-        while True:
-            pid, status = ptrace.wait_any(block=False)
-            if pid == 0:
-                if not wait():
+        with _ChildWatch(self.pid) as ended:
+            poll = select.poll()
+            for fd in (holder.fileno(), signals.fileno(), *ended.fds):
+                poll.register(fd, select.POLLIN)
+            while signals.received is None:
+                # In this order: what was held before COMMAND's end is told before it.
+                status, held = self.poll(), holder.held()
+                self.warnings = holder.warnings
+                if held:
+                    self._held = held[0]
+                    return self._held
+                if status is not None:
                     return None
-                continue
-            if os.WIFEXITED(status) or os.WIFSIGNALED(status):
-                if pid != self.pid:
-                    continue
-                self._ended(status)
-                if not started:
-                    self._check_exec()
-                return None
-            if not started:
-                if not ptrace.has_executed(status):  # a signal has come first
-                    ptrace.go_on(pid, ptrace.signal_to_pass(status))
-                    continue
-                started = True
-                self._check_exec()
-                ptrace.follow_children(pid)
-            if ptrace.may_have_mapped(pid, status) and mapped(pid):
-                self._stopped = pid
-                return pid
-            ptrace.to_next_syscall(pid, ptrace.signal_to_pass(status))
+                if holder.ended:
+                    raise KsymError(f"cannot wait for {wanted}", "the process that holds COMMAND has ended")
+                poll.poll(ended.milliseconds)
+                signals.clear()
+        return None
 
     def poll(self) -> int | None:
-        """Reap what has ended, let go of what is still traced; the status, or None while COMMAND runs."""
-        # Other children of this process are somebody else's, as long as none can be a tracee.
-        whom = -1 if self._traced else self.pid
-        while self.status is None:
-            try:
-                pid, status = ptrace.wait_any(block=False, pid=whom)
-            except ChildProcessError:
-                break
-            if pid == 0:
-                break
-            if os.WIFSTOPPED(status):
-                ptrace.detach(pid, ptrace.signal_to_pass(status))
-            elif pid == self.pid:
-                self._ended(status)
-            else:
-                self.reaped[pid] = _as_shells(status)
+        """Reap COMMAND if it has ended; the status, or None while it runs.
+
+        Other children of this process are not touched.
+        """
+        if self.status is None:
+            with contextlib.suppress(ChildProcessError):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self._ended(status)
         return self.status
 
     def _ended(self, status: int) -> None:
@@ -218,13 +223,13 @@ class Command:
             os.close(self._gate)
             self._gate = -1
             self._wait()
-        if self._stopped is not None:
+        if self._held is not None:
             # It was never let go: signals must be there before it, or who waits for it, can run on.
-            for pid in (self.pid, self._stopped):
+            for pid in (self.pid, self._held):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-            ptrace.detach(self._stopped)
-            self._stopped = None
+            self._held = None
+        self._stop_holding()
         if asked:
             self._wait_for(1.0)
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -240,12 +245,51 @@ class Command:
         while self.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
 
+    def missed(self) -> list[str]:
+        """Return what was missed of COMMAND and why, for the summary."""
+        if self.holder is not None:
+            self._missed += self.holder.notes()
+        return self._missed
+
+    def _stop_holding(self) -> None:
+        if self.holder is not None:
+            self.holder.close()
+            self._missed += self.holder.notes()
+            self.holder = None
+
     def close(self) -> None:
         """Leave nothing behind: the child is ended if it still runs."""
         self.end()
         if self._failure >= 0:
             os.close(self._failure)
             self._failure = -1
+
+
+def _close_what_exec_closes(*kept: int) -> None:
+    """Close the descriptors that COMMAND will not get: another one's end of a pipe, held here, would never be seen."""
+    with contextlib.suppress(OSError):
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd not in kept:
+                with contextlib.suppress(OSError):  # that of the folder
+                    if not os.get_inheritable(fd):
+                        os.close(fd)
+
+
+class _ChildWatch:
+    """A descriptor that becomes readable when a child ends, where the kernel has such ones."""
+
+    def __init__(self, pid: int) -> None:
+        self.fds: list[int] = []
+        with contextlib.suppress(OSError):  # pidfd_open(2) came in 5.3
+            self.fds.append(os.pidfd_open(pid))
+        self.milliseconds = None if self.fds else _LOOK_MILLISECONDS
+
+    def __enter__(self) -> _ChildWatch:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for fd in self.fds:
+            os.close(fd)
 
 
 def _as_shells(status: int) -> int:

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the programs that hold processes share with the keeper: records, answers, memory, the kernel's offsets."""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+from ksym.errors import KsymError
+from ksym.symbols.btf import Btf
+from ksym.symbols.path import find_member
+from ksym.symbols.types import Struct, resolve
+
+MOST_MEMBERS = 1 << 14
+EVENT = struct.Struct("=IIIII4xQ")
+"""A record of ``events``: thread, process, Moment, how many programs the process has executed, CPU, time in ns."""
+
+COPY_BYTES = 1 << 18
+"""Of the memory that a hold copies to spend its time; some 20 us a copy."""
+NAME_BYTES = 16
+"""Of a file's name, as programs compare it: at most 15, and a NUL."""
+MEMBER_BYTES, WAITING_BYTES = 8, 16
+"""Of a value of ``members`` (how many programs it has executed) and of ``waiting`` (Answer, time of the event)."""
+
+
+class Moment(enum.IntEnum):
+    """Where a process is held."""
+
+    EXEC, MAPPED, ENTRY = 1, 2, 3
+    BUSY = 4
+    """Another thread is held just now, and two could take the last CPU from ksym: it is stopped unless traced."""
+    STOPPED = 5
+    """The bound of an event before, of the same time, was reached."""
+
+
+class Answer(enum.IntEnum):
+    """Values of ``waiting``."""
+
+    WAITS = 1
+    """No answer yet."""
+    GO = 2
+    """Go on; it is watched."""
+    NOT_YET = 3
+    """Go on; what is wanted is not there, or cannot be watched from here: the file's first instruction holds again."""
+    EXPIRED = 4
+    """The long hold has reached its bound; the thread runs."""
+    STOPPED = 5
+    """No answer: it was held for too long, or another thread was just then. It is stopped by SIGSTOP."""
+
+
+class Control(enum.IntEnum):
+    """Byte offsets in ``control``, the memory that programs share with ksym."""
+
+    SPINNING = 0
+    """Processes that are held; only one may be."""
+    ALL = 16
+    """Hold at each exec and mmap, not only at those of files with a wanted name or number."""
+    KEEPER_CPU = 8
+    """The CPU that ksym's keeper runs on; a hold there has to send it to another one."""
+    SINCE = 24
+    """When the long hold began, as its event has it."""
+    COPIED = 32
+    """What a hold copies to spend its time."""
+    BYTES = 32 + 2 * COPY_BYTES
+
+
+class Offsets(NamedTuple):
+    """Offsets in the kernel's structures, from BTF.
+
+    Args:
+        tgid: Of struct task_struct.
+        signal: Of struct task_struct.
+        ptrace: Of struct task_struct: not 0 where somebody traces the thread.
+        live: Of struct signal_struct: threads that have not ended.
+        bprm_file: Of struct linux_binprm: the program.
+        files: Of struct task_struct.
+        fdt: Of struct files_struct.
+        fd: Of struct fdtable: the open files.
+        f_inode: Of struct file.
+        f_dentry: Of struct file.
+        i_ino: Of struct inode.
+        d_name: Of struct dentry: the pointer to the name's characters.
+    """
+
+    tgid: int
+    signal: int
+    ptrace: int
+    live: int
+    bprm_file: int
+    files: int
+    fdt: int
+    fd: int
+    f_inode: int
+    f_dentry: int
+    i_ino: int
+    d_name: int
+
+
+class Files(NamedTuple):
+    """How the kernel knows wanted files.
+
+    Args:
+        numbers: Of their inodes.
+        names: How the last parts of their paths begin: at most NAME_BYTES, with the NUL at the end of a whole name.
+    """
+
+    numbers: tuple[int, ...]
+    names: tuple[bytes, ...]
+
+
+def kernel_offsets() -> Offsets:
+    """Ask BTF.
+
+    Raises:
+        KsymError: The kernel has none, or a member is not there.
+    """
+    kernel = Btf.vmlinux()
+
+    def offset(kind: str, *names: str) -> int:
+        found, total = kernel.find("struct", kind), 0
+        for name in names:
+            member = find_member(found, name) if isinstance(found, Struct) else None
+            if member is None:
+                raise KsymError(f"cannot look into {kind}", f"this kernel's has no {name}")
+            total += member.offset
+            found = resolve(member.type)
+        return total
+
+    return Offsets(
+        tgid=offset("task_struct", "tgid"), signal=offset("task_struct", "signal"),
+        ptrace=offset("task_struct", "ptrace"),
+        live=offset("signal_struct", "live"), bprm_file=offset("linux_binprm", "file"),
+        files=offset("task_struct", "files"), fdt=offset("files_struct", "fdt"), fd=offset("fdtable", "fd"),
+        f_inode=offset("file", "f_inode"), f_dentry=offset("file", "f_path", "dentry"),
+        i_ino=offset("inode", "i_ino"), d_name=offset("dentry", "d_name", "name"),
+    )  # fmt: skip

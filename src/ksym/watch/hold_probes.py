@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Holding by programs in the kernel: tracepoints first, and a file's first instruction for those that they let pass.
+
+1. A process of the tree ends an exec(2), or an mmap(2) where a library is waited for. A program holds it there for the
+   fraction of a millisecond that a look at its memory map takes. If it has what is wanted, it is stopped by
+   ptrace(2) before it returns to user mode, and the program lets it go.
+2. A process that is traced by somebody else cannot be stopped so. It goes on, and is held at the first instruction
+   of the wanted file itself, by a uprobe whose program spins up to seconds. Opening a uprobe waits for the kernel
+   (an RCU grace period, some 10 ms), so they are opened only once COMMAND executes something else first: a
+   program that traces others is such a one.
+
+Only one process at a time is held by a program that spins. One that comes meanwhile is stopped by SIGSTOP.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import enum
+import os
+import signal
+import struct
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ksym.errors import KsymError
+from ksym.linux import bpf, ptrace
+from ksym.linux.bpf_asm import Program
+from ksym.linux.bpf_ring import BpfRing
+from ksym.linux.files import read_text
+from ksym.linux.libc import syscall
+from ksym.linux.perf_event import COUNT_SW_DUMMY, TYPE_SOFTWARE, Attr, PerfEvent
+from ksym.symbols.wanted import Placement, Wanted
+from ksym.watch import hold_program as programs
+from ksym.watch.hold_cpus import allowed_cpus, bind, ring_for
+from ksym.watch.hold_layout import (
+    EVENT,
+    MEMBER_BYTES,
+    MOST_MEMBERS,
+    NAME_BYTES,
+    WAITING_BYTES,
+    Answer,
+    Control,
+    Files,
+    Moment,
+    kernel_offsets,
+)
+from ksym.watch.hold_tracing import name_of, tracer_of
+from ksym.watch.keeper import Refused, Voice
+
+_UPROBE = "/sys/bus/event_source/devices/uprobe/type"
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
+_RING_BYTES = 1 << 16
+_THREADS = 1 << 12
+_LAST_ANSWERS_SECONDS = 0.5
+_MEMBARRIER_GLOBAL = 1  # MEMBARRIER_CMD_GLOBAL, linux/membarrier.h: an RCU grace period (4.3)
+_TO_DO = "run it as root"
+
+
+class _How(enum.Enum):
+    """What keeps a held process."""
+
+    TRACED, SPINS, STOPPED, RUNS = range(4)
+
+
+class _Event(NamedTuple):
+    """A record of the ring; see hold_program.EVENT."""
+
+    tid: int
+    pid: int
+    moment: int
+    execs: int
+    cpu: int
+    since: int
+
+
+class _Hold(NamedTuple):
+    """How a process is held.
+
+    Args:
+        event: What was told of it.
+        how: What keeps it.
+        status: Of the stop of one that is traced.
+    """
+
+    event: _Event
+    how: _How
+    status: int = 0
+
+
+class Probes:
+    """See the module.
+
+    Args:
+        wanted: What is waited for.
+        pids: The processes to look at.
+        voice: To ksym.
+        tree: See Holder.
+
+    Raises:
+        Refused: This machine does not allow it.
+    """
+
+    def __init__(self, wanted: Wanted, pids: Sequence[int], voice: Voice, *, tree: bool) -> None:
+        self._wanted, self._voice = wanted, voice
+        self._maps: dict[str, bpf.Map] = {}
+        self._fds: list[int] = []
+        self._events: list[PerfEvent] = []
+        self._entries = 0
+        """First instructions at which processes are held."""
+        self._entries_open = False
+        self._held: dict[int, list[_Hold]] = {}
+        """By process; the first one was told."""
+        self._seen: dict[int, tuple[int, Placement]] = {}
+        """By process: where it had the files when it was held, after how many executed programs."""
+        self._cpu, self._ringer = 0, 0
+        self._moved: dict[int, set[int]] = {}
+        """CPUs of ksym's threads as they were."""
+        cpus = allowed_cpus()
+        if len(cpus) < 2:
+            raise Refused("holding in the kernel needs a second CPU")
+        if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
+            raise Refused("programs in the kernel have other process numbers than this PID namespace")
+        try:
+            self._open(pids, tree=tree)
+            self._stay_reachable(cpus)
+        except (OSError, KsymError) as error:
+            self.close()
+            why = error.why if isinstance(error, KsymError) else error.strerror
+            raise Refused(f"programs in the kernel are refused ({why})", _TO_DO) from error
+
+    def _open(self, pids: Sequence[int], *, tree: bool) -> None:
+        self._offsets = offsets = kernel_offsets()
+        files = self._files()
+        # The first event that follows a task waits for an RCU grace period, which a held process would block.
+        self._events.append(PerfEvent(Attr(TYPE_SOFTWARE, COUNT_SW_DUMMY), pid=0, cpu=-1))
+        self._maps["members"] = bpf.Map(bpf.MAP_TYPE_HASH, value=MEMBER_BYTES, entries=MOST_MEMBERS)
+        self._maps["waiting"] = bpf.Map(bpf.MAP_TYPE_HASH, value=WAITING_BYTES, entries=_THREADS)
+        self._maps["control"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=Control.BYTES, mapped=True)
+        self._maps["programs"] = bpf.Map(bpf.MAP_TYPE_PROG_ARRAY)
+        self._events_ring, self._bell = BpfRing(_RING_BYTES), BpfRing(_RING_BYTES)
+        for pid in pids:
+            self._maps["members"].update(struct.pack("=I", pid), bytes(MEMBER_BYTES))
+        traced = [
+            ("sched_process_fork", programs.at_fork(offsets)),
+            ("sched_process_exit", programs.at_exit(offsets)),
+            ("sched_process_exec", programs.at_exec(offsets, files)),
+        ]
+        if self._wanted.may_be_library():
+            traced.append(("sys_exit", programs.at_system_call(offsets, files)))
+        for name, program in traced:
+            self._fds.append(bpf.raw_tracepoint(self._load(bpf.PROG_TYPE_RAW_TRACEPOINT, program), name))
+        # COMMAND's first program is looked at, whatever it is: see the module, 2.
+        self._set(Control.ALL, tree or self._any_name)
+        if any(map(tracer_of, pids)):
+            self._open_entries()
+
+    def _files(self) -> Files:
+        names = self._wanted.file_names()
+        self._any_name = names is None
+        parts = {os.fsencode(name)[: NAME_BYTES - 1] for name in names or ()}
+        return Files(tuple(self._wanted.file_numbers()), tuple(sorted(parts)))
+
+    def _load(self, kind: int, program: Program) -> int:
+        fds = {name: each.fd for name, each in self._maps.items()} | {
+            "events": self._events_ring.fd,
+            "bell": self._bell.fd,
+        }
+        fd = bpf.load(kind, program.encode(fds), name=program.name)
+        self._fds.append(fd)
+        return fd
+
+    def _open_entries(self) -> None:
+        """Hold at the first instructions of the wanted files, in all processes of the tree."""
+        self._entries_open = True
+        with contextlib.suppress(OSError, ValueError, KsymError):
+            kind = int(read_text(_UPROBE))
+            stay = self._load(bpf.PROG_TYPE_KPROBE, programs.stay())
+            self._maps["programs"].update(struct.pack("=I", 0), struct.pack("=I", stay))
+            entry = self._load(bpf.PROG_TYPE_KPROBE, programs.at_entry(self._offsets))
+            for path, offset in self._wanted.entries():
+                text = ctypes.create_string_buffer(os.fsencode(path))
+                # config1 and config2 lie where a breakpoint has its address and length.
+                attr = Attr(kind, sample_period=1, bp_address=ctypes.addressof(text), bp_length=offset)
+                event = PerfEvent(attr, pid=-1, cpu=0)
+                self._events.append(event)
+                event.attach(entry)
+                self._entries += 1
+
+    def _set(self, place: Control, value: int) -> None:
+        memory = self._maps["control"].memory
+        assert memory is not None
+        struct.pack_into("=Q", memory, place, value)
+
+    def _get(self, place: Control) -> int:
+        memory = self._maps["control"].memory
+        assert memory is not None
+        return int(struct.unpack_from("=Q", memory, place)[0])
+
+    def fileno(self) -> int:
+        """See Way."""
+        return self._events_ring.fd
+
+    def turn(self) -> None:
+        """See Way."""
+        for record in self._events_ring.take():
+            self._look(_Event(*EVENT.unpack(record)))
+        self._go_back()
+
+    def _go_back(self) -> None:
+        """Return to the keeper's own CPU, and let ksym use all of its own, unless a process spins still."""
+        if all(hold.how is not _How.SPINS for holds in self._held.values() for hold in holds):
+            bind(0, {self._cpu})
+            for tid, cpus in self._moved.items():
+                bind(tid, cpus)
+            self._moved.clear()
+
+    def _stay_reachable(self, cpus: list[int]) -> None:
+        """Let no held process keep the CPU on which the keeper is woken: it does not give it up.
+
+        The keeper stays on one CPU, and only one process is held at a time. If that is on the keeper's CPU, the bell
+        wakes a second process, which stays on the others: it moves the keeper to them until the turn is over. The
+        scheduler would leave a woken keeper where it is for as long as the hold lasts.
+        """
+        self._cpu = cpus[-1]
+        self._set(Control.KEEPER_CPU, self._cpu)
+        keeper, others = os.getpid(), set(cpus) - {self._cpu}
+        self._ringer = os.fork()
+        if self._ringer == 0:
+            try:
+                for fd in self._fds:  # else they would keep the tracepoints when the keeper leaves them
+                    os.close(fd)
+                bind(0, others)
+                ring_for(keeper, self._bell, others)
+            finally:
+                os._exit(0)
+        bind(0, {self._cpu})
+
+    def _stopped_late(self, event: _Event) -> bool:
+        """True if the event's thread is held already: the SIGSTOP of its bound must not outlive the hold."""
+        for number, hold in enumerate(self._held.get(event.pid, ())):
+            if (hold.event.tid, hold.event.since) == (event.tid, event.since):
+                if hold.how is _How.TRACED:
+                    self._held[event.pid][number] = hold._replace(status=0)
+                    self._answer(event, Answer.GO)
+                return True
+        return False
+
+    def _look(self, event: _Event) -> None:
+        pid = event.pid
+        if event.moment == Moment.STOPPED and self._stopped_late(event):
+            return
+        placement = self._wanted.placement(pid)
+        where = None if placement is None else (event.execs, placement)
+        if where is None:
+            self._seen.pop(pid, None)  # it may come back to the same place
+            self._pass(event)
+        elif where == self._seen.get(pid):
+            self._answer(event, Answer.GO)
+        elif self._state(event) == Answer.STOPPED:
+            self._hold(_Hold(event, _How.STOPPED), where)
+        elif event.moment == Moment.ENTRY:
+            self._keep_ksym_off(event.cpu)
+            self._hold(_Hold(event, _How.SPINS), where)
+        elif event.moment not in (Moment.BUSY, Moment.STOPPED) and (status := self._stop(event)) is not None:
+            self._hold(_Hold(event, _How.TRACED, status), where)
+        elif not self._entries or event.moment == Moment.BUSY:
+            tracer = tracer_of(event.tid)
+            self._voice.say(
+                f"note process {pid} ran before it was watched: {name_of(tracer)} (process {tracer}) traces it"
+            )
+            self._hold(_Hold(event, _How.RUNS), where)
+
+    def _pass(self, event: _Event) -> None:
+        """Let a thread go on that has not mapped what is wanted; before the first of them, see the module, 2."""
+        first = event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED) and not self._entries_open
+        status = None
+        if first and self._state(event) == Answer.WAITS:
+            status = self._stop(event, Answer.NOT_YET)
+        if first:
+            self._open_entries()
+            self._set(Control.ALL, self._any_name)
+        self._answer(event, Answer.NOT_YET)
+        if status is not None:
+            ptrace.detach(event.tid, status)
+
+    def _hold(self, hold: _Hold, where: tuple[int, Placement]) -> None:
+        pid = hold.event.pid
+        self._seen[pid] = where
+        self._held.setdefault(pid, []).append(hold)
+        if len(self._held[pid]) == 1:
+            self._voice.say(f"held {pid}")
+
+    def _keep_ksym_off(self, cpu: int) -> None:
+        """Move ksym away from a CPU where a process spins until ksym has done its work; `_go_back` undoes it."""
+        folder = f"/proc/{os.getppid()}/task"
+        with contextlib.suppress(OSError):
+            for tid in map(int, os.listdir(folder)):
+                before = os.sched_getaffinity(tid)
+                if cpu in before and len(before) > 1:
+                    self._moved[tid] = before
+                    bind(tid, before - {cpu})
+
+    def _stop(self, event: _Event, answer: Answer = Answer.GO) -> int | None:
+        """Stop a thread that a tracepoint's program holds, and let that go; None where it cannot be stopped."""
+        try:
+            ptrace.seize(event.tid)
+            ptrace.interrupt(event.tid)
+        except OSError:
+            self._answer(event, Answer.NOT_YET)
+            return None
+        self._answer(event, answer)
+        with contextlib.suppress(ChildProcessError):
+            _, status = ptrace.wait(event.tid)
+            if os.WIFSTOPPED(status):
+                return status
+        return None
+
+    def _state(self, event: _Event) -> Answer | None:
+        """What the thread was answered; None where it has ended, or gone on to another event."""
+        value = self._maps["waiting"].get(struct.pack("=I", event.tid))
+        if value is None:
+            return None
+        state, since = struct.unpack("=QQ", value)
+        return Answer(state) if since == event.since else None
+
+    def _answer(self, event: _Event, answer: Answer) -> None:
+        state = self._state(event)
+        if state is None:
+            return
+        with contextlib.suppress(FileNotFoundError):  # it was killed
+            self._maps["waiting"].update(
+                struct.pack("=I", event.tid), struct.pack("=QQ", answer, event.since), only_if_there=True
+            )
+        if state == Answer.STOPPED:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(event.tid, signal.SIGCONT)
+
+    def release(self, pid: int) -> None:
+        """See Way."""
+        if pid not in self._held:
+            return
+        hold = self._held[pid].pop(0)
+        if self._held[pid]:
+            self._voice.say(f"held {pid}")
+        else:
+            del self._held[pid]
+        self._let_one_go(hold)
+
+    def _let_one_go(self, hold: _Hold) -> None:
+        event = hold.event
+        if hold.how is _How.TRACED:
+            ptrace.detach(event.tid, hold.status)
+            with contextlib.suppress(ChildProcessError):  # killed meanwhile: its parent waits for this
+                ptrace.wait(event.tid, block=False)
+            return
+        if hold.how is _How.SPINS and self._state(event) == Answer.EXPIRED:
+            self._voice.say(
+                f"note process {event.pid} ran before it was watched: it could not be held for so long"
+            )
+        self._answer(event, Answer.GO)
+        self._go_back()
+
+    def close(self) -> None:
+        """See Way."""
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+        for holds in self._held.values():
+            for hold in holds:
+                self._let_one_go(hold)
+        self._let_go()
+        # A program that had begun when its tracepoint was left may still hold: wait until all have ended.
+        with contextlib.suppress(OSError):
+            syscall("membarrier", _MEMBARRIER_GLOBAL, 0, 0)
+        self._let_go()
+        if self._ringer:
+            os.kill(self._ringer, signal.SIGKILL)
+            os.waitpid(self._ringer, 0)
+        for event in self._events:
+            event.close()
+
+    def _let_go(self) -> None:
+        """Answer all that are held still, or were stopped: no new ones come."""
+        if not self._ringer:
+            return
+        deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
+        spinning = True
+        while spinning and time.monotonic() < deadline:
+            spinning = self._get(Control.SPINNING) > 0
+            for record in self._events_ring.take():
+                self._answer(_Event(*EVENT.unpack(record)), Answer.GO)

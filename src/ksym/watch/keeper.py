@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The keeper: the process that holds others for `watch.holding.Holder` and answers for them.
+
+It has two ways. With privileges, programs in the kernel hold (`watch.hold_probes`): nobody is traced for longer than
+a hold, so COMMAND may trace, and setuid programs keep their privileges. Without, the keeper traces COMMAND and all
+that it starts (`watch.hold_tracing`).
+
+Messages to ksym: ``ready`` or ``tracing`` or ``refused WHY; WHAT TO DO``, then ``held PID``, ``gone PID``,
+``note TEXT``, ``warning TEXT`` and ``tracer PATH``. From ksym: ``release PID``; the end of the connection ends the
+keeper, and everything goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
+
+from ksym.symbols.wanted import Wanted
+
+_LONGEST = 1 << 12
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
+"""A terminal sends some to the whole foreground: the keeper ends with ksym, not before it."""
+
+
+class Refused(Exception):
+    """This way of holding is not allowed here; ``why`` and ``todo`` say so in words."""
+
+    def __init__(self, why: str, todo: str = "") -> None:
+        super().__init__(why)
+        self.why, self.todo = why, todo
+
+
+class Way(Protocol):
+    """A way of holding processes."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to do."""
+
+    def turn(self) -> None:
+        """Do what there is to do."""
+
+    def release(self, pid: int) -> None:
+        """Let a held process go on."""
+
+    def close(self) -> None:
+        """Let all go on."""
+
+
+class Voice:
+    """What the keeper tells ksym."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def say(self, text: str) -> None:
+        """Send a message; ksym may be gone."""
+        with contextlib.suppress(OSError):
+            self._connection.send(text.encode("utf-8", "surrogateescape")[:_LONGEST])
+
+
+def keep(connection: socket.socket, wanted: Wanted, pids: Sequence[int], *, tree: bool) -> NoReturn:
+    """Be the keeper, in a process forked for it.
+
+    Args:
+        connection: To ksym.
+        wanted: See Holder.
+        pids: See Holder.
+        tree: See Holder.
+    """
+    voice = Voice(connection)
+    try:
+        _leave_the_rest(connection)
+        way = _choose(wanted, pids, voice, tree=tree)
+        try:
+            _serve(connection, way)
+        finally:
+            way.close()
+    except Refused as refused:
+        voice.say(f"refused {refused.why}; {refused.todo}")
+    except BaseException as error:  # the keeper must never return into ksym's code
+        voice.say(f"refused {type(error).__name__}: {error}; ")
+        if os.environ.get("KSYM_DEBUG"):
+            import traceback
+
+            traceback.print_exc()
+    finally:
+        os._exit(0)
+
+
+def _leave_the_rest(connection: socket.socket) -> None:
+    """Keep nothing of ksym's open: its pipes end with it, and its registers come back."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1) if os.environ.get("KSYM_DEBUG") else (0, 1, 2):
+        os.dup2(null, fd)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != connection.fileno():
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+
+
+def _choose(wanted: Wanted, pids: Sequence[int], voice: Voice, *, tree: bool) -> Way:
+    from ksym.watch.hold_probes import Probes
+
+    try:
+        probes = Probes(wanted, pids, voice, tree=tree)
+    except Refused:
+        if not tree:
+            raise
+    else:
+        voice.say("ready")
+        return probes
+    from ksym.watch.hold_tracing import Tracing
+
+    tracing = Tracing(wanted, pids[0], voice)
+    voice.say("tracing")
+    return tracing
+
+
+def _serve(connection: socket.socket, way: Way) -> None:
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    poll.register(way, select.POLLIN)
+    while True:
+        ready = {fd for fd, _ in poll.poll()}
+        if way.fileno() in ready:
+            way.turn()
+        if connection.fileno() in ready:
+            message = connection.recv(_LONGEST).decode()
+            if not message:
+                return
+            way.release(int(message.partition(" ")[2]))

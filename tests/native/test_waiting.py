@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What comes between ksym and the program that has the variable: other programs, tracers, privileges, no /proc."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from native.running import nobody, nobody_command, summary
+from support.program import Result, command, environment, ksym
+from synthetic.compile import build, need
+
+pytestmark = pytest.mark.native
+
+# Its exit status is its effective user, and group, so far as they are not root's.
+PROGRAM = r"""
+#include <unistd.h>
+volatile long level;
+__attribute__((noinline)) static void rise(long by) { level += by; }
+int main(void) {
+    rise(3);
+    rise(4);
+    return (geteuid() ? 1 : 0) + (getegid() ? 2 : 0);
+}
+"""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """The program, where everybody can run it."""
+    where = Path("/tmp") / f"ksym-waiting-{os.getpid()}"
+    where.mkdir(mode=0o755)
+    try:
+        build(where, "prog", PROGRAM, "-g", "-O1")
+        (where / "prog").chmod(0o755)
+        yield where
+    finally:
+        shutil.rmtree(where)
+
+
+def values(result: Result) -> list[tuple[int, int]]:
+    """OLD and NEW of each row."""
+    return [(row["old"], row["new"]) for row in result.rows()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sh", "-c", "i=0; while [ $i -lt 50 ]; do (exec true); i=$((i+1)); done; exec ./prog"],
+        ["strace", "-o", "/dev/null", "./prog"],
+        ["strace", "-f", "-o", "/dev/null", "sh", "-c", "./prog"],
+        ["gdb", "-q", "-nx", "-batch", "-ex", "run", "--args", "./prog"],
+    ],
+    ids=["others first", "strace", "strace -f", "gdb"],
+)
+def test_whatever_runs_the_program(words: list[str], folder: Path) -> None:
+    need(words[0])
+    result = ksym("trace", "--format", "json", "./prog:level:-w-", "--", *words, cwd=folder)
+    assert values(result) == [(0, 3), (3, 7)], result
+    assert result.status == 0
+    assert summary(result.err).startswith("ksym: 2 accesses (2 hits), 0 lost, ")
+
+
+def test_under_a_tracer(folder: Path) -> None:
+    need("strace")
+    words = ["strace", "-f", "-qq", "-e", "trace=none", "-o", "/dev/null"]
+    words += command("trace", "--format", "json", "./prog:level:-w-", "--", "./prog")
+    done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    assert values(Result(done.returncode, done.stdout, done.stderr)) == [(0, 3), (3, 7)], done.stderr
+
+
+BITS = {0o4755: ("setuid root", 2), 0o2755: ("setgid root", 1), 0o6755: ("setuid root and setgid root", 0)}
+
+
+@pytest.mark.parametrize("mode", BITS, ids=lambda mode: f"{mode:o}")
+def test_privileges_that_are_lost_are_told(mode: int, folder: Path) -> None:
+    told, alone = BITS[mode]
+    (folder / "prog").chmod(mode)
+    prefix = nobody_command()[0][:-3]
+    assert subprocess.run([*prefix, "./prog"], cwd=folder).returncode == alone
+    result = nobody("trace", "-q", "./prog:level:-w-", "--", "sh", "-c", "./prog", cwd=folder)
+    assert result.status == 3
+    them = "them" if "and" in told else "it"
+    assert (
+        f"ksym: {folder}/prog is {told} and ran without {them}, since it was watched; run ksym as root\n"
+    ) in result.err
+
+
+def test_root_keeps_them(folder: Path) -> None:
+    shutil.chown(folder / "prog", 65534, 65534)
+    (folder / "prog").chmod(0o6755)
+    result = ksym("trace", "-q", "./prog:level:-w-", "--", "./prog", cwd=folder)
+    assert result.status == 3
+    assert "ran without" not in result.err
+
+
+def test_a_tracer_that_cannot_trace_is_named(folder: Path) -> None:
+    need("strace")
+    result = nobody("trace", "./prog:level:-w-", "--", "strace", "-o", "/dev/null", "./prog", cwd=folder)
+    assert result.status == 125
+    strace = os.path.realpath(str(shutil.which("strace")))
+    assert (
+        "ksym: cannot watch ./prog: strace ended without having it in memory: ksym traces COMMAND until it has, "
+        f"so {strace} cannot; start it without ksym and use -p PID, or run ksym as root\n"
+    ) in result.err
+
+
+def test_without_proc_command_is_not_run(folder: Path) -> None:
+    need("unshare")
+    script = 'umount -l /proc && exec "$@"'
+    words = ["unshare", "-m", "sh", "-c", script, "-"]
+    words += command("trace", "-q", "./prog:level:-w-", "--", "sh", "-c", "echo ran; ./prog")
+    done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 125
+    assert done.stdout == ""
+    assert "/proc is not mounted" in done.stderr
+    assert "Traceback" not in done.stderr
