@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from ksym.linux.libc import syscall
 
 _MAP_CREATE, _MAP_LOOKUP_ELEM, _MAP_UPDATE_ELEM, _MAP_DELETE_ELEM, _MAP_GET_NEXT_KEY = range(5)
-_PROG_LOAD, _PROG_TEST_RUN, _LINK_CREATE = 5, 10, 28
+_PROG_LOAD, _PROG_TEST_RUN, _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 5, 10, 17, 28
 _ATTACH_PERF_EVENT = 41
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, MAP_TYPE_LRU_HASH = (
     1,
@@ -27,8 +27,9 @@ MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, 
     5,
     9,
 )
-PROG_TYPE_PERF_EVENT, PROG_TYPE_SYSCALL = 7, 31
+PROG_TYPE_PERF_EVENT, PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 7, 17, 31
 F_MMAPABLE = 1 << 10
+NOEXIST = 1
 F_SLEEPABLE = 1 << 4
 
 _LOG_SIZE = 1 << 16
@@ -72,14 +73,24 @@ class Map:
                 os.close(self.fd)
                 raise
 
-    def update(self, key: bytes, value: bytes) -> None:
+    def update(self, key: bytes, value: bytes, flags: int = 0) -> None:
         """Set an element.
 
         Raises:
-            OSError: the kernel refused (E2BIG: the map is full).
+            OSError: the kernel refused (E2BIG: the map is full; EEXIST: it is there, with NOEXIST).
         """
         self._key.raw, self._value.raw = key, value
-        syscall("bpf", _MAP_UPDATE_ELEM, self._attr(self._key, self._value), 32)
+        attr = self._attr(self._key, self._value)[:-8] + struct.pack("=Q", flags)
+        syscall("bpf", _MAP_UPDATE_ELEM, attr, 32)
+
+    def get(self, key: bytes) -> bytes | None:
+        """An element of a hash; None where it has none of that key."""
+        self._key.raw = key
+        try:
+            syscall("bpf", _MAP_LOOKUP_ELEM, self._attr(self._key, self._value), 32)
+        except FileNotFoundError:
+            return None
+        return self._value.raw
 
     def delete(self, key: bytes) -> None:
         """Drop an element of a hash, if it is there."""
@@ -181,6 +192,17 @@ def link(program: int, event: int) -> int:
         OSError: EINVAL where the kernel has no such links.
     """
     return syscall("bpf", _LINK_CREATE, struct.pack("=IIIIQ", program, event, _ATTACH_PERF_EVENT, 0, 0), 24)
+
+
+def raw_tracepoint(name: str, program: int) -> int:
+    """Run a program at one of the kernel's tracepoints until the descriptor that this returns is closed (4.17).
+
+    Raises:
+        OSError: ENOENT where the kernel has no such tracepoint.
+    """
+    text = ctypes.create_string_buffer(name.encode())
+    attr = struct.pack("=QIxxxx", ctypes.addressof(text), program)
+    return syscall("bpf", _RAW_TRACEPOINT_OPEN, attr, len(attr))
 
 
 def run(program: int, context: ctypes.Array[ctypes.c_char]) -> int:

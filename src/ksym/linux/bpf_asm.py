@@ -66,6 +66,7 @@ class Helper(enum.IntEnum):
 
     MAP_LOOKUP_ELEM = 1
     MAP_UPDATE_ELEM = 2
+    MAP_DELETE_ELEM = 3
     PROBE_READ = 4
     KTIME_GET_NS = 5
     GET_SMP_PROCESSOR_ID = 8

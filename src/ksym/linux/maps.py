@@ -86,6 +86,24 @@ def parse_maps(text: bytes) -> list[Mapping]:
     return found
 
 
+def shared_memory(pid: int, address: int) -> tuple[int, int, int] | None:
+    """What the memory at an address of a process is, where other processes may have the same memory.
+
+    Returns:
+        Device, inode and offset in the file, equal wherever the same byte is mapped to be shared (MAP_SHARED of a file
+        or of nothing, memfd, shm); None where the memory is the process's own, or what it is cannot be read.
+    """
+    try:
+        mappings = read_maps(pid)
+    except KsymError:
+        return None
+    for mapping in mappings:
+        if address in mapping:
+            place = mapping.device, mapping.inode, mapping.offset + address - mapping.start
+            return place if mapping.perms.endswith("s") else None
+    return None
+
+
 def read_maps(pid: int) -> list[Mapping]:
     """The mappings of a process, by address.
 

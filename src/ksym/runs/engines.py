@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.language.request import Request
+from ksym.linux.maps import shared_memory
 from ksym.linux.memory import Memory, MemoryFault
 from ksym.linux.process_memory import ProcessMemory
 from ksym.program.bind import bind, needs_program
-from ksym.program.engine import Engine, EngineRefused, trips_itself
+from ksym.program.engine import Engine, EngineRefused, frame_of, own_namespace
 from ksym.program.shared import Control
 from ksym.program.wants import Sink, Wants
+from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.functions import Functions
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.resolver import Resolver
@@ -73,7 +75,10 @@ def engine_for(
     assert wants is not None
     if planting.bpf:
         try:
-            engine = Engine(plan, wants_for(plan, wants._replace(guarded=guarded), kernel))
+            made = wants._replace(guarded=guarded, kernel_accesses=planting.options.kernel_accesses)
+            made = wants_for(plan, made, kernel)
+            spaces = AddressSpaces(kernel, made.tasks) if made.tasks and kernel.memory_or_none else None
+            engine = Engine(plan, made, spaces)
         except EngineRefused as refused:
             why = refused.why
             if planting.verbose and refused.log:
@@ -98,10 +103,11 @@ def _late(why: str) -> str:
 
 
 def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
-    """What the plan's programs want besides: the way to user memory, where reading it directly would hit a register."""
-    if any(trips_itself(watch) for watch in plan.watches):
-        return wants._replace(walk=kernel.direct_map)
-    return wants
+    """What the plan's programs want besides: the way to user memory and to tasks."""
+    user = [watch for watch in plan.watches if watch.variable.space is Space.USER]
+    if any(frame_of(watch, wants.sink).padded for watch in user):
+        return wants._replace(walk=kernel.direct_map, tasks=kernel.tasks)
+    return wants._replace(tasks=kernel.tasks) if own_namespace() else wants
 
 
 def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
@@ -130,7 +136,8 @@ def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
         return
     for watch in armed.plan.watches:
         if watch.variable.space is Space.USER and pid:
-            engine.shared.own(watch.index, pid)
+            address = watch.variable.address
+            engine.place(watch.index, pid, address, shared=shared_memory(pid, address))
     armed.after_enabling = lambda: _seed_all(engine, resolver, pid)
 
 
@@ -140,15 +147,20 @@ def _seed_all(engine: Engine, resolver: Resolver, pid: int | None) -> None:
         user = watch.variable.space is Space.USER
         memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
         if takes and memory is not None:
-            _seed(engine, watch, memory)
+            _seed(engine, watch, memory, pid)
     engine.shared.control(Control.READER, 0)
 
 
-def _seed(engine: Engine, watch: Watch, memory: Memory) -> None:
+def _seed(engine: Engine, watch: Watch, memory: Memory, pid: int | None) -> None:
     copies = watch.variable.per_cpu or {0: watch.variable.address}
     for cpu, address in copies.items():
         try:
             value = memory.read(address, watch.variable.length)
         except MemoryFault:
             continue
-        engine.shared.seed(watch.index, value, cpu=cpu if watch.variable.per_cpu else 0)
+        if watch.variable.space is Space.USER:
+            assert pid is not None
+            engine.seed(watch.index, pid, address, value)
+        else:
+            number = engine.shape.seed_number(watch.index, cpu if watch.variable.per_cpu else 0)
+            engine.shared.seed(number, value)

@@ -181,7 +181,7 @@ class ArmedWatch:
         flags = Flag.DISABLED | Flag.EXCLUDE_HV
         if planned.pid > 0:
             flags |= Flag.INHERIT
-        if user and not options.kernel_accesses:
+        if user and not options.kernel_accesses and not (self.engine and self.engine.sees_kernel(watch)):
             flags |= Flag.EXCLUDE_KERNEL
         if user and understands(flags=Flag.REMOVE_ON_EXEC):
             # Behind an exec the address means something else.
@@ -346,12 +346,12 @@ class ArmedWatch:
         return [total - self._own(index) for index, total in enumerate(totals)]
 
     def _own(self, index: int) -> int:
-        """Hits that ksym made itself, to learn what the variable holds."""
+        """Hits that nobody asked for: ksym's own, to learn what the variable holds, and the kernel's."""
         if self.engine is None:
             return 0
         from ksym.program.shared import Cell
 
-        return self.engine.shared.total(index, Cell.OWN)
+        return self.engine.shared.total(index, Cell.OWN) + self.engine.shared.total(index, Cell.KERNEL)
 
     def _share(self, armed: ArmedEvent) -> int:
         """What an event adds to the hits of its watch: a write fires both registers of a twin, a read one.
