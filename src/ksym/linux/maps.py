@@ -104,6 +104,28 @@ def shared_memory(pid: int, address: int) -> tuple[int, int, int] | None:
     return None
 
 
+def processes_sharing(memory: tuple[int, int, int]) -> list[int]:
+    """The processes that have mapped the byte that `shared_memory` tells of, as far as their maps may be read."""
+    device, inode, offset = memory
+    wanted = f" {os.major(device):02x}:{os.minor(device):02x} {inode} ".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/maps", "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        if wanted in text and any(
+            each.device == device and each.inode == inode and each.perms.endswith("s")
+            and each.offset <= offset < each.offset + each.end - each.start
+            for each in parse_maps(text)
+        ):  # fmt: skip
+            found.append(int(name))
+    return sorted(found)
+
+
 def read_maps(pid: int) -> list[Mapping]:
     """The mappings of a process, by address.
 

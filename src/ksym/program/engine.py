@@ -15,7 +15,7 @@ from ksym.linux import bpf
 from ksym.linux.bpf_asm import Assembler, Program
 from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
-from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
+from ksym.program.layout import Frame, Sees, padded
 from ksym.program.lifecycle import Followed, lifecycle_programs
 from ksym.program.shared import MEMORY_BYTES, PLACES, Chain, Control, Shape, Shared, key_of
 from ksym.program.spec import Condition, Spec, Ways
@@ -267,11 +267,8 @@ class Engine:
 
     @property
     def takes_values(self) -> list[bool]:
-        """For each watch, whether its records carry values."""
-        return [
-            watch.mode is not Mode.EXECUTE and watch.variable.length <= MOST_BYTES
-            for watch in self.plan.watches
-        ]
+        """For each watch, True if its programs take values."""
+        return [frame_of(watch, self.wants.sink).padded > 0 for watch in self.plan.watches]
 
     def counts(self) -> Iterator[tuple[bytes, bytes]]:
         """Elements of ``counts``: key, and 8 bytes for each possible CPU."""
@@ -317,6 +314,10 @@ class Engine:
         keys = {each for each, in struct.iter_unpack("=Q", memories.get(_word(memory)) or b"") if each}
         keys = keys | {key} if add else keys - {key}
         memories.update(_word(memory), b"".join(map(_word, sorted(keys)[:PLACES])).ljust(MEMORY_BYTES, b"\0"))
+
+    def places(self) -> list[tuple[int, int, int]]:
+        """What is placed: number of the watch, process, address."""
+        return list(self._seeds)
 
     def seed(self, watch: int, pid: int, base: int, value: bytes) -> None:
         """Tell what a placed variable holds, read after a register watches it there: what the first access finds."""

@@ -134,7 +134,9 @@ class Cell(enum.IntEnum):
     """Hits that the kernel made on a user variable and nobody asked for; not in SEEN."""
     UNJUDGED = 72
     """Hits that were kept as a value which the condition asks for is not known."""
-    SIZE = 80
+    STALE = 80
+    """Reads that found another value than the last access had left."""
+    SIZE = 88
 
 
 MARK_BYTES = 16

@@ -58,6 +58,8 @@ class _Generator:
         self._flags()
         if spec.frame.padded:
             self.value.take()
+            if spec.role is Role.READS:
+                self._count_stale()
         else:
             asm.store(R10, spec.frame.flags, R9, U32)
         keeps = not (spec.reads_only and spec.role is Role.WRITES)
@@ -75,6 +77,15 @@ class _Generator:
             asm.mov(R0, 1)
             asm.exit()
         return asm.finish("ksym_hit")
+
+    def _count_stale(self) -> None:
+        """Of what is known to be a read: somebody has written unseen if it finds another value than was left."""
+        asm, same = self.asm, self.asm.new_label("as_it_was_left")
+        asm.load(R1, R10, self.spec.frame.flags, U32)
+        asm.alu(R1, "&", int(Hit.CHANGED))
+        asm.jump(same, R1, "==", 0)
+        count(asm, Cell.STALE)
+        asm.place(same)
 
     def _pass_kernel(self) -> None:
         """Pass over what the kernel did, by read(2) or the like, once the value that it left is in the chain."""

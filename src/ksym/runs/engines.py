@@ -33,6 +33,7 @@ from ksym.watch.plan import Plan, Watch
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
     from ksym.runs.planting import Planting
+    from ksym.runs.unseen import Unseen
 
 _LOG_LINES = 12
 """Of the verifier's log, from its end."""
@@ -126,19 +127,28 @@ def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
     return None
 
 
-def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
+def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> Unseen | None:
     """Let the programs know whose variables they watch, and, once they do, what those hold.
 
     So the first access has an old value, too. Where the value cannot be read it has none.
+
+    Returns:
+        What finds accesses that were not seen; None where no values are known.
     """
     engine = armed.engine
-    if engine is None:
-        return
+    if engine is None or not any(engine.takes_values):
+        return None
+    from ksym.runs.unseen import Unseen
+
     for watch in armed.plan.watches:
         if watch.variable.space is Space.USER and pid:
             address = watch.variable.address
             engine.place(watch.index, pid, address, shared=shared_memory(pid, address))
+    unseen = Unseen(armed, engine, resolver.kernel)
+    unseen.look_for_sharers()
     armed.after_enabling = lambda: _seed_all(engine, resolver, pid)
+    armed.before_disabling = unseen.look
+    return unseen
 
 
 def _seed_all(engine: Engine, resolver: Resolver, pid: int | None) -> None:

@@ -28,6 +28,7 @@ from ksym.watch.run import ROUND_SECONDS, Run, Signals
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
+    from ksym.runs.unseen import Unseen
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class Session:
     pid: int | None
     lacking: list[str]
     """What this machine does not allow, in words; nothing once it was told."""
+    unseen: Unseen | None = None
+    """Finds accesses that no row shows."""
 
     @property
     def code_pid(self) -> int | None:
@@ -111,7 +114,8 @@ class Session:
 
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""
-        return [*self.lacking, *self.run.notes, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
+        unseen = self.unseen.notes() if self.unseen else []
+        return [*self.lacking, *self.run.notes, *unseen, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
 
     def status(self) -> int:
         """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
@@ -149,11 +153,11 @@ def open_session(
         drop_ahead()
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
         planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
-        armed = planted.armed
+        armed, unseen = planted.armed, None
         if armed.engine:
             from ksym.runs.engines import prepare
 
-            prepare(armed, resolver, pid)
+            unseen = prepare(armed, resolver, pid)
         run = Run(
             armed, signals, command=command, pid=asked.pid, duration=asked.duration, every=every,
             fixed_cpus=asked.cpus is not None, guard=planted.guard,
@@ -166,7 +170,7 @@ def open_session(
             )
         if command and pid not in (None, command.pid, asked.pid):
             run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
-        yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking)
+        yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking, unseen)
 
 
 def _conditions(

@@ -107,6 +107,7 @@ class ArmedWatch:
         self.plan, self.options, self.engine = plan, options, engine
         self._instead = instead
         self._on = False
+        self._off: set[int] = set()
         self._scope = scope
         self.events: list[ArmedEvent] = []
         self._rings: Rings | None = None
@@ -115,6 +116,8 @@ class ArmedWatch:
         self._retired_lost = 0
         self.after_enabling: Callable[[], None] = lambda: None
         """Called when every access is seen, before COMMAND is let go."""
+        self.before_disabling: Callable[[], None] = lambda: None
+        """Called when the run ends, while every access is still seen."""
         self.unstable_threads = False
         """Whether new threads were still seen after the last try to open an event in each."""
         try:
@@ -332,11 +335,25 @@ class ArmedWatch:
             index: This watch alone.
         """
         if index is None:
+            if self._on:
+                self.before_disabling()
             self._on = False
+        else:
+            self._off.add(index)
         for armed in self.events:
             if index in (None, armed.planned.watch.index):
                 with contextlib.suppress(OSError):  # its CPU may have gone
                     armed.event.disable()
+
+    def is_on(self, index: int) -> bool:
+        """True if a watch was enabled, and neither taken off since nor stopped by its program."""
+        if not self._on or index in self._off:
+            return False
+        if self.engine is None:
+            return True
+        from ksym.program.shared import Slot
+
+        return not self.engine.shared.slot(index, Slot.TRIPPED)
 
     def counts(self) -> list[int]:
         """Exact hits of each watch so far, from the counters."""
