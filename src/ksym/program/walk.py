@@ -49,13 +49,13 @@ def read_value(
         asm.load(R1, R10, address)
         asm.alu(R1, "&", _PAGE - 1)
         asm.jump(failed, R1, "!=", expected % _PAGE)
-    done = 0
+    at = 0
     for part in parts:
-        if done:
+        if part.start > at:
             asm.load(R1, R10, address)
-            asm.add(R1, part.start - done)
+            asm.add(R1, part.start - at)
             asm.store(R10, address, R1)
-        done = part.start
+            at = part.start
         _walk(asm, layout, memory, address, table, failed)
         read_kernel(asm, to + part.start, len(part), failed)
 
