@@ -15,6 +15,7 @@ from ksym.linux import bpf
 from ksym.linux.bpf_asm import Assembler, Program
 from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
+from ksym.linux.namespaces import own_pid_namespace
 from ksym.program.layout import Frame, Sees, padded
 from ksym.program.lifecycle import Followed, lifecycle_programs
 from ksym.program.shared import MEMORY_BYTES, PLACES, Chain, Control, Shape, Shared, key_of
@@ -27,9 +28,6 @@ from ksym.watch.plan import Plan, Role, Watch
 
 _COUNTS, _MEMORIES = 16384, 4096
 """Places and threads that ``counts`` tells apart; processes whose values are told apart."""
-
-
-_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 
 
 class EngineRefused(Exception):
@@ -65,7 +63,7 @@ def programs(
     plan: Plan, wants: Wants, *, atomics: bool = True, by_memory: bool = False
 ) -> Iterator[tuple[int, int, Role, Program]]:
     """Every program of a run: (watch, piece, role, program)."""
-    shape, namespace = shape_of(plan), own_namespace()
+    shape, namespace = shape_of(plan), own_pid_namespace()
     for watch in plan.watches:
         for number, piece in enumerate(watch.pieces):
             for role in watch.roles:
@@ -97,15 +95,6 @@ def sees_kernel(watch: Watch, wants: Wants) -> bool:
     if watch.variable.space is not Space.USER or not frame_of(watch, wants.sink).padded:
         return wants.kernel_accesses
     return wants.kernel_accesses or not trips_itself(watch) or wants.walk is not None
-
-
-def own_namespace() -> int:
-    """Inode of ksym's pid namespace; 0 where it is the initial one, or there are none."""
-    try:
-        inode = os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-    return 0 if inode == _INITIAL_PID_NAMESPACE else inode
 
 
 def frame_of(watch: Watch, sink: Sink) -> Frame:
@@ -155,7 +144,7 @@ class Engine:
             # Before d11a69873d9a (6.6) a program on a watchpoint kept the kernel from stepping over the access, for
             # ever; which kernels have it cannot be asked, and a value read there is the old one.
             raise EngineRefused("programs at watchpoints are not safe on every arm64 kernel")
-        if own_namespace() and wants.tasks is None:
+        if own_pid_namespace() and wants.tasks is None:
             raise EngineRefused("this kernel has no BTF, by which programs learn the numbers of a pid namespace")
         self.plan, self.wants = plan, wants
         self._spaces = spaces if wants.tasks else None

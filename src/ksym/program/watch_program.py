@@ -294,6 +294,13 @@ class _Generator:
         asm.add(R1, comm)
         asm.mov(R2, COMM_BYTES)
         asm.call(Helper.GET_CURRENT_COMM)
+        if self.spec.own_namespace:
+            named = asm.new_label("named")
+            asm.load(R1, R10, thread)
+            asm.jump(named, R1, "!=", 0)
+            asm.comment("0 is every task outside of the namespace")
+            asm.store(R10, comm, ord("?"))
+            asm.place(named)
         update(asm, "comms", thread, comm, NOEXIST)
         asm.store(R10, value, 1)
         # The idle tasks of two CPUs are one thread to this table; of an element that is there, this CPU's count is set.

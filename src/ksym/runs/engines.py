@@ -16,9 +16,10 @@ from ksym.errors import KsymError
 from ksym.language.request import Request
 from ksym.linux.maps import shared_memory
 from ksym.linux.memory import Memory, MemoryFault
+from ksym.linux.namespaces import own_pid_namespace
 from ksym.linux.process_memory import ProcessMemory
 from ksym.program.bind import bind, needs_program
-from ksym.program.engine import Engine, EngineRefused, frame_of, own_namespace
+from ksym.program.engine import Engine, EngineRefused, frame_of
 from ksym.program.shared import Control
 from ksym.program.wants import Sink, Wants
 from ksym.symbols.address_spaces import AddressSpaces
@@ -108,7 +109,7 @@ def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
     user = [watch for watch in plan.watches if watch.variable.space is Space.USER]
     if any(frame_of(watch, wants.sink).padded for watch in user):
         return wants._replace(walk=kernel.direct_map, tasks=kernel.tasks)
-    return wants._replace(tasks=kernel.tasks) if own_namespace() else wants
+    return wants._replace(tasks=kernel.tasks) if own_pid_namespace() else wants
 
 
 def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
