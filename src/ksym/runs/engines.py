@@ -6,21 +6,16 @@ Apart from planting, so that a run that wants no program does not load what make
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.language.request import Request
 from ksym.linux.maps import shared_memory
-from ksym.linux.memory import Memory, MemoryFault
 from ksym.linux.namespaces import own_pid_namespace
-from ksym.linux.process_memory import ProcessMemory
 from ksym.program.bind import bind, needs_program
 from ksym.program.engine import Engine, EngineRefused, frame_of
-from ksym.program.shared import Control
 from ksym.program.wants import Sink, Wants
 from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.functions import Functions
@@ -29,10 +24,11 @@ from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch
-from ksym.watch.plan import Plan, Watch
+from ksym.watch.plan import Plan
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
+    from ksym.runs.held import Held, Spot
     from ksym.runs.planting import Planting
     from ksym.runs.unseen import Unseen
 
@@ -139,39 +135,29 @@ def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> Unseen | 
     engine = armed.engine
     if engine is None or not any(engine.takes_values):
         return None
+    from ksym.runs.held import Held
     from ksym.runs.unseen import Unseen
 
     for watch in armed.plan.watches:
         if watch.variable.space is Space.USER and pid:
             address = watch.variable.address
             engine.place(watch.index, pid, address, shared=shared_memory(pid, address))
-    unseen = Unseen(armed, engine, resolver.kernel)
+    held = Held(engine, resolver.kernel)
+    unseen = Unseen(armed, engine, held)
     unseen.look_for_sharers()
-    armed.after_enabling = lambda: _seed_all(engine, resolver, pid)
+    before = [(spot, held.now(spot)) for spot in held.spots()]
+    armed.after_enabling = lambda: _begin(held, before)
     armed.before_disabling = unseen.look
     return unseen
 
 
-def _seed_all(engine: Engine, resolver: Resolver, pid: int | None) -> None:
-    engine.shared.control(Control.READER, os.getpid() << 32 | threading.get_native_id())
-    for watch, takes in zip(engine.plan.watches, engine.takes_values, strict=True):
-        user = watch.variable.space is Space.USER
-        memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
-        if takes and memory is not None:
-            _seed(engine, watch, memory, pid)
-    engine.shared.control(Control.READER, 0)
+def _begin(held: Held, before: Sequence[tuple[Spot, bytes | None]]) -> None:
+    """Let the chains begin with what the variables held before they were watched, and hold now.
 
-
-def _seed(engine: Engine, watch: Watch, memory: Memory, pid: int | None) -> None:
-    copies = watch.variable.per_cpu or {0: watch.variable.address}
-    for cpu, address in copies.items():
-        try:
-            value = memory.read(address, watch.variable.length)
-        except MemoryFault:
-            continue
-        if watch.variable.space is Space.USER:
-            assert pid is not None
-            engine.seed(watch.index, pid, address, value)
-        else:
-            number = engine.shape.seed_number(watch.index, cpu if watch.variable.per_cpu else 0)
-            engine.shared.seed(number, value)
+    One that has changed in between may have been changed by an access whose program has not run yet: what that found
+    is not what is there now.
+    """
+    with held.reading():
+        for spot, value in before:
+            if value is not None and held.now(spot) == value:
+                held.begin(spot, value)

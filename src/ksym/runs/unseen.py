@@ -4,19 +4,14 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from ksym.capture.values import Values
 from ksym.language.request import Mode
 from ksym.linux.maps import processes_sharing, shared_memory
-from ksym.linux.memory import Memory, MemoryFault
-from ksym.linux.process_memory import ProcessMemory
 from ksym.program.engine import Engine
-from ksym.program.shared import Cell, Control, Slot
-from ksym.symbols.kernel import Kernel
+from ksym.program.shared import Cell, Slot
+from ksym.runs.held import Held, Spot
 from ksym.symbols.variable import Space
 from ksym.views.summary import number
 from ksym.watch.arm import ArmedWatch
@@ -34,33 +29,17 @@ _KERNELS = {
 """What the kernel does to a user variable, and for which system call."""
 
 
-class _Place(NamedTuple):
-    """Where a variable lies.
-
-    Args:
-        watch: Whose variable.
-        pid: The process; 0: it is the kernel's.
-        address: The address there.
-        cpu: Whose copy, of a per-CPU variable.
-    """
-
-    watch: Watch
-    pid: int
-    address: int
-    cpu: int = 0
-
-
 class Unseen:
     """Holds what was seen of a run's variables against what they hold.
 
     Args:
         armed: What is planted, with programs that take values.
         engine: Its programs.
-        kernel: For the kernel's variables.
+        held: Reads its variables.
     """
 
-    def __init__(self, armed: ArmedWatch, engine: Engine, kernel: Kernel) -> None:
-        self._armed, self._engine, self._kernel = armed, engine, kernel
+    def __init__(self, armed: ArmedWatch, engine: Engine, held: Held) -> None:
+        self._armed, self._engine, self._held = armed, engine, held
         self._found: list[str] = []
         self._sharing: dict[int, list[int]] = {}
         self._looked = False
@@ -83,50 +62,20 @@ class Unseen:
         if self._looked:
             return
         self._looked = True
-        places = [place for place in self._places() if self._armed.is_on(place.watch.index)]
-        self._engine.shared.control(Control.READER, os.getpid() << 32 | threading.get_native_id())
-        try:
-            suspects = [(place, pair) for place in places if (pair := self._differing(place)) is not None]
-            for _ in range(_LOOKS):
-                if not suspects:
-                    break
+        spots = [spot for spot in self._held.spots() if self._armed.is_on(spot.watch.index)]
+        with self._held.reading():
+            suspects = [(spot, pair) for spot in spots if (pair := self._differing(spot)) is not None]
+            for _ in range(_LOOKS if suspects else 0):
                 time.sleep(_BETWEEN_SECONDS)
                 # Where accesses go on, the next one hides what one would tell of.
-                suspects = [(place, pair) for place, pair in suspects if self._differing(place) == pair]
-        finally:
-            self._engine.shared.control(Control.READER, 0)
-        for place, (last, now) in suspects:
-            self._found.append(self._differs(place.watch, last, now, "holds {now}"))
+                suspects = [(spot, pair) for spot, pair in suspects if self._differing(spot) == pair]
+        for spot, (last, now) in suspects:
+            self._found.append(self._differs(spot.watch, last, now, "holds {now}"))
 
-    def _places(self) -> Iterator[_Place]:
-        watches = self._armed.plan.watches
-        takes = self._engine.takes_values
-        for watch in watches:
-            if takes[watch.index] and watch.variable.space is Space.KERNEL:
-                copies = watch.variable.per_cpu or {0: watch.variable.address}
-                for cpu, address in copies.items():
-                    yield _Place(watch, 0, address, cpu)
-        for index, pid, base in self._engine.places():
-            if takes[index]:
-                yield _Place(watches[index], pid, base)
-
-    def _differing(self, place: _Place) -> tuple[bytes, bytes] | None:
+    def _differing(self, spot: Spot) -> tuple[bytes, bytes] | None:
         """What the last access has left, and what is there now; None where they are equal or one is not known."""
-        engine, length = self._engine, place.watch.variable.length
-        memory: Memory | None = ProcessMemory(place.pid) if place.pid else self._kernel.memory_or_none
-        if memory is None:
-            return None
-        if place.pid:
-            last = engine.last(place.watch.index, place.pid, place.address)
-        else:
-            last = engine.shared.value(place.watch.index, length, cpu=place.cpu)
-        if last is None:
-            return None
-        try:
-            now = memory.read(place.address, length)
-        except MemoryFault:
-            return None
-        return (last, now) if now != last else None
+        last, now = self._held.last(spot), self._held.now(spot)
+        return None if last is None or now is None or last == now else (last, now)
 
     def _differs(self, watch: Watch, last: bytes, now: bytes, holds: str) -> str:
         values = Values(watch.variable)
