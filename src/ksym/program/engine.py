@@ -145,7 +145,9 @@ class Engine:
             # ever; which kernels have it cannot be asked, and a value read there is the old one.
             raise EngineRefused("programs at watchpoints are not safe on every arm64 kernel")
         if own_pid_namespace() and wants.tasks is None:
-            raise EngineRefused("this kernel has no BTF, by which programs learn the numbers of a pid namespace")
+            raise EngineRefused(
+                "this kernel has no BTF, by which programs learn the numbers of a pid namespace"
+            )
         self.plan, self.wants = plan, wants
         self._spaces = spaces if wants.tasks else None
         self._maps: dict[str, bpf.Map] = {}
@@ -300,7 +302,7 @@ class Engine:
         memories = self._maps.get("memories")
         if memories is None:
             return
-        keys = {each for each, in struct.iter_unpack("=Q", memories.get(_word(memory)) or b"") if each}
+        keys = {each for (each,) in struct.iter_unpack("=Q", memories.get(_word(memory)) or b"") if each}
         keys = keys | {key} if add else keys - {key}
         memories.update(_word(memory), b"".join(map(_word, sorted(keys)[:PLACES])).ljust(MEMORY_BYTES, b"\0"))
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ksym.symbols.task_layout import TaskLayout
 
 
-
 class Ways(NamedTuple):
     """Where to go with a hit.
 

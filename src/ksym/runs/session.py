@@ -115,7 +115,12 @@ class Session:
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""
         unseen = self.unseen.notes() if self.unseen else []
-        return [*self.lacking, *self.run.notes, *unseen, *([f"ended by: {self.run.ended_by}"] if verbose else [])]
+        return [
+            *self.lacking,
+            *self.run.notes,
+            *unseen,
+            *([f"ended by: {self.run.ended_by}"] if verbose else []),
+        ]
 
     def status(self) -> int:
         """The exit status: that of COMMAND, which is ended if it still runs; else 0."""

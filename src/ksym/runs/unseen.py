@@ -121,7 +121,9 @@ class Unseen:
                     "(OLD or NEW is ?)"
                 )
             if others := self._sharing.get(index):
-                names = ", ".join(map(str, others[:_MOST_NAMED])) + (", ..." if len(others) > _MOST_NAMED else "")
+                names = ", ".join(map(str, others[:_MOST_NAMED])) + (
+                    ", ..." if len(others) > _MOST_NAMED else ""
+                )
                 notes.append(
                     f"{watch.name} lies in memory that {'processes' if len(others) > 1 else 'process'} {names} "
                     f"{'have' if len(others) > 1 else 'has'}, too, and what is done there is not seen; "
