@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ksym.linux.libc import MACHINE
+from native.programs.numbered import THREADS, in_a_namespace, traced
 from native.running import sample
 from support.program import command, environment
 from synthetic.compile import build, need
@@ -21,59 +21,6 @@ pytestmark = [
     pytest.mark.native,
     pytest.mark.skipif(MACHINE != "x86_64", reason="elsewhere no programs run at watchpoints"),
 ]
-
-THREADS = """
-#define _GNU_SOURCE
-#include <poll.h>
-#include <pthread.h>
-#include <unistd.h>
-/* Ticks until stdin ends; then each of its two threads adds its share to the total. */
-volatile int total, ticks; static int pipes[2];
-static __attribute__((noinline)) void add(int n) { total += n; }
-static void *second(void *none) {
-  char c; if (read(pipes[0], &c, 1) == 1) { add(10); add(20); } return 0;
-}
-int main(void) {
-  pthread_t thread; if (pipe(pipes) || pthread_create(&thread, 0, second, 0)) return 1;
-  struct pollfd in = {0, POLLIN}; while (!poll(&in, 1, 1)) ticks++;
-  add(1); if (write(pipes[1], "", 1) != 1) return 1; pthread_join(thread, 0); add(2); return 0;
-}
-"""
-
-DRIVER = """
-import json, os, subprocess, sys
-nested, program, *ksym = json.loads(sys.argv[1])
-words = ["unshare", "-p", "-f", program] if nested else [program]
-run = subprocess.Popen(words, stdin=subprocess.PIPE)
-def children(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(word) for word in file.read().split()]
-pid = run.pid
-while nested and pid == run.pid:
-    pid = next((child for child in children(run.pid) if os.readlink(f"/proc/{child}/exe") == program), pid)
-while os.readlink(f"/proc/{pid}/exe") != program or len(threads := os.listdir(f"/proc/{pid}/task")) < 2:
-    pass
-tid = max(map(int, threads))
-words = [word.format(pid=pid, tid=tid) for word in ksym]
-with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, text=False) as tracer:
-    out = b""
-    while b"ticks" not in out:
-        out = tracer.stdout.readline()
-        assert out, tracer.stderr.read()
-    run.stdin.close()
-    out, error = tracer.communicate()
-run.wait()
-print(json.dumps([pid, tid, out.decode(), error.decode()]))
-"""
-
-
-def in_a_namespace(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as the first process of a pid namespace of its own."""
-    need("unshare")
-    prefix = ["unshare", "-p", "-f", "--mount-proc"]
-    if subprocess.run([*prefix, "true"], capture_output=True).returncode:
-        pytest.skip("no pid namespace can be made here")
-    return subprocess.run([*prefix, *words], capture_output=True, text=True, env=environment(), timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -92,19 +39,7 @@ def threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_of_user_variables(condition: str, kept: list[tuple[int, int]], nested: bool, threads: Path) -> None:
-    words = command(
-        "trace",
-        f"{threads}:total:-w- if {condition}",
-        f"{threads}:ticks:-w-",
-        "-p",
-        "{pid}",
-        "--format",
-        "json",
-    )
-    done = in_a_namespace(sys.executable, "-c", DRIVER, json.dumps([nested, str(threads), *words]))
-    assert done.returncode == 0, done.stderr
-    pid, tid, out, error = json.loads(done.stdout)
-    rows = [row for row in map(json.loads, out.splitlines()) if row["symbol"].endswith("total")]
+    pid, tid, rows, error = traced(threads, condition, nested=nested)
     assert [(row["old"], row["new"]) for row in rows] == kept
     assert {row["pid"] for row in rows} == {pid}
     assert {row["tid"] for row in rows} <= {pid, tid}
