@@ -183,6 +183,10 @@ class _Code:
         for each in self._variables(following):
             if self.walk is None and each.trips:
                 continue
+            asm.map_value(R1, "state", shape.slot(each.watch))
+            for off in (Slot.OFF, Slot.TRIPPED):
+                asm.load(R2, R1, off)
+                asm.jump(following, R2, "!=", 0)
             known, differs = asm.new_label("known"), asm.new_label("differs")
             words = range(0, padded(each.length), 8)
             asm.comment("the end of the chain")

@@ -56,11 +56,13 @@ class Slot(enum.IntEnum):
     TRIPPED_NS = 8
     """How long that window was, ns."""
     TRIPPED_CPU = 16
-    LEFT = 24
+    OFF = 24
+    """1 while the watch is off: what happens then is not seen, and not to be told of."""
+    LEFT = 32
     """Processes that ended with another value in the variable than the last access had left."""
-    LEFT_BASE = 32
+    LEFT_BASE = 40
     """Where the variable lay in the last of them."""
-    LEFT_OLD = 40
+    LEFT_OLD = 48
     """What that access had left there, and behind it what the variable held at the end."""
     SIZE = LEFT_OLD + 2 * MOST_BYTES
 
@@ -274,6 +276,17 @@ class Shared:
     def unseed(self, number: int) -> None:
         """Forget a seed; its number may then be another chain's."""
         self._state[(self._shape.seed(number) + Seed.SET) // 8] = 0
+
+    def switch(self, watch: int, *, on: bool) -> None:
+        """Say whether the accesses to a variable are seen."""
+        self._state[(self._shape.slot(watch) + Slot.OFF) // 8] = not on
+
+    def begin_anew(self, watch: int, cpu: int = 0) -> None:
+        """Forget a kernel variable's value, while no program runs."""
+        at = (self._shape.chain(watch) + cpu * self._shape.chain_bytes) // 8
+        self._state[at + Chain.KNOWN // 8] = 0
+        self._state[at + Chain.SEED // 8] = number = self._shape.seed_number(watch, cpu)
+        self.unseed(number)
 
     def offer(self, watch: int, shared: int) -> None:
         """Let processes that nobody has placed use the values of memory that several have."""

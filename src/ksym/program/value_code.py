@@ -7,8 +7,8 @@ from ksym.linux.bpf_asm import R0, R1, R2, R3, R4, R6, R8, R9, R10, U32, Assembl
 from ksym.linux.libc import MACHINE
 from ksym.program.layout import Hit
 from ksym.program.numbers import current_numbers
-from ksym.program.shared import Cell, Chain, Seed, Shape, key_of
-from ksym.program.snippets import NOEXIST, count, look_up
+from ksym.program.shared import MEMORY_BYTES, PLACES, Cell, Chain, Seed, Shape, key_of
+from ksym.program.snippets import NOEXIST, count, look_up, update
 from ksym.program.spec import Spec
 from ksym.program.walk import read_value, read_word
 
@@ -66,18 +66,7 @@ class ValueCode:
         asm.store(R10, self.key + 8, R1)
         look_up(asm, "chains", self.key)
         asm.mov(R8, R0)
-        if not spec.by_memory:
-            found = asm.new_label("known_process")
-            asm.jump(found, R8, "!=", 0)
-            asm.map_descriptor(R1, "chains")
-            asm.mov(R2, R10)
-            asm.add(R2, self.key)
-            asm.map_value(R3, "state", self.shape.chain(spec.watch))
-            asm.mov(R4, NOEXIST)
-            asm.call(Helper.MAP_UPDATE_ELEM)
-            look_up(asm, "chains", self.key)
-            asm.mov(R8, R0)
-            asm.place(found)
+        self._begin_chain()
         asm.place(none)
         asm.jump(done, R8, "==", 0)
         asm.load(R1, R8, Chain.SHARED)
@@ -91,6 +80,49 @@ class ValueCode:
         asm.mov(R8, R0)
         asm.store(R10, self.key, R9)
         asm.place(done)
+
+    def _begin_chain(self) -> None:
+        """Where r8 is 0, make a chain for memory that nobody has told of; r8 stays 0 if there is no room for it.
+
+        It goes onto the list of its address space first: what is not on it would outlive that.
+        """
+        asm, spec = self.asm, self.spec
+        found = asm.new_label("chain_known")
+        asm.jump(found, R8, "!=", 0)
+        if spec.by_memory:
+            asm.comment("one that nobody has told of")
+            listed, begun = asm.new_label("listed"), asm.new_label("list_begun")
+            look_up(asm, "memories", self.key)
+            asm.jump(begun, R0, "!=", 0)
+            keys = self.scratch - MEMORY_BYTES
+            asm.load(R1, R10, self.key + 8)
+            asm.store(R10, keys, R1)
+            for at in range(keys + 8, self.scratch, 8):
+                asm.store(R10, at, 0)
+            update(asm, "memories", self.key, keys, NOEXIST)
+            asm.jump(listed, R0, "==", 0)
+            asm.jump(found)
+            asm.place(begun)
+            asm.load(R2, R10, self.key + 8)
+            for place in range(PLACES):
+                other = asm.new_label("other_key")
+                asm.load(R1, R0, 8 * place)
+                asm.jump(listed, R1, "==", R2)
+                asm.jump(other, R1, "!=", 0)
+                asm.store(R0, 8 * place, R2)
+                asm.jump(listed)
+                asm.place(other)
+            asm.jump(found)
+            asm.place(listed)
+        asm.map_descriptor(R1, "chains")
+        asm.mov(R2, R10)
+        asm.add(R2, self.key)
+        asm.map_value(R3, "state", self.shape.chain(spec.watch))
+        asm.mov(R4, NOEXIST)
+        asm.call(Helper.MAP_UPDATE_ELEM)
+        look_up(asm, "chains", self.key)
+        asm.mov(R8, R0)
+        asm.place(found)
 
     def _memory(self, none: Label) -> None:
         """Put the task's memory on the stack."""

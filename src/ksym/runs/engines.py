@@ -145,7 +145,15 @@ def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> Unseen | 
     held = Held(engine, resolver.kernel)
     unseen = Unseen(armed, engine, held)
     unseen.look_for_sharers()
-    before = [(spot, held.now(spot)) for spot in held.spots()]
+    before: list[tuple[Spot, bytes | None]] = []
+
+    def begin() -> None:
+        if before:  # it was on already, and what happened since it was off nobody knows
+            for spot, _ in before:
+                held.forget(spot)
+        before[:] = [(spot, held.now(spot)) for spot in held.spots()]
+
+    armed.before_enabling = begin
     armed.after_enabling = lambda: _begin(held, before)
     armed.before_disabling = unseen.look
     return unseen

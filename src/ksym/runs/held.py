@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ksym.linux.maps import shared_memory
 from ksym.linux.memory import Memory, MemoryFault
 from ksym.linux.process_memory import ProcessMemory
 from ksym.program.engine import Engine
@@ -82,6 +83,15 @@ class Held:
         if spot.pid:
             return engine.last(index, spot.pid, spot.address)
         return engine.shared.value(index, spot.watch.variable.length, cpu=spot.cpu)
+
+    def forget(self, spot: Spot) -> None:
+        """Forget what is known of it, while nothing is watched."""
+        engine, index = self._engine, spot.watch.index
+        if spot.pid:
+            engine.unplace(index, spot.pid, spot.address)
+            engine.place(index, spot.pid, spot.address, shared=shared_memory(spot.pid, spot.address))
+        else:
+            engine.shared.begin_anew(index, spot.cpu)
 
     def begin(self, spot: Spot, value: bytes) -> None:
         """Tell the programs what the first access finds."""

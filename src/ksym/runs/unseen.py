@@ -98,7 +98,8 @@ class Unseen:
         shared = self._engine.shared
         for watch in self._armed.plan.watches:
             index = watch.index
-            if left := shared.slot(index, Slot.LEFT):
+            limit = self._engine.wants.limit
+            if (left := shared.slot(index, Slot.LEFT)) and not (limit and shared.taken() >= limit):
                 last, now = shared.left(index, watch.variable.length)
                 holds = "held {now} when its process ended"
                 if left > 1:

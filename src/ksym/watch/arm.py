@@ -114,6 +114,8 @@ class ArmedWatch:
         self._samples = not options.counting and engine is None
         self._retired = [0] * len(plan.watches)
         self._retired_lost = 0
+        self.before_enabling: Callable[[], None] = lambda: None
+        """Called before anything is seen."""
         self.after_enabling: Callable[[], None] = lambda: None
         """Called when every access is seen, before COMMAND is let go."""
         self.before_disabling: Callable[[], None] = lambda: None
@@ -313,6 +315,8 @@ class ArmedWatch:
         original reaches it (kernel/events/core.c, inherit_event). One that starts right now can so stay off, with
         all that it starts, until it is reached again. A stopped COMMAND starts none.
         """
+        self.before_enabling()
+        self._switch(on=True)
         self._on = True
         for again in range(_ENABLE_PASSES if self.scope.only_threads else 1):
             if again:
@@ -340,20 +344,31 @@ class ArmedWatch:
             self._on = False
         else:
             self._off.add(index)
+        self._switch(index, on=False)
         for armed in self.events:
             if index in (None, armed.planned.watch.index):
                 with contextlib.suppress(OSError):  # its CPU may have gone
                     armed.event.disable()
 
+    def _switch(self, index: int | None = None, *, on: bool) -> None:
+        """Let the programs know that a watch, or all, are on or off."""
+        if self.engine is not None:
+            for watch in self.plan.watches:
+                if index in (None, watch.index) and not (on and watch.index in self._off):
+                    self.engine.shared.switch(watch.index, on=on)
+
     def is_on(self, index: int) -> bool:
-        """True if a watch was enabled, and neither taken off since nor stopped by its program."""
+        """True if all accesses to a watch's variable are seen: it was not taken off, nor stopped by its program."""
         if not self._on or index in self._off:
             return False
         if self.engine is None:
             return True
         from ksym.program.shared import Slot
 
-        return not self.engine.shared.slot(index, Slot.TRIPPED)
+        limit = self.engine.wants.limit
+        return not self.engine.shared.slot(index, Slot.TRIPPED) and not (
+            limit and self.engine.shared.taken() >= limit
+        )
 
     def counts(self) -> list[int]:
         """Exact hits of each watch so far, from the counters."""
