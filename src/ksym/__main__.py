@@ -19,11 +19,14 @@ import errno
 import gc
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from ksym import __version__
 from ksym.errors import SHORT_OF, KsymError, UsageError
+from ksym.linux import streams
 from ksym.linux.files import read_ahead
+from ksym.linux.limits import LEAST_FILES, allow_files
 
 # Only the chosen command's module is imported: the time from Enter to armed counts.
 COMMANDS = {
@@ -70,41 +73,34 @@ def run() -> NoReturn:
     """
     _end_silently()
     gc.set_threshold(200_000, 20, 20)
-    _fill_standard_streams()
+    stderr = streams.install()
     words = sys.argv[1:]
     if words and words[0] in _PLANTING and not any(map(_needs_no_symbols, words[1:])):
         read_ahead("/proc/kallsyms")
     status = main(words)
     try:
         sys.stdout.flush()
-        sys.stderr.flush()
     except (OSError, ValueError):
+        status = status or KsymError.status
+    sys.stderr.flush()
+    # COMMAND's status is its own, also where only ksym's words about it were lost.
+    if stderr.lost and not _runs_command(words):
         status = status or KsymError.status
     os._exit(status)
 
 
-def _fill_standard_streams() -> None:
-    """Put something in the place of standard streams that the caller closed.
-
-    Else ksym's own descriptors would take their numbers, and rows go into them. Writing to stdout still fails,
-    and is told as such; what goes to a closed stderr is for nobody.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - for the life of the process
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+def _runs_command(words: Sequence[str]) -> bool:
+    return "--" in words[:-1] and words[0] in _PLANTING
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        status = _dispatch(arguments)
+        try:
+            status = _dispatch(arguments)
+        except SystemExit as end:  # argparse has printed the help
+            status = int(end.code or 0)
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
@@ -181,7 +177,9 @@ def _dispatch(arguments: list[str]) -> int:
     from ksym.commands.parser import parse
 
     module = import_module(f"ksym.commands.{name}")
-    return int(module.run(parse(name, module, rest)))
+    args = parse(name, module, rest)
+    allow_files(LEAST_FILES)
+    return int(module.run(args))
 
 
 def _needs_no_symbols(word: str) -> bool:

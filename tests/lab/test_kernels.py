@@ -28,6 +28,7 @@ pytestmark = pytest.mark.lab
 
 RESULTS = TREE / "build/kernels"
 LIMIT = 1800
+CPUS = int(os.environ.get("KSYM_CPUS", boot.CPUS))
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def test_guest_tests(kernel: Kernel, image_of: ImageOf, tmp_path: Path, subtests
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     job = Job(argv, cwd=TREE, environment=environment, readable=root.needs, writable=[tmp_path], limit=LIMIT)
     with (tmp_path / "stdout").open("w+b") as out, (tmp_path / "stderr").open("w+b") as err:
-        outcome = boot.run(image, job, out, err, kaslr=kernel.kaslr, root=root.directory)
+        outcome = boot.run(image, job, out, err, kaslr=kernel.kaslr, root=root.directory, cpus=CPUS)
     for name in ("stdout", "stderr"):  # pytest shows what was printed when the test fails
         print((tmp_path / name).read_text(errors="replace"))
     assert outcome.end is boot.End.EXITED, f"{image.release}: {outcome.end.value}\n{outcome.tail}"

@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from ksym.linux.libc import MACHINE
 from ksym.recording.accesses import Accesses
 from ksym.recording.reader import Recording, open_recording
 from native.running import ONE_LINE, ended, nobody, sample, started, summary
-from support.program import Result, ksym, shell
+from support.program import Result, command, environment, ksym, shell
 from synthetic.compile import build, nm
 
 pytestmark = [
@@ -30,6 +31,7 @@ pytestmark = [
 
 LOOP = r"""
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 volatile long counter;
@@ -43,6 +45,7 @@ static void *work(void *name) {
 }
 int main(int count, char **words) {
     rounds = atol(words[1]);
+    if (count > 2) { write_it(-1); getchar(); }
     pthread_t thread;
     pthread_create(&thread, 0, work, "second");
     work("first");
@@ -54,7 +57,10 @@ int main(int count, char **words) {
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program whose two threads write and read ``counter``, as often as it is told: 5 accesses for 4 rounds."""
+    """A program whose two threads write and read ``counter``, as often as it is told: 5 accesses for 4 rounds.
+
+    With a further argument it writes once and waits for a line before that.
+    """
     return build(
         tmp_path_factory.mktemp("loop"),
         "loop",
@@ -405,30 +411,35 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
+def hits_in(path: Path) -> int:
+    """How many hits a reader finds already in a file that grows."""
+    try:
+        return len(open_recording(str(path)).accesses())
+    except KsymError:
+        return 0
+
+
 def test_a_full_disk_leaves_what_it_took(loop: Path, tiny_disk: Path) -> None:
     path = tiny_disk / "x.data"
-    result = ksym(
-        "record",
-        "-o",
-        str(path),
-        "--flush-ms",
-        "1",
-        "./loop:counter",
-        "--",
-        "./loop",
-        "100000",
-        cwd=loop.parent,
-    )
-    assert result.status == 125
-    lines = result.err.splitlines(keepends=True)
-    assert ONE_LINE.fullmatch(lines[-1]), result.err
+    words = ("-o", str(path), "--flush-ms", "1", "./loop:counter", "--", "./loop", "100000", "wait")
+    with subprocess.Popen(
+        command("record", *words), stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=loop.parent, env=environment()
+    ) as process:  # fmt: skip
+        until = time.monotonic() + 60
+        while not hits_in(path):
+            assert time.monotonic() < until
+        error = process.communicate(b"\n")[1].decode()
+    assert process.returncode == 125
+    lines = error.splitlines(keepends=True)
+    assert ONE_LINE.fullmatch(lines[-1]), error
     assert "No space left on device" in lines[-1]
     recording = open_recording(str(path))
     kept = recording.accesses()
+    assert len(kept) > 0
     assert recording.cut == "its recorder could not write on: No space left on device"
     assert recording.machine.hostname == os.uname().nodename
     assert by_ip(kept) == perf_counts(tiny_disk)[0]
-    caught = int(re.findall(r"ksym: (\d+) hits, 0 lost", summary(result.err))[0])
+    caught = int(re.findall(r"ksym: (\d+) hits, 0 lost", summary(error))[0])
     assert f"ksym: {caught - len(kept)} hits caught, but not written\n" in lines
     assert recording.counts["unwritten"] == caught - len(kept)
 

@@ -63,8 +63,9 @@ def test_the_largest_that_are_taken(words: tuple[str, ...]) -> None:
 
 MIB = 1 << 20
 RUNS = {
-    ("NOFILE", "trace"): [*range(3, 36, 2), 1 << 10],
-    ("NOFILE", "record"): [3, *range(28, 48, 4), 1 << 10],
+    ("NOFILE", "trace"): [*range(5, 64, 7), *range(63, 74, 2), 1 << 10],
+    ("NOFILE", "record"): [5, 33, *range(63, 74, 2), 1 << 10],
+    ("NOFILE", "stat"): [5, 33, *range(63, 74, 2), 1 << 10],
     ("AS", "trace"): [*range(0, 12 * MIB, 2 * MIB), 1 << 30],
     ("MEMLOCK", "trace"): [0, 65536],
 }
@@ -117,7 +118,7 @@ def test_a_tracing_directory_with_less_and_less(it: Mounted, what: str) -> None:
         return sorted(os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir())
 
     before = descriptors()
-    least, most, step = len(before), len(before) + 40, 4
+    least, most, step = len(before), len(before) + 64, 4
     if what == "AS":
         least, most, step = space(pid), space(pid) + 16 * MIB, 2 * MIB
     numbers = []

@@ -20,10 +20,13 @@ from ksym.capture.pipeline import Pipeline
 from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
+from ksym.language.parser import parse_request
 from ksym.recording.recorder import Recorder
+from ksym.symbols.ctext import parse_type
+from ksym.symbols.variable import Space, Variable
 from ksym.views.rows import rows_for
 from ksym.watch.arm import Options
-from ksym.watch.plan import Plan, PlannedEvent, Role, Watch
+from ksym.watch.plan import Plan, PlannedEvent, Role, Watch, make_plan
 from ksym.watch.rings import SAMPLE_TYPE
 from synthetic import perf
 
@@ -137,6 +140,21 @@ class Recorded:
         """End the file."""
         self.recorder.finish(COUNTS)
         self.recorder.close()
+
+
+TOTAL = make_plan(
+    [(parse_request("./prog:total"), Variable("./prog:total", 0x404000, 4, Space.USER, parse_type("int")))]
+).watches[0]
+
+
+def small_recording(path: Path, hits: int) -> None:
+    """Record some hits of `TOTAL`."""
+    armed = FakeArmed([TOTAL], values=False)
+    recorded = Recorded(path, armed)
+    event = armed.event(TOTAL, 0, 0, TOTAL.roles[0])
+    armed.rings[0].put(*(perf.sample(1000 + at, cpu=0, event=event, ip=0x401000) for at in range(hits)))
+    recorded.round()
+    recorded.finish()
 
 
 class Traced:

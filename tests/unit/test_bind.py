@@ -407,13 +407,13 @@ BAD = [
     (
         "new.x",
         variable(None, 4),
-        "the type of new is not known, so neither are its members; give TARGET a type, as in *(struct foo *)ADDRESS",
+        "the type of new is not known, so neither are its members; give TARGET a type, as in *(struct foo *)0xADDRESS",
         ".x",
     ),
     (
         "new",
         variable(None, 3),
-        "new is 3 bytes of unknown type, no number; give TARGET a type, as in *(u32 *)ADDRESS",
+        "new is 3 bytes of unknown type, no number; give TARGET a type, as in *(u32 *)0xADDRESS",
         "new",
     ),
     (

@@ -43,6 +43,7 @@ def recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         sampled=None,
         unopened=None,
         cut=None,
+        following=None,
     )
     monkeypatch.setattr(reader, "open_recording", lambda path, progress: found)
     return found

@@ -330,7 +330,7 @@ def test_task_self_of_nobody(it: Told) -> None:
 
 @pytest.mark.parametrize("text", ["./prog:counter:rw-", "libc.so.6:environ:rw-", "/bin/sh:x:---"])
 def test_variables_of_programs_are_for_trace(it: Told, text: str) -> None:
-    with pytest.raises(RequestError, match=r"ksym trace -p PID [^ ]+:[a-z]+$"):
+    with pytest.raises(RequestError, match=r"`ksym trace -p PID [^ ]+:[a-z]+`$"):
         it.filters.write(text)
 
 

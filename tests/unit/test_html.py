@@ -212,6 +212,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     accesses = make_accesses(rows)
     recording = SimpleNamespace(
         path="x.data", machine=Machine("vm", "6.1", "x86_64", 2), counts={}, cut=None, sampled=None, unopened=None,
+        following=None,
         by_ksym=True,
         start=SimpleNamespace(version="0.1"), accesses=lambda: accesses,
     )  # fmt: skip

@@ -172,7 +172,7 @@ def test_any_bytes_are_a_table(data: bytes) -> None:
             "/proc/kallsyms shows only zeros, as kernel.kptr_restrict hides the addresses; "
             "sysctl kernel.kptr_restrict=1",
         ),
-        (1000, "kernel variables may be watched by root alone (CAP_SYS_ADMIN); run it with sudo"),
+        (1000, "kernel variables may be watched only by root (CAP_SYS_ADMIN); run it with sudo"),
     ],
 )  # fmt: skip
 def test_hidden_addresses(monkeypatch: pytest.MonkeyPatch, user: int, why: str) -> None:

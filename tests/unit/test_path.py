@@ -205,7 +205,7 @@ def test_one_read_for_each_pointer_of_eight_bytes_where_it_lies() -> None:
             "grid.x",
             {},
             "cannot reach t.grid.x: "
-            "it is a member of an array (int[2][2]); choose one of its 2 elements, as in [0]",
+            "it is a member of an array (int[2][2]); choose one of its 2 elements, as in t.grid[0]",
             (6, 8),
         ),
         (

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
 from ksym.language.parser import parse_request
+from ksym.linux import privileges
 from ksym.symbols.variable import Space, Variable
 from ksym.watch import refusals
 from ksym.watch.plan import Plan, PlannedEvent, make_plan
@@ -34,7 +36,7 @@ def test_no_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     large, two = plan("v", length=40), plan("a", "b")
     assert said(errno.ENOSPC, large, first(large)) == (
         "cannot watch v: it takes 5 debug registers and CPU 1 has 2 free (40 bytes, at most 8 a register); "
-        "watch a part of it: a member, an element, ADDRESS/LENGTH"
+        "watch its first bytes with v/16:rw-"
     )
     assert said(errno.ENOSPC, two, first(two, 77, -1)) == (
         "cannot watch a, b: they take 2 debug registers and thread 77 has 2 free (requests: a 1, b 1); "
@@ -42,9 +44,10 @@ def test_no_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(refusals, "holders", lambda: [Holder(7, "gdb", "debugs pid 8")])
     assert said(errno.ENOSPC, two, first(two)).endswith(
-        "; held perhaps by gdb (pid 7, debugs pid 8); end one of them, or watch less: "
-        "a member, an element, ADDRESS/LENGTH"
+        "; held perhaps by gdb (pid 7, debugs pid 8); end one of them, or ask for fewer at a time"
     )
+    reads = plan("a:r--", "b:rw-")
+    assert "(requests: a 2, b 1); " in said(errno.ENOSPC, reads, first(reads))
 
 
 @pytest.mark.parametrize(
@@ -75,23 +78,31 @@ def test_kernel_variable_in_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> 
         )
 
 
+def ordinary(monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    """An ordinary user, outside of containers, and this kernel.perf_event_paranoid."""
+    monkeypatch.setattr(refusals, "paranoid", lambda: level)
+    monkeypatch.setattr(privileges, "is_filtered", lambda name: False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+
 @pytest.mark.parametrize(
     ("space", "level", "text"),
     [
-        (Space.KERNEL, 2, "kernel addresses may be watched by root alone (CAP_SYS_ADMIN); run it with sudo"),
+        (Space.KERNEL, 2, "kernel addresses may be watched only by root (CAP_SYS_ADMIN); run it with sudo"),
         (
             Space.USER,
             3,
-            "kernel.perf_event_paranoid is 3, which keeps perf from all but root (CAP_PERFMON); run it ",
+            "kernel.perf_event_paranoid is 3, which keeps perf events from all but root (CAP_PERFMON); run it with "
+            "sudo, or: sysctl kernel.perf_event_paranoid=2",
         ),
-        (Space.USER, 2, "that process is not yours, or it may not be traced; run it with sudo"),
+        (Space.USER, 2, "that process belongs to another user, or it may not be traced; run it with sudo"),
     ],
 )
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
 def test_privileges(
     monkeypatch: pytest.MonkeyPatch, space: Space, level: int, text: str, number: int
 ) -> None:
-    monkeypatch.setattr(refusals, "paranoid", lambda: level)
+    ordinary(monkeypatch, level)
     of = plan("v", space=space)
     assert said(number, of, first(of)).startswith(f"cannot watch v: {text}")
 
@@ -122,10 +133,10 @@ def test_no_perf_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_accesses_by_the_kernel_need_more_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "paranoid", lambda: 2)
+    ordinary(monkeypatch, 2)
     of = plan("v", space=Space.USER)
     refusal = explain(OSError(errno.EACCES, "x"), first(of, 7), of, kernel_accesses=True)
     assert refusal.line() == (
-        "cannot watch v: kernel.perf_event_paranoid is 2, which shows accesses by the kernel to root alone "
+        "cannot watch v: kernel.perf_event_paranoid is 2, which keeps accesses by the kernel from all but root "
         "(CAP_PERFMON); leave out --kernel-accesses, run it with sudo, or: sysctl kernel.perf_event_paranoid=1"
     )

@@ -34,7 +34,7 @@ class FakeRecording:
             counts,
             None,
         )
-        self.by_ksym, self.sampled, self.unopened = True, None, None
+        self.by_ksym, self.sampled, self.unopened, self.following = True, None, None, None
         self.start = argparse.Namespace(version="0.1")
         self._accesses = accesses
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ksym.capture.access import Access
 from ksym.capture.instructions import Instruction
@@ -17,6 +20,7 @@ from ksym.capture.sites import Named, Site
 from ksym.capture.values import Value
 from ksym.language.parser import parse_request
 from ksym.symbols.variable import Space, Variable
+from ksym.views.delimited import defused
 from ksym.views.fields import NAMES
 from ksym.views.rows import FORMATS, rows_for
 from ksym.views.summary import Tally
@@ -96,6 +100,66 @@ def test_csv_is_read_back() -> None:
     (found,) = csv.DictReader(io.StringIO(rows.header() + rows.row(awkward)))
     assert found["comm"] == 'a,"b\\n'
     assert (found["instruction"], found["stack"], found["old"]) == ("mov [rdx],eax", "f+0x1;g+0x2", "")
+
+
+FORMULAS = [
+    "=cmd|'/c calc'!A0",
+    "@SUM(1)",
+    "+1+cmd",
+    "-2+3",
+    "-",
+    "\t=1",
+    "\r=1",
+    "\uff1d1",
+    "--5",
+    "-0x10",
+    "=1.5",
+]
+NUMBERS = ["-17", "+17", "-1.5", "-2.5e-07", "-inf", "0", "17"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_csv_has_no_formula_for_a_spreadsheet_unless_it_is_asked_for_as_it_is(text: str) -> None:
+    """Whatever text comes from a program: names of tasks, of code and its files, and values."""
+    value = Value(text, text, json.dumps(text))
+    site = replace(SITE, named=Named(text, 1, 2, text))
+    access = replace(
+        ACCESS, comm=text, site=site, old=value, new=value, stack=(Named(text, 1), Named(text, 2))
+    )
+    found = {}
+    for raw in (False, True):
+        rows = rows_for("csv", PLAN.watches, raw=raw)
+        (found[raw],) = csv.DictReader(io.StringIO(rows.header() + rows.row(access)))
+    for name in ("comm", "function", "module", "old", "new"):
+        assert found[True][name] == printable(text)
+        assert found[False][name] == printable("'" + text)
+    assert found[True]["stack"] == printable(f"{text}+0x1;{text}+0x2")
+    assert found[False]["stack"] == printable(f"'{text}+0x1;'{text}+0x2")
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_in_csv_stay_numbers(text: str) -> None:
+    rows = rows_for("csv", PLAN.watches)
+    value = Value(text, float(text), json.dumps(float(text)))
+    access = replace(ACCESS, comm=text, old=value, new=Value("-5", -5, "-5"))
+    (found,) = csv.DictReader(io.StringIO(rows.header() + rows.row(access)))
+    assert (found["comm"], found["old"], found["new"]) == (text, text, "-5")
+
+
+@given(st.text(max_size=12))
+def test_no_text_is_a_formula_in_csv_and_each_is_found_again(text: str) -> None:
+    shown = defused(text)
+    for cell in shown.split(";"):
+        number = cell and not math.isnan(_number(cell))
+        assert cell[:1] not in set("=+-@\t\r\n") or (number and shown == text)
+    assert re.sub("(^|;)'(?=[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])", r"\1", shown) in (text, shown)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text.replace("nan", "0"))
+    except ValueError:
+        return math.nan
 
 
 def test_columns_of_the_table() -> None:

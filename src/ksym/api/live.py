@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ksym.api import arguments
 from ksym.capture.access import Access as Caught
+from ksym.linux.clock import wall_offset
 from ksym.program.wants import Sink, Wants
 from ksym.runs.live import Live
 from ksym.runs.planting import TWINS, Planting
@@ -83,7 +83,7 @@ class Accesses:
 
     def __init__(self, session: Session, limit: int | None) -> None:
         self._session, self._live = session, Live(session, limit=limit)
-        self._clock_offset = time.time_ns() - time.monotonic_ns()
+        self._clock_offset = wall_offset()
         self._waiting: deque[Caught] = deque()
         self._tally: Tally | None = None
         self._status: int | None = None

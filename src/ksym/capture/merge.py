@@ -12,12 +12,12 @@ meanwhile, sweeps are collected between the rows, and wait.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Collection
 from operator import attrgetter
 
 from ksym.capture.records import Record, parse
+from ksym.linux.clock import monotonic_ns
 from ksym.linux.ring import Ring
 
 _TIME = attrgetter("time")
@@ -47,7 +47,7 @@ class Merge:
         *,
         chains: bool,
         raw: bool = False,
-        clock: Callable[[], int] = time.monotonic_ns,
+        clock: Callable[[], int] = monotonic_ns,
         backlog: int = BACKLOG_BYTES,
     ) -> None:
         self._rings, self._chains, self._raw, self._clock = rings, chains, raw, clock

@@ -8,6 +8,7 @@ and exits keep the table true, in order of time, so that a thread that is gone s
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord
@@ -25,21 +26,26 @@ class Tasks:
         self._all_numbered = all_numbered
         self._comm: dict[int, str] = {0: "swapper"}
         self._gone: dict[int, None] = {}
+        self.short = False
+        """A name could not be read, as too many files are open."""
 
     def snapshot(self) -> None:
         """Take the names of all threads that live now."""
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                     for thread in os.listdir(f"/proc/{entry.name}/task"):
                         self._read(int(entry.name), int(thread))
 
     def _read(self, pid: int, tid: int) -> str | None:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{tid}/comm", "rb") as file:
-            name = file.read().rstrip(b"\n").decode(errors="replace")
-            self._comm[tid] = name
-            return name
-        return None
+        try:
+            with open(f"/proc/{pid}/task/{tid}/comm", "rb") as file:
+                name = file.read().rstrip(b"\n").decode(errors="replace")
+        except OSError as error:
+            self.short = self.short or error.errno in (errno.EMFILE, errno.ENFILE)
+            return None
+        self._comm[tid] = name
+        return name
 
     def apply(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
         """Follow a change.

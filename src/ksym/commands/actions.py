@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -58,6 +60,9 @@ class Stopped:
         """What the summary tells: nothing."""
         return []
 
+    def close(self) -> None:
+        """Leave the tasks as they are: stopped, for whoever looks into them."""
+
 
 def _is_stopped(pid: int) -> bool:
     try:
@@ -84,7 +89,7 @@ class Execute:
         self._running: list[subprocess.Popen[bytes]] = []
         self._starts: deque[float] = deque(maxlen=_PER_SECOND)
         self._skipped = 0
-        self._failed, self._last_failure = 0, 0
+        self._failed, self._last_failure, self._killed = 0, 0, 0
 
     def take(self, access: Access) -> None:
         """An access that was kept."""
@@ -101,7 +106,12 @@ class Execute:
         try:
             os.write(row, self._row(access).encode())
             os.lseek(row, 0, os.SEEK_SET)
-            self._running.append(Popen(self._command, shell=True, stdin=row, stdout=sys.stderr.fileno()))
+            # A session of its own, so that all that the command starts can be ended together.
+            self._running.append(
+                Popen(
+                    self._command, shell=True, stdin=row, stdout=sys.stderr.fileno(), start_new_session=True
+                )
+            )
         finally:
             os.close(row)
 
@@ -128,12 +138,15 @@ class Execute:
         while self._running:
             self.turn()
             if time.monotonic() >= deadline:
-                for process in self._running:
-                    process.kill()
-                    process.wait()
+                self._kill()
             elif self._running:
                 time.sleep(0.005)
         told = []
+        if self._killed:
+            after = f"they had not ended {_PATIENCE_SECONDS:.0f} s after the run"
+            told.append(
+                f"--on-hit: {number(self._killed, 'command')} killed, with what they started: {after}"
+            )
         if self._failed:
             times = f"last with exit status {self._last_failure}"
             told.append(f"--on-hit: the command failed for {number(self._failed, 'access')} ({times})")
@@ -141,6 +154,19 @@ class Execute:
             rate = f"at most {_PER_SECOND} a second, {_AT_ONCE} at once"
             told.append(f"--on-hit: the command was not run for {number(self._skipped, 'access')} ({rate})")
         return told
+
+    def _kill(self) -> None:
+        """Kill the commands that still run, each with all that it has started."""
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self._killed += 1
+        self._running.clear()
+
+    def close(self) -> None:
+        """Leave no command behind."""
+        self._kill()
 
 
 Action = Stopped | Execute

@@ -19,9 +19,10 @@ from ksym.linux.cpus import online_cpus
 from ksym.linux.kernel_memory import BpfMemory, CoreMemory
 from ksym.linux.libc import MACHINE
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, understands
+from ksym.linux.privileges import paranoid
 from ksym.symbols.dwarf import readable as dwarf_readable
 from ksym.symbols.kernel import Kernel, memory_refusal
-from ksym.watch.refusals import paranoid
+from ksym.watch.refusals import no_privilege
 from ksym.watch.registers import free_registers, holders
 
 
@@ -52,6 +53,16 @@ def _try(mode: int, address: int, length: int, *, pid: int, cpu: int, user: bool
     return None
 
 
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.ENOSYS)
+
+
+def _why(error: OSError, *, kernel: bool = False, system_wide: bool = False) -> tuple[str, str]:
+    """Return why perf_event_open(2) refused, and what to do."""
+    if error.errno in _REFUSALS:
+        return no_privilege(kernel=kernel, system_wide=system_wide)
+    return os.strerror(error.errno or 0), ""
+
+
 def _own_watch(kernel: Kernel) -> Finding:
     what = "watch own processes"
     target = ctypes.c_uint64()
@@ -60,14 +71,10 @@ def _own_watch(kernel: Kernel) -> Finding:
         return Finding(what, OK, "user variables of one's own processes can be watched")
     if error.errno == errno.ENOSPC:
         return Finding(what, LIMITED, "all debug registers are taken", free_them())
-    level = paranoid()
-    if level is None:
+    if paranoid() is None:
         return Finding(what, BROKEN, "this kernel has no perf events", "use one with CONFIG_PERF_EVENTS")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return Finding(
-            what, refused(), f"kernel.perf_event_paranoid is {level}, or a sandbox forbids perf_event_open",
-            "run it with sudo, or: sysctl kernel.perf_event_paranoid=2",
-        )  # fmt: skip
+    if error.errno in _REFUSALS:
+        return Finding(what, refused(), *no_privilege())
     return Finding(
         what, BROKEN, f"no hardware breakpoints ({os.strerror(error.errno or 0)})",
         "a virtual machine may hide the debug registers: use another host or setting",
@@ -84,7 +91,7 @@ def _registers(kernel: Kernel) -> Finding:
         try:
             least, where = free_registers(pid=0, cpu=-1), "in an own thread"
         except OSError as error:
-            return Finding(what, refused(), f"cannot be counted ({os.strerror(error.errno or 0)})")
+            return Finding(what, refused(), f"cannot be counted: {_why(error)[0]}")
     usual = 4
     others = holders() if least < usual else []
     found = f"{least} free {where}, each covers up to 8 bytes"
@@ -100,12 +107,7 @@ def _system_wide(kernel: Kernel) -> Finding:
     error = _try(3, ctypes.addressof(target), 8, pid=-1, cpu=online_cpus()[0], user=True)
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "all tasks of a CPU can be watched")
-    return Finding(
-        what,
-        refused(),
-        f"not permitted: kernel.perf_event_paranoid is {paranoid()} (CAP_PERFMON)",
-        "run it with sudo",
-    )
+    return Finding(what, refused(), *_why(error, system_wide=True))
 
 
 def _kernel_addresses(kernel: Kernel) -> Finding:
@@ -114,9 +116,7 @@ def _kernel_addresses(kernel: Kernel) -> Finding:
     error = _try(3, address, 4, pid=-1, cpu=online_cpus()[0], user=False)
     if error is None or error.errno == errno.ENOSPC:
         return Finding(what, OK, "kernel addresses can be watched")
-    return Finding(
-        what, refused(), "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
-    )
+    return Finding(what, refused(), *_why(error, kernel=True))
 
 
 def _some_kernel_address(kernel: Kernel) -> int:
@@ -144,7 +144,7 @@ def _execute(kernel: Kernel) -> Finding:
         return Finding(
             what, LIMITED, "the kernel refuses it (no CONFIG_KPROBES?)", "use a kernel with kprobes"
         )
-    return Finding(what, refused(), os.strerror(error.errno or 0), "run it with sudo")
+    return Finding(what, refused(), *_why(error, kernel=True))
 
 
 def _perf_limits(kernel: Kernel) -> Finding:
@@ -163,8 +163,8 @@ def _lost_counts(kernel: Kernel) -> Finding:
     try:
         if understands(read_format=perf_event.FORMAT_LOST):
             return Finding(what, OK, "the kernel counts lost records, besides the hits")
-    except OSError:
-        return Finding(what, LIMITED, "not tried: perf events may not be opened")
+    except OSError as error:
+        return Finding(what, LIMITED, f"not tried: {_why(error)[0]}")
     return Finding(what, OK, "hits minus records (this kernel has no PERF_FORMAT_LOST)")
 
 

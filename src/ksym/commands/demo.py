@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
             live.follow(table.header())
             tally = live.tally(live.remarks())
         session.status()
+        if live.failure:
+            raise live.failure
     print(f"\nwho touched {sample.request} ({variable.length} bytes at {variable.address:#x}):\n")
     print(f"{'TIMES':>7}  {'TYPE':<5} {'TASK':<15} FUNCTION")
     for (comm, access, function, instruction), count in table.seen.most_common():

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from ksym.errors import KsymError, UsageError
 from ksym.reports.select import Selection, add_selection
 from ksym.views import target
+from ksym.views.rows import RAW_HELP, check_raw
 from ksym.views.text import printable
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("-f", "--force", action="store_true", help="overwrite OUT")
     add_selection(parser)
+    parser.add_argument("--raw", action="store_true", help=RAW_HELP)
     parser.add_argument(
         "--partition", action="store_true",
         help="parquet: add to the folder OUT as host=HOST/date=DATE, for the recordings of a fleet",
@@ -57,13 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Read the recording, write the export, say what it is called."""
     _check(args)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start threads for what is not used here
-    write = _writer(args.to, fleet=args.partition)
+    write = _writer(args.to, fleet=args.partition, raw=args.raw)
     from ksym.recording.reader import open_recording
     from ksym.reports.progress import Progress
     from ksym.reports.remarks import remarks
 
     out = Path(args.file).stem + ENDINGS[args.to] if args.output is None else args.output
     if not args.partition:
+        target.check_apart(args.file, out)
         target.check(out, force=args.force)  # before anything takes time
     with Progress(f"reading {printable(args.file)}") as progress:
         recording = open_recording(args.file, progress)
@@ -86,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    check_raw(raw=args.raw, name=args.to)
     what = "cannot read the command line"
     if args.partition and args.to != "parquet":
         raise UsageError(what, f"--partition is for parquet, not for {args.to}", "leave it out")
@@ -99,7 +103,7 @@ def _selected(accesses: Accesses, selection: Selection) -> Accesses:
     return accesses.select(selection.mask(accesses)) if selection else accesses
 
 
-def _writer(name: str, *, fleet: bool) -> Write:
+def _writer(name: str, *, fleet: bool, raw: bool) -> Write:
     """What writes accesses in the format of that name.
 
     Raises:
@@ -112,7 +116,7 @@ def _writer(name: str, *, fleet: bool) -> Write:
     if name in ("csv", "jsonl"):
         from ksym.exports import rows
 
-        return functools.partial(rows.write, name="json" if name == "jsonl" else name)
+        return functools.partial(rows.write, name="json" if name == "jsonl" else name, raw=raw)
     if name == "parquet":
         if not find_spec("pyarrow"):
             raise _missing(name, "pyarrow", "'ksym[data]'")
@@ -150,6 +154,7 @@ def _add(
         (folder / path, some) for path, some in parquet.partitions(accesses, recording.machine.hostname, name)
     ]
     for path, _ in parts:
+        target.check_apart(recording.path, str(path))
         target.check(str(path), force=force)
     done = 0
     for path, some in parts:

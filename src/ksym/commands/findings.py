@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from ksym.linux import privileges
 from ksym.linux.libc import MACHINE
 from ksym.linux.lockdown import CONFIDENTIAL_CURE, is_confidential
 from ksym.watch.registers import holders
@@ -52,6 +53,9 @@ def cure_for_secrets() -> str:
     """What to do where kernel memory may not be read."""
     if is_confidential():
         return CONFIDENTIAL_CURE
+    found = privileges.refusal("bpf", privileges.BPF, privileges.SYS_ADMIN)
+    if found is not None:
+        return found[1]
     return "run it with sudo" if os.geteuid() != 0 else ""
 
 

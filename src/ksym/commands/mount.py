@@ -22,6 +22,7 @@ import traceback
 from ksym.commands.parser import add_vmlinux, percent
 from ksym.errors import KsymError
 from ksym.linux.cpus import CpuEvents
+from ksym.linux.mounted import check_mounted
 from ksym.tracing.files import TracingDirectory
 from ksym.tracing.instance import Instance
 from ksym.tracing.planted import How
@@ -51,6 +52,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Mount, and serve until it is unmounted or a signal comes."""
+    check_mounted()
     vmlinux = args.vmlinux and os.path.abspath(args.vmlinux)
     how = How(bpf=not args.no_bpf, guard=args.guard, vmlinux=vmlinux)
     directory = TracingDirectory(lambda: Instance(how))

@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ksym.errors import UsageError
 from ksym.linux.cpus import parse_cpus
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _MOST_DIGITS = 18
 
@@ -41,6 +45,11 @@ class _Formatter(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Raises instead of printing and leaving."""
 
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """See argparse, which passes over what cannot be written."""
+        if message:
+            (file or sys.stderr).write(message)
+
     def error(self, message: str) -> NoReturn:
         """See argparse.
 
@@ -49,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         """
         word = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
         if word != message.partition(" ")[0] and not word.strip("rwx-"):
-            message, todo = f"{word} stands alone", "write ACCESS behind the variable, as in pid_max:-w-"
+            message, todo = f"{word} stands alone", "put ACCESS right after the variable, as in pid_max:-w-"
         else:
             todo = f"see {self.prog} --help"
         raise UsageError("cannot read the command line", message, todo)
@@ -72,7 +81,15 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
                 "cannot read the command line", "there is nothing behind --", "name a COMMAND there"
             )
     parser = make_parser(name, module)
-    args = parser.parse_intermixed_args(words)
+    try:
+        args = parser.parse_intermixed_args(words)
+    except UsageError:
+        if takes_command and not command:
+            from ksym.runs.slips import missing_dashes
+
+            if (error := missing_dashes([word for word in words if "/" in word])) is not None:
+                raise error from None
+        raise
     args.command = command
     return args
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import threading
 from contextlib import ExitStack
 
@@ -20,6 +19,7 @@ from ksym.symbols.kernel import Kernel
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import ArmedWatch, Options
 from ksym.watch.plan import READ_REGISTERS, Scope, make_plan
+from ksym.watch.refusals import no_privilege
 from ksym.watch.registers import both_fire, free_registers
 
 _NOT_TRIED = "not tried: there are no programs at watchpoints"
@@ -34,10 +34,8 @@ def reads_and_writes(kernel: Kernel) -> Finding:
         )
     try:
         free = free_registers(pid=0, cpu=-1)
-    except OSError as error:
-        return Finding(
-            what, refused(), f"not tried: no watchpoint may be set ({os.strerror(error.errno or 0)})"
-        )
+    except OSError:
+        return Finding(what, refused(), f"not tried: no watchpoint may be set ({no_privilege()[0]})")
     if free < 2:
         return Finding(
             what, LIMITED, f"for certain, and alone (r--), by two registers; {free} free", free_them()

@@ -24,6 +24,7 @@ from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
 from ksym.recording.files import Files
 from ksym.recording.recorder import FLUSH_SECONDS, LEAST_SIZE, Recorder
+from ksym.recording.writer import FileCut
 from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session
 from ksym.symbols.kallsyms import Kallsyms
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     # An access may take several hits, so their number is not counted in the kernel.
     planting = Planting(options, Wants(Sink.RECORD), args.twin, not args.no_bpf, args.guard, args.verbose)
     files = Files(args.output, force=args.force, rotates=bool(args.max_size))
-    with open_session(asked(args), planting) as session:
+    with closing(files), open_session(asked(args), planting) as session:
         if not args.quiet:
             session.tell_lacking()
         users = Users(session.code_pid)
@@ -113,17 +114,21 @@ def run(args: argparse.Namespace) -> int:
                 limit=args.limit or 0, taken=limit.take if limit else lambda batch: None,
             )  # fmt: skip
         except OSError as error:
+            files.discard()
             raise files.error(error) from error
         with closing(users), closing(recorder):
-            recording = _Recording(args, session, recorder, limit)
+            recording = _Recording(args, session, recorder, limit, files)
             try:
                 recording.follow()
             except OSError as error:
                 recording.stop(error)
-                raise files.error(error) from error
+                raise files.error(error, readable=recording.readable()) from error
+            lost = files.settle()
+            recording.summary()  # before COMMAND is ended, which may take its time
             status = session.status()
-            recording.summary()
-        return status
+            if lost:
+                raise lost
+            return status
 
 
 def _sites(session: Session, users: Users) -> Sites:
@@ -156,8 +161,14 @@ class _Recording:
     """A session that is recorded."""
 
     def __init__(
-        self, args: argparse.Namespace, session: Session, recorder: Recorder, limit: Limit | None
+        self,
+        args: argparse.Namespace,
+        session: Session,
+        recorder: Recorder,
+        limit: Limit | None,
+        files: Files,
     ) -> None:
+        self._files = files
         self._args, self._session, self._recorder, self._limit = args, session, recorder, limit
         self._progress = sys.stderr.isatty() and not args.quiet
         self._shown_at = 0.0
@@ -175,17 +186,26 @@ class _Recording:
         self._recorder.round(self._counts)  # what the rings still hold is not lost
         if self._limit:
             self._limit.finish()
+        self._session.armed.release()
         self._recorder.finish(self._counts() | self._ending())
         self._show_no_more()
 
     def stop(self, error: OSError) -> None:
         """End a recording that cannot be written."""
-        self._session.armed.disable()
+        self._session.armed.release()
         self._session.run.stop("it cannot be written")
         why = error.strerror or "it fails"
         self._stopped = self._recorder.stop(self._counts() | self._ending(), why)
         self._show_no_more()
+        if not self._recorder.readable and not isinstance(error, FileCut):
+            self._files.discard()
         self.summary()
+
+    def readable(self) -> str | None:
+        """Return the file in which the last hits that were written can be read; None where there is none."""
+        if self._recorder.readable:
+            return self._files.name(self._args.output)
+        return self._files.name(f"{self._args.output}.1") if self._recorder.kept[1] else None
 
     def _ending(self) -> dict[str, Any]:
         return {"notes": self._notes(), "ended_by": self._session.run.ended_by}
@@ -247,20 +267,22 @@ class _Recording:
             no_room=counts["no_room"], hidden=hidden, rejected=rejected, suppressed=counts["suppressed"],
             disarmed=counts["disarmed"], notes=[] if self._args.quiet else self._notes(),
         )  # fmt: skip
-        print("\n".join([*tally.lines(), *self._files()]), file=sys.stderr)
+        print("\n".join([*tally.lines(), *self._file_lines()]), file=sys.stderr, flush=True)
 
-    def _files(self) -> Sequence[str]:
-        """What there is in the files."""
+    def _file_lines(self) -> Sequence[str]:
+        """Return what there is in the files."""
         here, before, removed = self._recorder.kept
-        path = printable(self._args.output)
+        name, name_before = map(self._files.name, (self._args.output, f"{self._args.output}.1"))
         lines = []
         if self._stopped:
             here = self._stopped["recorded"]
             lines.append(f"ksym: {number(self._stopped['unwritten'], 'hit')} caught, but not written")
         if removed:
             lines.append(f"ksym: {number(removed, 'hit')} in files that were removed (--max-size)")
-        if not self._args.quiet:
-            more = f" (and {path}.1: {number(before, 'hit')})" if before else ""
+        if not self._args.quiet and name and (self._recorder.readable or not self._stopped):
+            path, more = printable(name), ""
+            if before and name_before:
+                more = f" (and {printable(name_before)}: {number(before, 'hit')})"
             length = in_bytes(self._recorder.length)
             lines.append(f"ksym: {path}: {number(here, 'hit')}, {length}{more}; ksym report {path}")
         return lines

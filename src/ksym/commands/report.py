@@ -104,6 +104,7 @@ def _report(args: argparse.Namespace) -> str:
     from ksym.reports.terminal import Style, Terminal
 
     selection = Selection.of(args)
+    target.check_apart(args.file, args.html or target.STDOUT, option="--html" if args.html else "-o")
     if args.html is not None:
         target.check(args.html, force=args.force, option="--html")  # before anything takes time
     with Progress(f"reading {printable(args.file)}") as progress:
@@ -168,7 +169,7 @@ def _about(recording: Recording) -> About:
         return value if isinstance(value, int) else 0
 
     notes = counts.get("notes")
-    unopened = [recording.unopened] if recording.unopened else []
+    lacking = [clause for clause in (recording.unopened, recording.following) if clause]
     return About(
         recording.path,
         machine={
@@ -177,6 +178,6 @@ def _about(recording: Recording) -> About:
         made_by=made_by, lost=number("lost"), rejected=number("rejected"), suppressed=number("suppressed"),
         disarmed=number("disarmed"), removed=number("removed"), unwritten=number("unwritten"),
         continues=number("file") > 1, cut=recording.cut,
-        notes=tuple(map(str, [*(notes if isinstance(notes, list) else []), *unopened])),
+        notes=tuple(map(str, [*(notes if isinstance(notes, list) else []), *lacking])),
         sampled=recording.sampled,
     )  # fmt: skip

@@ -13,10 +13,12 @@ from typing import Any
 
 from ksym.commands.parser import add_vmlinux, positive
 from ksym.language.request import Request
+from ksym.linux.mounted import check_mounted
+from ksym.linux.process_status import check_process
 from ksym.program.engine import programs
 from ksym.program.wants import Sink, Wants
 from ksym.runs.engines import bind_conditions, wants_for
-from ksym.runs.session import parse_requests
+from ksym.runs.session import parse_requests, resolve_all
 from ksym.symbols.functions import Functions
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.types import describe
@@ -43,9 +45,12 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Resolve and print."""
+    check_mounted()
     requests = parse_requests(args.requests)
+    if args.pid is not None:
+        check_process(args.pid)
     with closing(Resolver(vmlinux=args.vmlinux, pid=args.pid, can_start=False)) as resolver:
-        found = [(request, resolver.resolve(request)) for request in requests]
+        found = resolve_all(requests, resolver, pid=args.pid, texts=args.requests)
         conditions = bind_conditions(found, Functions(resolver.kernel, resolver.pid))
         plan, twins = (make_plan(found, twin=twin, conditions=conditions) for twin in (False, True))
         free = _free(args.pid)

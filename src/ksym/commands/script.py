@@ -17,7 +17,7 @@ from ksym.errors import KsymError
 from ksym.reports.select import Selection, add_selection
 from ksym.views import target
 from ksym.views.output import Output, ReaderGone
-from ksym.views.rows import FORMATS
+from ksym.views.rows import FORMATS, RAW_HELP, check_raw
 from ksym.views.target import STDOUT
 from ksym.views.text import printable
 
@@ -30,6 +30,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
     )
+    parser.add_argument("--raw", action="store_true", help=RAW_HELP)
     parser.add_argument(
         "-o", "--output", metavar="OUT", default=STDOUT,
         help="rows into OUT (made with mode 0600), not to stdout",
@@ -43,6 +44,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read the recording and print its rows."""
+    check_raw(raw=args.raw, name=args.format)
     # numpy would start a thread for each CPU, for what is not used here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -58,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ksym.reports.remarks import remarks
     from ksym.views.bulk import bulk_rows_for, texts
 
+    target.check_apart(args.file, args.output)
     target.check(args.output, force=args.force)  # before anything takes time
     selection = Selection.of(args)
     with Progress(f"reading {printable(args.file)}") as progress:
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         accesses = accesses.select(selection.mask(accesses))
     if args.limit:
         accesses = accesses.select(slice(args.limit))
-    rows = bulk_rows_for(args.format, accesses, verbose=args.verbose)
+    rows = bulk_rows_for(args.format, accesses, verbose=args.verbose, raw=args.raw)
     header = rows.header() if not args.quiet or args.format == "csv" else ""
     if args.output == STDOUT:
         try:

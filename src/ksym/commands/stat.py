@@ -82,9 +82,13 @@ def run(args: argparse.Namespace) -> int:
         stat = Stat(args, session, output)
         with closing(stat):
             stat.follow()
-        status = session.status()
+        session.armed.release()
         notes = [] if args.quiet else session.notes(verbose=args.verbose)
-        print("\n".join(stat.tally(notes).lines()), file=sys.stderr)
+        # Before COMMAND is ended, which may take its time.
+        print("\n".join(stat.tally(notes).lines()), file=sys.stderr, flush=True)
+        status = session.status()
+        if stat.failure:
+            raise stat.failure
         return status
 
 
@@ -150,6 +154,8 @@ class Stat:
     def __init__(self, args: argparse.Namespace, session: Session, output: Output) -> None:
         self._args, self._session, self._output = args, session, output
         self._hits = [0] * len(session.plan.watches)
+        self.failure: KsymError | None = None
+        """Why a table could not be written; the run was ended then."""
         self._whose: Whose | None = None
         if args.by:
             from ksym.commands.whose import Whose
@@ -157,11 +163,7 @@ class Stat:
             self._whose = Whose(args, session)
 
     def follow(self) -> None:
-        """Print until the run is over; it is once nobody reads.
-
-        Raises:
-            KsymError: it cannot be printed; the watch is disarmed.
-        """
+        """Print until the run is over; it is once nobody reads, or tables cannot be written."""
         args, session = self._args, self._session
         before = list(self._hits)
         started = time.monotonic()
@@ -185,16 +187,23 @@ class Stat:
         if self._whose:
             self._whose.follow(last=True)
         self._hits = kept(session.armed)
+        last = ""
         if not args.interval:
-            self._written(header + self._totals())
+            last = header + self._totals()
         elif self._hits != before and reader:
-            self._written(self._interval(time.monotonic() - started, before))
+            last = self._interval(time.monotonic() - started, before)
+        session.armed.release()  # not after the table: its reader may keep ksym waiting
+        self._written(last)
 
     def _written(self, text: str) -> bool:
         try:
             self._output.write(text)
         except ReaderGone:
             self._session.run.stop("the reader of the table went away")
+            return False
+        except KsymError as error:
+            self._session.run.stop("the table cannot be written")
+            self.failure = error
             return False
         return True
 

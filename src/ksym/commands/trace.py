@@ -15,12 +15,14 @@ from contextlib import closing
 from ksym.commands.actions import STOP, Action, Stopped, action_for, on_hit
 from ksym.commands.parser import positive
 from ksym.commands.run_options import add_run_options, asked
+from ksym.errors import KsymError
 from ksym.program.wants import Sink, Wants
 from ksym.runs.live import Live
 from ksym.runs.planting import Planting
 from ksym.runs.session import Session, open_session
 from ksym.views.output import Output, ReaderGone
-from ksym.views.rows import FORMATS, Rows, rows_for
+from ksym.views.rows import FORMATS, RAW_HELP, Rows, check_raw, rows_for
+from ksym.views.summary import number
 from ksym.views.text import printable
 from ksym.watch.arm import Options
 
@@ -39,6 +41,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, default="table", help="how rows are written (default: table)"
     )
+    parser.add_argument("--raw", action="store_true", help=RAW_HELP)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="rows into FILE (made with mode 0600), not to stdout"
     )
@@ -47,6 +50,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trace until COMMAND, the duration, the limit or Ctrl-C ends it."""
+    check_raw(raw=args.raw, name=args.format)
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
     stop = args.on_hit == STOP
     # A row may take several hits, so its number is counted here; a stop is a hit's, and counted in the kernel.
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         open_session(asked(args), planting) as session,
     ):
         output.begin()
-        rows = rows_for(args.format, session.plan.watches, verbose=args.verbose)
+        rows = rows_for(args.format, session.plan.watches, verbose=args.verbose, raw=args.raw)
         if not args.quiet:
             session.tell_lacking()
         if args.verbose:
@@ -68,13 +72,17 @@ def run(args: argparse.Namespace) -> int:
         reaped = session.command.reaped if session.command else {}
         action = action_for(args.on_hit, rows_for("json", session.plan.watches).row, reaped)
         trace = Trace(session, output, rows, limit=args.limit, action=action)
-        with closing(trace):
+        with closing(trace), closing(action or Stopped()):
             trace.follow(rows.header() if not args.quiet or args.format == "csv" else "")
+            session.armed.release()
+            notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *trace.remarks()]
+            if action:
+                notes += action.finish()
+        # Before COMMAND is ended, which may take its time.
+        print("\n".join(trace.tally(notes).lines()), file=sys.stderr, flush=True)
         status = session.status()
-        notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *trace.remarks()]
-        if action:
-            notes += action.finish()
-        print("\n".join(trace.tally(notes).lines()), file=sys.stderr)
+        if failure := trace.failure or output.settle():
+            raise failure
         return status
 
 
@@ -102,24 +110,39 @@ class Trace(Live):
         stopped = isinstance(action, Stopped) and session.command
         super().__init__(session, limit=limit, at_limit=session.armed.disable if stopped else None)
         self._action, self._output, self._rows = action, output, rows
+        self._unshown = 0
+        self.failure: KsymError | None = None
+        """Why rows could not be written; the run was ended then."""
         output.ending = session.run.held_up
 
     def follow(self, header: str = "") -> None:
-        """Write rows until the run is over; it is once nobody reads them.
+        """Write rows until the run is over; it is once they cannot be written.
 
         Raises:
-            KsymError: the rows cannot be written; the watch is disarmed.
+            KsymError: if not even the header can be written; nothing has run.
         """
         if not self._written(header):
             return
         reader = True
         for accesses in self.batches():
             if accesses and reader:
-                reader = self._written("".join(map(self._rows.row, accesses)))
+                try:
+                    reader = self._written("".join(map(self._rows.row, accesses)))
+                except KsymError as error:
+                    self.failure, reader = error, False
+                    self._session.run.stop("the rows cannot be written")
+            if self.failure:
+                self._unshown += len(accesses)
             if self._action:
                 for access in accesses:
                     self._action.take(access)
                 self._action.turn()
+
+    def remarks(self) -> list[str]:
+        """Return what a reader of the rows should know."""
+        if not self._unshown:
+            return super().remarks()
+        return [f"up to {number(self._unshown, 'access')} not shown", *super().remarks()]
 
     def _written(self, text: str) -> bool:
         try:

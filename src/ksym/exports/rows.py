@@ -11,7 +11,12 @@ from ksym.views.bulk import bulk_rows_for, texts
 
 
 def write(
-    accesses: Accesses, out: BinaryIO, step: Callable[[int], None] = lambda done: None, *, name: str
+    accesses: Accesses,
+    out: BinaryIO,
+    step: Callable[[int], None] = lambda done: None,
+    *,
+    name: str,
+    raw: bool = False,
 ) -> None:
     """Write a row an access.
 
@@ -20,11 +25,12 @@ def write(
         out: The file, open for writing.
         step: Told how many have been taken.
         name: The format, as in ``--format``: ``csv`` or ``json``.
+        raw: See `views.delimited.Csv`.
 
     Raises:
         OSError: it cannot be written.
     """
-    rows = bulk_rows_for(name, accesses)
+    rows = bulk_rows_for(name, accesses, raw=raw)
     out.write(rows.header().encode())
     done = 0
     for text, count in texts(rows, accesses):

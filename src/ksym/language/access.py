@@ -4,7 +4,8 @@
 One colon is ambiguous: ``pid_max:rw-`` ends in an ACCESS, ``ext4:ext4_mount_count`` in a module's
 symbol. Nothing in C is called ``rw-``, so a ``-`` decides; of what else might be meant, only ``r``,
 ``w``, ``x`` in any order and three letters that begin with ``rw`` are taken for a misspelt ACCESS.
-Module parameters have short names (``kvm_amd:npt``), which is why no more is.
+Module parameters have short names (``kvm_amd:npt``), which is why no more is. ``r``, ``w``, ``rw`` and ``x``,
+as ``perf record -e mem:`` has them, are taken as well, but not by the tracing directory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _MODES = {
     "--x": Mode.EXECUTE,
     "---": Mode.CLEAR,
 }
+_OF_PERF = {"r": Mode.READ, "w": Mode.WRITE, "rw": Mode.READ_WRITE, "x": Mode.EXECUTE}
 _CHOICE = "use rw-, -w-, r-- or --x"
 
 
@@ -57,7 +59,7 @@ def parse_access(source: Source, start: int, end: int, target: str, *, seed: boo
         junk = start + text.index(words[1], len(words[0]))
         why = f"{quote(words[1])} after ACCESS is not understood"
         raise source.error(why, "begin a condition with 'if'", junk, end)
-    mode = _MODES.get(text)
+    mode = (_MODES if seed else {**_MODES, **_OF_PERF}).get(text)
     if mode is None:
         raise _malformed(source, text, start, target)
     if mode is Mode.CLEAR and not seed:

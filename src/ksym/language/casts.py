@@ -91,7 +91,7 @@ class Casts(Names):
             elif token.text not in _QUALIFIERS:
                 if stars:
                     why = f"{quote(token.text)} follows '*' in a type"
-                    raise self.refuse(why, "end the type with '*'", token)
+                    raise self.refuse(why, "write the '*' last, as in (u32 *)", token)
                 words.append(token.text)
         span = (opening, self.token.end)
         if not words:
@@ -110,7 +110,7 @@ class Casts(Names):
             why = "a cast needs a pointer's type"
             raise self.source.error(why, f"write ({name} *)", first.start, self.token.start)
         if name == "void" and stars == 1:
-            raise self.source.error("void has no size", "cast to a type, or write ADDRESS/LENGTH", *span)
+            raise self.source.error("void has no size", "cast to a type, or write 0xADDRESS/LENGTH", *span)
         return f"{name} {'*' * (stars - 1)}" if stars > 1 else name
 
     def operand(self, type_name: str) -> tuple[Symbol | Address, bool]:

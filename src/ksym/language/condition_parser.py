@@ -172,7 +172,7 @@ class _Parser(Cursor):
     def index(self) -> Index:
         opening, token = self.take(), self.token
         if token.kind != NUMBER or not self.peek(1).is_op("]"):
-            raise self.refuse("an index is one number, not negative", "write one, as in [0]", token)
+            raise self.refuse("an index is one number, not negative", "write one, as in new[0]", token)
         self.take()
         return Index(number(self.source, token), Span(opening.start, self.take().end))
 
@@ -215,7 +215,8 @@ class _Parser(Cursor):
         chars = self.unescape(token)
         if len(chars) != 1:
             inner = token.text[1:-1]
-            raise self.refuse("single quotes hold one character", f'write "{inner}" for text', token)
+            todo = f'write "{inner}" for text' if inner else "write 0 for the end of a text"
+            raise self.refuse("single quotes hold one character", todo, token)
         if not chars[0][0].isascii():
             raise self.refuse("only ASCII characters are one byte", "write the byte as a number", token)
         return ord(chars[0][0])

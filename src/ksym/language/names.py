@@ -19,10 +19,12 @@ from ksym.language.tokens import (
     Cursor,
     Source,
     Token,
+    in_quotes,
     is_decimal,
     is_word_char,
     number,
     quote,
+    unquoted,
 )
 
 _HEX = "0123456789abcdef"
@@ -85,14 +87,38 @@ class Names(Cursor):
         """The name, with C++ namespaces, behind a program or library."""
         assert self.object_end is not None
         program, start = self.slice(self.start, self.object_end), self.token.start
+        if program[:1] in ("'", '"'):
+            program = unquoted(program)
         if self.token.is_op("::"):  # the global namespace, as gdb takes it
             self.take()
         names = []
-        while self.token.kind == WORD and self.peek(1).is_op("::"):
-            names.append(self.take().text)
+        while scope := self.scope():
+            names.append(scope)
             self.take()
-        names.append(self.name(f"of a variable of {quote(program)}"))
+        if self.token.kind in (STRING, CHARACTER):
+            names.append(unquoted(self.take().text))
+        else:
+            names.append(self.name(f"of a variable of {quote(program)}"))
+        if not names[-1]:
+            raise self.refuse("the quotes are empty", "write a name in them", self.tokens[self.at - 1])
         return UserSymbol(program, "::".join(names), Span(start, self.taken_end()))
+
+    def scope(self) -> str:
+        """What stands before the next ``::``: a namespace, a function, a source file; empty where none does.
+
+        A file's name may hold dots (``parse.c::state``); with other characters it is quoted.
+        """
+        if self.token.kind in (STRING, CHARACTER):
+            return unquoted(self.take().text) if self.peek(1).is_op("::") else ""
+        words = 0
+        while self.peek(words).kind in (WORD, NUMBER) and self.peek(words + 1).is_op("."):
+            words += 2
+        if self.token.kind != WORD or not self.peek(words + 1).is_op("::"):
+            return ""
+        first = self.token.start
+        for _ in range(words + 1):
+            self.take()
+        return self.slice(first, self.taken_end())
 
     def name(self, whose: str) -> str:
         """A symbol's name with the suffixes that compilers append."""
@@ -104,9 +130,17 @@ class Names(Cursor):
                 raise self.refuse(f"the name {whose} cannot begin with a digit", "write its name", token)
             if token.kind in (STRING, CHARACTER):
                 todo = f"write {token.text.strip(token.text[0]) or 'its name'}"
-                raise self.refuse("names stand without quotes", todo, token)
+                raise self.refuse("names of the kernel stand without quotes", todo, token)
+            if token.is_op("&") and self.object_end is not None:
+                program, rest = self.slice(self.start, self.object_end), self.slice(token.end, self.end)
+                why = "'&' is not needed, the variable itself is watched"
+                raise self.refuse(why, f"write {program}:{rest}", token)
             if token.is_op(":"):
                 raise self.refuse("the module's name is missing before ':'", "write MODULE:SYMBOL", token)
+            if token.is_op("(") and self.object_end is not None:
+                program, rest = self.slice(self.start, self.object_end), self.slice(token.start, self.end)
+                why = "a name that holds '(' stands in quotes"
+                raise self.refuse(why, f"write {program}:{in_quotes(rest)}", token)
             why = f"the name {whose} is expected, not {quote(token.text)}"
             raise self.refuse(why, "write its name", token)
         self.take()

@@ -3,26 +3,30 @@
 
 The cuts are made on the text, because what lies between them follows different rules (a path may
 hold almost any character). First ``if`` is looked for, then the colon behind a program or library,
-then the colon before ACCESS.
+then the colon before ACCESS; what stands in quotes is not looked at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ksym.errors import Span
 from ksym.language.access import looks_like_access, parse_access
 from ksym.language.request import Mode, Request, Symbol, Target
 from ksym.language.target import parse_target
-from ksym.language.tokens import Source, is_decimal, is_digit, is_word_char, quote
+from ksym.language.tokens import Source, in_quotes, is_decimal, is_digit, is_word_char, quote, unquoted
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
 
 _CLEAR_ALL = ("", "0", "*:---")
+GDB_COMMANDS = frozenset(("watch", "rwatch", "awatch", "break", "hbreak", "thbreak"))
+_FOREIGN = GDB_COMMANDS | {"mem", "watchpoint", "asyncwatchpoint"}
+"""With what requests of gdb, perf and bpftrace begin."""
 
 
-def parse_request(text: str, *, seed: bool = False) -> Request:
+def parse_request(text: str, *, seed: bool = False, is_file: Callable[[str], bool] | None = None) -> Request:
     """Reads one request.
 
         >>> parse_request("init_task.comm:-w-").mode
@@ -32,16 +36,22 @@ def parse_request(text: str, *, seed: bool = False) -> Request:
         text: What the user typed; blanks around it do not count.
         seed: Read it as the tracing directory does: ACCESS must be given, ``---`` clears, and an
             empty text, ``0`` or ``*:---`` clears everything (see ``Request.clears_all``).
+        is_file: Tells which path is a file, so that one with ``:`` in it needs no quotes; the request
+            that comes back has them.
 
     Raises:
-        RequestError: The text is no request; the message says what to write instead.
+        RequestError: The text is not a request; the message says what to write instead.
     """
-    source = Source(text.strip(), "request")
+    source = Source(_with_quotes(text.strip(), is_file) if is_file else text.strip(), "request")
     if seed and source.text in _CLEAR_ALL:
         star = Symbol(None, "*", Span(0, len(source.text)))
         return Request(Target(star, (), None, "*"), Mode.CLEAR, None, source.text)
     if not source.text:
         raise source.error("it is empty", "name a variable, as in pid_max:rw-", 0)
+    if not seed and source.text.partition(" ")[0].partition(":")[0] in _FOREIGN:
+        from ksym.language.foreign import check_foreign
+
+        check_foreign(source)
     head_end, condition_start = _find_condition(source)
     target, mode = _parse_head(source, head_end, seed=seed)
     condition = None
@@ -53,9 +63,35 @@ def parse_request(text: str, *, seed: bool = False) -> Request:
     return Request(target, mode, condition, source.text)
 
 
+def _with_quotes(text: str, is_file: Callable[[str], bool]) -> str:
+    """Return the request with its path in quotes, if that is one that holds a colon."""
+    if not text.startswith(("/", "./", "../")):
+        return text
+    at = text.find(":")
+    while at >= 0 and not is_file(text[:at]):
+        at = text.find(":", at + 1)
+    return in_quotes(text[:at]) + text[at:] if ":" in text[: max(at, 0)] else text
+
+
+def _visible(text: str) -> str:
+    """Return ``text`` with all that stands in quotes blotted out; in a request these begin it or follow a colon."""
+    shown, at = list(text), 0
+    while at < len(text):
+        if text[at] in "\"'" and (at == 0 or text[at - 1] == ":"):
+            end = at + 1
+            while end < len(text) and text[end] != text[at]:
+                end += 2 if text[end] == "\\" else 1
+            if end >= len(text):
+                break
+            shown[at : end + 1] = "\0" * (end + 1 - at)
+            at = end
+        at += 1
+    return "".join(shown)
+
+
 def _find_condition(source: Source) -> tuple[int, int | None]:
     """The end of what stands before ``if``, and the start of what stands after it."""
-    text = source.text
+    text = _visible(source.text)
     # A path may hold the word; behind its colon it cannot stand again by accident.
     at = max(text.find(":"), 0) if text.startswith(("/", "./", "../")) else 0
     while (at := text.find("if", at)) >= 0:
@@ -82,9 +118,9 @@ def _parse_condition(source: Source, start: int) -> Condition:
 
 def _parse_head(source: Source, end: int, *, seed: bool) -> tuple[Target, Mode]:
     text = source.text
-    first = text.find(":", 0, end)
+    first = _visible(text).find(":", 0, end)
     program = text[: end if first < 0 else first].strip()
-    is_user = _is_program(program)
+    is_user = _is_program(unquoted(program) if _is_quoted(program) else program)
     if is_user and (first < 0 or not text[first + 1 : end].strip()):
         why = f"the name of a variable of {quote(program)} is missing"
         if file := _kernel_file(program):
@@ -93,6 +129,8 @@ def _parse_head(source: Source, end: int, *, seed: bool) -> tuple[Target, Mode]:
     start = first + 1 if is_user else 0
     colons = _single_colons(text, start, end)
     colon = _access_colon(source, colons, start, end, is_user=is_user, seed=seed)
+    if first >= 0 and not is_user and (colon is None or len(colons) > 1):
+        _check_scope(source, program, first)
     target_end = end if colon is None else colon
     if not text[start:target_end].strip():
         todo = f"write {program}:VARIABLE" if is_user else "put one in front of the ':', as in pid_max:rw-"
@@ -130,9 +168,25 @@ def _is_program(text: str) -> bool:
     return bool(stem and so) and version[:1] in ("", ".") and all(map(is_decimal, version.split(".")[1:]))
 
 
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] in "\"'" and text[-1] == text[0]
+
+
+def _check_scope(source: Source, scope: str, colon: int) -> None:
+    """Refuse what stands before a colon if it is neither a program, nor a library, nor a module's name.
+
+    Raises:
+        RequestError: It is none of them.
+    """
+    if "." not in scope or scope[0] in "*(&" or not all(is_word_char(c) or c in "-.+~" for c in scope):
+        return
+    rest = source.text[colon:]
+    raise source.error(f"no module is called {quote(scope)}", f"write ./{scope}{rest} for a file", 0, colon)
+
+
 def _single_colons(text: str, start: int, end: int) -> list[int]:
     """Where single colons stand; ``::`` joins C++ names. Of three in a row the last is single."""
-    colons, at = [], start
+    colons, at, text = [], start, _visible(text)
     while (at := text.find(":", at, end)) >= 0:
         if text.startswith("::", at, end):
             at += 2
@@ -160,6 +214,10 @@ def _access_colon(
         else:
             why, todo = "more than one ':' besides those of module and ACCESS", "write MODULE:SYMBOL:ACCESS"
         raise source.error(why, todo, colons[-2])
+    if is_user and is_decimal(source.text[colons[-1] + 1 : end].strip()):
+        program = source.text[: start - 1]
+        todo = f"name a variable, as in {program}:VARIABLE, or a function, as in {program}:FUNCTION:--x"
+        raise source.error("a line of a source file cannot be watched", todo, start, end)
     if is_user or len(colons) == 2:
         return colons[-1]
     tail = source.text[colons[0] + 1 : end]

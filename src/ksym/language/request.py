@@ -8,10 +8,12 @@ span of the text that it came from, so that later stages can point at it.
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ksym.errors import Place, Span
+from ksym.language.tokens import in_quotes
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
@@ -103,6 +105,18 @@ class UserSymbol:
     span: Span = field(compare=False)
 
 
+def written(program: str, *scopes_and_name: str) -> str:
+    """Return the text that names a variable of a program, with quotes where they are needed.
+
+    >>> written("./a:b", "parse.c", "state")
+    "'./a:b':parse.c::state"
+    """
+    head = program if re.fullmatch(r"[^:'\"\\\s]+", program) else in_quotes(program)
+    plain = [bool(re.fullmatch(r"[^\W\d][\w$]*(\.[\w$]+)*", part)) for part in scopes_and_name]
+    name = [part if good else in_quotes(part) for part, good in zip(scopes_and_name, plain, strict=True)]
+    return f"{head}:{'::'.join(name)}"
+
+
 Root = Symbol | TaskRoot | Address | Cast | UserSymbol
 
 
@@ -115,6 +129,8 @@ class Target:
     cpu: int | None
     text: str
     """As the user wrote it, without ACCESS and CONDITION: what the SYMBOL column shows."""
+    length: int | None = None
+    """Bytes to watch, from ``NAME/LENGTH``; None: as many as the variable has."""
 
 
 @dataclass(frozen=True)

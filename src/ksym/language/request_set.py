@@ -9,7 +9,7 @@ from ksym.errors import Place, RequestError, Span
 from ksym.language.request import Mode, Request, Root, Step, Target
 from ksym.language.tokens import printable, quote
 
-Key = tuple[Root, tuple[Step, ...], int | None]
+Key = tuple[Root, tuple[Step, ...], int | None, int | None]
 
 
 class RequestSet:
@@ -101,7 +101,7 @@ class RequestSet:
 
 def key(target: Target) -> Key:
     """What two spellings of a target have in common."""
-    return target.root, target.path, target.cpu
+    return target.root, target.path, target.cpu, target.length
 
 
 def _error(verb: str, request: Request, why: str, todo: str) -> RequestError:

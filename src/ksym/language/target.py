@@ -9,7 +9,18 @@ from __future__ import annotations
 from ksym.errors import RequestError, Span
 from ksym.language.casts import Casts
 from ksym.language.request import Address, Cast, Index, Member, Root, Step, Target, TaskRoot, UserSymbol
-from ksym.language.tokens import END, NUMBER, WORD, Source, is_decimal, is_digit, is_word_char, number, quote
+from ksym.language.tokens import (
+    END,
+    NUMBER,
+    WORD,
+    Source,
+    in_quotes,
+    is_decimal,
+    is_digit,
+    is_word_char,
+    number,
+    quote,
+)
 
 _INDEX_LIMIT = 1 << 32
 _PID_LIMIT = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
@@ -36,10 +47,11 @@ class _Parser(Casts):
         first = self.at
         root = self.root()
         path = self.steps(root, bare=self.tokens[first].is_op("*"))
+        length = self.length(root, path) if self.token.is_op("/") else None
         cpu = self.cpu(root) if self.token.is_op("@") else None
         if self.token.kind != END:
             raise self.leftover()
-        return Target(root, path, cpu, self.slice(self.start, self.end))
+        return Target(root, path, cpu, self.slice(self.start, self.end), length)
 
     def root(self) -> Root:
         token = self.token
@@ -115,25 +127,44 @@ class _Parser(Casts):
     def member(self) -> Member:
         dot, token = self.take(), self.token
         if token.kind == NUMBER:
-            why = f"{quote(token.text)} is no member, a name does not begin with a digit"
-            raise self.refuse(why, "write an element as [N]", token)
+            why = f"{quote(token.text)} is not a member, as a name does not begin with a digit"
+            element = f"{self.slice(self.start, dot.start)}[{token.text}]"
+            raise self.refuse(why, f"write {element} for an element", token)
         if token.kind != WORD:
             why = f"a member's name is missing after '{dot.text}'"
             raise self.source.error(why, "write one", token.start, token.end)
         return Member(self.take().text, Span(dot.start, token.end))
+
+    def length(self, root: Root, path: tuple[Step, ...]) -> int:
+        """Reads ``/LENGTH``: that many bytes of a variable, from its start on."""
+        slash, token = self.take(), self.token
+        if token.kind != NUMBER:
+            before = self.slice(self.start, slash.start)
+            raise self.refuse("a length is expected after '/'", f"write {before}/4", token)
+        if not path and isinstance(root, (Address, Cast)):
+            why = f"{quote(self.slice(self.start, slash.start))} says the length already"
+            raise self.refuse(why, f"write {self.slice(self.start, slash.start)}", slash)
+        value = number(self.source, self.take())
+        if not 0 < value < _INDEX_LIMIT:
+            before = self.slice(self.start, slash.start)
+            why = "nothing can be watched in 0 bytes" if not value else f"no variable has {value} bytes"
+            raise self.refuse(why, f"write {before}/4", token)
+        return value
 
     def index(self) -> Index:
         opening, token = self.take(), self.token
         if token.is_op("-"):
             raise self.refuse("an index cannot be negative", "count from 0", token)
         if token.kind != NUMBER:
-            raise self.refuse("an index is a number", "write one, as in [0]", token)
+            todo = f"write one, as in {self.slice(self.start, opening.start)}[0]"
+            raise self.refuse("an index is a number", todo, token)
         value = number(self.source, token)
         if value >= _INDEX_LIMIT:
             raise self.refuse(f"the index {value} is larger than any array", "write a smaller one", token)
         self.take()
         if not self.token.is_op("]"):
-            raise self.refuse("an index is one number", f"write [{token.text}]", self.token)
+            before = self.slice(self.start, opening.start)
+            raise self.refuse("an index is one number", f"write {before}[{token.text}]", self.token)
         return Index(value, Span(opening.start, self.take().end))
 
     def cpu(self, root: Root) -> int:
@@ -165,6 +196,11 @@ class _Parser(Casts):
     def leftover(self) -> RequestError:
         token = self.token
         before, rest = self.slice(self.start, token.start), self.slice(token.end, self.end)
+        if self.object_end is not None and token.is_op("<", "("):
+            program = self.slice(self.start, self.object_end + 1)
+            name = self.source.text[self.object_end + 1 : self.end].strip()
+            why = f"a name that holds {quote(token.text)} stands in quotes"
+            return self.refuse(why, f"write {program}{in_quotes(name)}", token)
         if token.kind == WORD:
             todo = "put conditions behind 'if', and one variable in each request"
             return self.refuse(f"the word {quote(token.text)} is not understood here", todo, token)
@@ -179,7 +215,7 @@ class _Parser(Casts):
             why = f"{quote(rest)} is neither ACCESS nor a module's symbol"
             todo = "end with one of rw-, -w-, r-- or --x"
         elif token.is_op("/"):
-            why, todo = "a length goes with an address only", f"write {before}, its type gives the length"
+            why, todo = "a length is given twice", f"write {before}"
         elif token.is_op("@"):
             why, todo = "@cpuN is given twice", "leave one out"
         elif token.is_op("==", "!=", "<", "<=", ">", ">=", "=") and rest and is_word_char(rest[0]):
@@ -192,7 +228,19 @@ class _Parser(Casts):
         elif token.is_op("-") and rest and is_word_char(rest[0]) and not is_digit(rest[0]):
             why, todo = "names are not spelled with '-'", f"write {before}_{rest}"
         elif token.is_op("-", "+") and rest and is_digit(rest[0]):
-            why, todo = "addresses and names are not computed with", "write the resulting address itself"
+            why, todo = (
+                f"{quote(token.text)} does not compute with names",
+                f"name a part, as in {before}[N] or .NAME",
+            )
+            if before[:2].lower() == "0x" and not before[2:].strip("0123456789abcdefABCDEF"):
+                digits = rest.partition("/")[0]
+                why, todo = (
+                    f"{quote(token.text)} does not compute with addresses",
+                    "write the resulting address",
+                )
+                if is_decimal(digits):
+                    value = int(before, 16) + (int(digits) if token.text == "+" else -int(digits))
+                    todo = f"write {value:#x}{rest[len(digits) :]}"
         else:
             why, todo = f"{quote(token.text)} has no meaning here", f"write {before}"
         return self.refuse(why, todo, token)

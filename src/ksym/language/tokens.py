@@ -74,6 +74,25 @@ def quote(text: str) -> str:
     return f"'{shown[: _LONGEST_QUOTE - 3]}...'" if len(shown) > _LONGEST_QUOTE else f"'{shown}'"
 
 
+def unquoted(text: str) -> str:
+    r"""Return what stands in the quotes of ``text``; a backslash hides the character after it.
+
+    >>> unquoted("'it\\'s'")
+    "it's"
+    """
+    inner, at, kept = text[1:-1], 0, list[str]()
+    while at < len(inner):
+        at += inner[at] == "\\" and at + 1 < len(inner)
+        kept.append(inner[at])
+        at += 1
+    return "".join(kept)
+
+
+def in_quotes(text: str) -> str:
+    """Return ``text`` in single quotes, so that `unquoted` gives it back."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def is_word_char(char: str) -> bool:
     """Whether ``char`` may stand in a name: C's letters, ``$`` as compilers allow it, other alphabets."""
     return (char.isalnum() or char in "_$") if char.isascii() else f"a{char}".isidentifier()
@@ -186,7 +205,7 @@ def number(source: Source, token: Token) -> int:
     if text.startswith("0b"):
         bits = text[2:]
         is_number = 0 < len(bits) <= _BITS and not bits.strip("01")
-        todo = f"write {int(bits, 2):#x}" if is_number else "write 0x..."
+        todo = f"write {int(bits, 2):#x}" if is_number else "write it in hexadecimal"
         raise source.error("binary numbers are not known", todo, token.start, token.end)
     base, digits, name = 10, text, "decimal"
     if text.startswith("0x"):

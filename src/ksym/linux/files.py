@@ -16,6 +16,12 @@ _ahead: dict[str, tuple[int, int]] = {}
 """By path: the process that reads it, and the descriptor of what it has read."""
 
 
+def find_program(name: str) -> str | None:
+    """Return the file that a shell runs as ``name``; None where there is none that may be executed."""
+    places = [name] if "/" in name else [os.path.join(folder, name) for folder in os.get_exec_path()]
+    return next((each for each in places if os.path.isfile(each) and os.access(each, os.X_OK)), None)
+
+
 def read_bytes(path: StrPath) -> bytes:
     """All of a file: what was read ahead of it, once, or what it has now.
 

@@ -13,8 +13,8 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 # asm/unistd_64.h for x86-64, asm-generic/unistd.h for arm64.
 _NUMBERS = {
-    "x86_64": {"perf_event_open": 298, "bpf": 321},
-    "aarch64": {"perf_event_open": 241, "bpf": 280},
+    "x86_64": {"perf_event_open": 298, "bpf": 321, "ptrace": 101, "process_vm_readv": 310},
+    "aarch64": {"perf_event_open": 241, "bpf": 280, "ptrace": 117, "process_vm_readv": 270},
 }
 MACHINE = os.uname().machine
 """The machine's architecture as uname(2) has it."""
@@ -29,7 +29,7 @@ def syscall(name: str, *args: object) -> int:
     """Make the system call ``name``.
 
     Args:
-        name: ``perf_event_open`` or ``bpf``.
+        name: ``perf_event_open``, ``bpf``, ``ptrace`` or ``process_vm_readv``.
         args: Integers, bytes or ctypes objects; each is passed as a ``long``.
 
     Returns:

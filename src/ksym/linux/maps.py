@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 
 from ksym.errors import KsymError, NotPermitted
+from ksym.linux import privileges
 
 _DELETED = " (deleted)"
 
@@ -141,9 +142,10 @@ def read_maps(pid: int) -> list[Mapping]:
         raise KsymError(what, "there is no such process", "check the PID with ps") from None
     except PermissionError:
         if os.geteuid() == 0:
-            why, todo = (
-                "the kernel forbids it (see PTRACE_MODE_READ in man 2 ptrace)",
-                "choose another process",
+            found = privileges.refusal("ptrace", privileges.SYS_PTRACE)
+            why, todo = found or (
+                "the kernel forbids it (PTRACE_MODE_READ in man 2 ptrace)",
+                "see `dmesg` and the audit log for who refused it",
             )
         else:
             why, todo = "it belongs to another user", "run ksym as that user or as root"

@@ -29,13 +29,19 @@ class RegularFile:
     """
 
     _open = 0
+    short = False
+    """One could not be opened, as too many files are open."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._fd = -1
         if RegularFile._open >= MOST_OPEN:
+            RegularFile.short = True
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         try:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError as error:
+            RegularFile.short = RegularFile.short or error.errno in (errno.EMFILE, errno.ENFILE)
+            raise
         except ValueError as error:  # a NUL in the path
             raise OSError(errno.EINVAL, str(error)) from error
         try:

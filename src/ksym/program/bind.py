@@ -258,7 +258,7 @@ class _Binder:
             if found.length in (1, 2, 4, _WIDEST):
                 return found.length, False
             why = f"{node} is {found.length} bytes of unknown type, no number"
-            raise self.error(why, "give TARGET a type, as in *(u32 *)ADDRESS", node.span)
+            raise self.error(why, "give TARGET a type, as in *(u32 *)0xADDRESS", node.span)
         if _is_number(kind):
             return kind.size, kind.signed if isinstance(kind, Integer | Enum) else False
         why, todo = f"{node} is {_a(kind.name)}, no number", "compare changed instead"
@@ -280,7 +280,7 @@ class _Binder:
             text = str(Field(node.name, node.span, node.path[:number]))
             if here.type is None:
                 why = f"the type of {text} is not known, so neither are its members"
-                raise self.error(why, "give TARGET a type, as in *(struct foo *)ADDRESS", step.span)
+                raise self.error(why, "give TARGET a type, as in *(struct foo *)0xADDRESS", step.span)
             here = (
                 self.member(here, step, text) if isinstance(step, Member) else self.element(here, step, text)
             )

@@ -396,7 +396,11 @@ def _key(memory: int, watch: int, base: int) -> bytes:
 
 def _why(error: OSError) -> str:
     if error.errno == errno.EPERM:
-        return "BPF is not permitted (CAP_BPF and CAP_PERFMON, or root; lockdown forbids it)"
+        from ksym.linux import privileges
+
+        found = privileges.refusal("bpf", privileges.BPF, privileges.SYS_ADMIN)
+        found = found or privileges.refusal("bpf", privileges.PERFMON, privileges.SYS_ADMIN)
+        return found[0] if found else "the kernel forbids BPF (lockdown, or a security module)"
     if error.errno == errno.ENOSYS:
         return "this kernel has no BPF"
     return f"BPF refused: {os.strerror(error.errno or 0)}"

@@ -23,6 +23,7 @@ _ATTR = struct.Struct("<IIQQQQQIIQQ")
 """struct perf_event_attr up to bp_len."""
 _MOST_EVENTS, _MOST_ID_BYTES = 4096, 8 << 20
 _MOST_FEATURE_BYTES = 64 << 20
+_PIECE = 1 << 20
 _KNOWN = frozenset(Feature)
 KERNEL = "[kernel.kallsyms]"
 """What it is called among the files."""
@@ -89,6 +90,8 @@ class FileHead:
     """It belongs to who reads it, or to root. Else no file that it names is to be opened (perf refuses such ones)."""
     by_ksym: bool
     """ksym wrote it: what it has not sealed does not count."""
+    following: str | None
+    """What follows the recording's end and is not read, in a clause; None: nothing does."""
     check_sum: int
     """With which the first seal of ksym's begins: CRC-32 of what stands before the data and does not change."""
 
@@ -146,17 +149,18 @@ def read_head(file: Bytes, path: str) -> FileHead:
     # perf writes the size at its end, so one that was killed leaves none (perf's own words: data size is 0).
     counted = data_at + data_size if data_size else size
     features = int.from_bytes(bits, "little")
-    machine, whole = Machine(), False
+    machine, whole, end = Machine(), False, counted
     if features and counted <= size:
-        machine, whole = _features(file, counted, features, size, events)
+        machine, whole, end = _features(file, counted, features, size, events)
     own = os.fstat(file.fileno()).st_uid in (0, os.geteuid())
     if not own:
         machine.build_ids = {path: value for path, value in machine.build_ids.items() if path == KERNEL}
     behind = _at(file, HEADER.size, min(data_at - HEADER.size, 2 * _MOST_ID_BYTES))
+    following = _following(file, end, size, whole=whole)
     return FileHead(
         path, events, data_at, min(counted, size), whole and bool(data_size), data_size > 0,
         counted > size, machine, os.fstat(file.fileno()).st_mtime_ns, own,
-        NOTE_MARK in _at(file, HEADER.size, len(MAKER)), zlib.crc32(start[CONSTANT] + behind),
+        NOTE_MARK in _at(file, HEADER.size, len(MAKER)), following, zlib.crc32(start[CONSTANT] + behind),
     )  # fmt: skip
 
 
@@ -191,23 +195,55 @@ def _event(data: bytes) -> FileEvent:
     return FileEvent(kind, config, period, sample_type, read_format, flags, bp_type, address, length, ())
 
 
-def _features(file: Bytes, at: int, bits: int, size: int, events: list[FileEvent]) -> tuple[Machine, bool]:
-    """What the features tell, and whether all of them are there; one that is damaged tells nothing."""
+def _following(file: Bytes, end: int, size: int, *, whole: bool) -> str | None:
+    """Return what follows the end of a recording; of one that has no features, only another recording counts.
+
+    The file of a recorder that was killed may end with records that its header does not count yet.
+    """
+    if end >= size:
+        return None
+    another = _find(file, MAGIC, end, size)
+    if another is None and not whole:
+        return None
+    count = size - (end if another is None else another)
+    bytes_ = f"{count:,} byte{'' if count == 1 else 's'}"
+    what = bytes_ if another is None else f"another recording ({bytes_})"
+    follows = "follow" if another is None and count != 1 else "follows"
+    return f"{what} {follows} its end and {'are' if follows == 'follow' else 'is'} not read"
+
+
+def _find(file: Bytes, what: bytes, start: int, end: int) -> int | None:
+    """Return where in the file ``what`` is found first; None if it is not there."""
+    for at in range(start, end, _PIECE):
+        found = _at(file, at, _PIECE + len(what) - 1).find(what)
+        if found >= 0:
+            return at + found
+    return None
+
+
+def _features(
+    file: Bytes, at: int, bits: int, size: int, events: list[FileEvent]
+) -> tuple[Machine, bool, int]:
+    """Return what the features tell, whether all of them are there, and where they end.
+
+    A feature that is damaged tells nothing.
+    """
     numbers = [number for number in range(256) if bits >> number & 1]
     table = _at(file, at, SECTION.size * len(numbers))
-    machine, whole = Machine(), len(table) == SECTION.size * len(numbers)
+    machine, whole, end = Machine(), len(table) == SECTION.size * len(numbers), at + len(table)
     for place, number in enumerate(numbers[: len(table) // SECTION.size]):
         start, length = SECTION.unpack_from(table, place * SECTION.size)
         if start + length > size:
             whole = False
             continue
+        end = max(end, start + length)
         if length > _MOST_FEATURE_BYTES or number not in _KNOWN:
             continue
         try:
             _feature(machine, events, number, _at(file, start, length))
         except (struct.error, ValueError):
             continue
-    return machine, whole
+    return machine, whole, end
 
 
 def _feature(machine: Machine, events: list[FileEvent], number: int, data: bytes) -> None:

@@ -55,6 +55,7 @@ class Recording:
             another behind it, ``removed``: hits in those that are not kept. ``stopped``: why it could not be written
             on, ``unwritten``: hits that are not in it for that. perf tells of lost ones alone.
         cut: Why it is not whole, in a clause; None: it is.
+        following: What follows its end in the file and is not read, in a clause; None: nothing does.
         own: It belongs to who reads it, or to root; else no file that it names is opened.
     """
 
@@ -63,6 +64,7 @@ class Recording:
     start: Start
     counts: dict[str, Any]
     cut: str | None
+    following: str | None
     own: bool
     _source: Source | None = field(repr=False)
     _accesses: Accesses | None = field(default=None, repr=False)
@@ -276,7 +278,9 @@ class _Reading:
             list(decoder.chains.known), sideband.changes, code, start.offset, pointers, judges,
         )  # fmt: skip
         machine = self._head.machine if self._head.whole else start.machine or self._head.machine
-        return Recording(self._head.path, machine, start, counts, cut, self._head.own, source)
+        return Recording(
+            self._head.path, machine, start, counts, cut, self._head.following, self._head.own, source
+        )
 
     def _code(self, start: Start) -> Code:
         if start.version:

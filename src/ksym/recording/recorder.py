@@ -21,6 +21,7 @@ from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, LostRecord
 from ksym.capture.sites import Sites
 from ksym.capture.users import Users
 from ksym.language.request import Mode
+from ksym.linux.clock import monotonic_ns
 from ksym.linux.perf_event import Attr, Flag
 from ksym.program.layout import padded
 from ksym.recording import machine
@@ -79,7 +80,7 @@ class Recorder:
         self._flush_seconds, self._limit, self._taken = flush_seconds, limit, taken
         self._most_bytes = max(most_bytes // 2 - _END_BYTES, _LEAST_ROOM) if most_bytes else 0
         # Once for all files: a wall clock that is set meanwhile must not move the rows of the later ones.
-        self._clock = {"monotonic_ns": time.monotonic_ns(), "realtime_ns": time.time_ns()}
+        self._clock = {"monotonic_ns": monotonic_ns(), "realtime_ns": time.time_ns()}
         self._planned = 0
         self._names_of: dict[tuple[int, int], str] = {}
         """Threads' names, by pid and tid, as far as the records have told; for the next file."""
@@ -108,6 +109,11 @@ class Recorder:
     def bytes_written(self) -> int:
         """Size of the present file."""
         return self._writer.bytes_written + self._writer.waiting
+
+    @property
+    def readable(self) -> bool:
+        """True if a reader finds a hit in the present file."""
+        return self._writer.readable
 
     @property
     def length(self) -> int:
@@ -177,7 +183,7 @@ class Recorder:
         if dropped > 0:
             # Programs count what found no room; perf learns it as the kernel would have told.
             body = struct.pack("<QQ", self._events[0].ids[0], dropped)
-            self._writer.append(record(Kind.LOST, body + self._writer.trailer(time.monotonic_ns())))
+            self._writer.append(record(Kind.LOST, body + self._writer.trailer(monotonic_ns())))
             self._lost_told += dropped
         self._note("end", own)
         self._writer.finish(machine.features(self._users.build_ids()))
@@ -190,6 +196,15 @@ class Recorder:
             self._open_file(), self._events, self._make_compressor() if self._make_compressor else None
         )
         self._writer = writer
+        try:
+            self._describe(writer)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def _describe(self, writer: PerfWriter) -> None:
+        """Write what a reader needs to know in front of the first hit."""
         self._note("start", self._start())
 
         def trailer(at: int, pid: int, tid: int) -> bytes:
@@ -213,7 +228,6 @@ class Recorder:
         for part in machine.mapping_records(pids if user_code else [], trailer):
             writer.append(part)
         writer.flush()
-        return writer
 
     def _start(self) -> dict[str, Any]:
         armed = self._armed

@@ -9,7 +9,9 @@ that a reader knows that the file was cut.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import struct
 import zlib
 from collections import deque
@@ -72,6 +74,15 @@ class Compressor(Protocol):
         ...
 
 
+class FileCut(OSError):
+    """Somebody has cut the file while it was written."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(
+            errno.EIO, f"it was cut to {size} byte{'' if size == 1 else 's'} while it was written"
+        )
+
+
 class PerfWriter:
     """A perf.data file that grows.
 
@@ -111,6 +122,7 @@ class PerfWriter:
         header, behind = self._header(), MAKER + sections + identifiers
         self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind + self._leading), 0
         _write(fd, header + behind, 0)
+        self._most = len(header + behind)
         for event in events:
             name = event.name.encode(errors="replace") + b"\0"
             body = struct.pack("<QQ", EVENT_UPDATE_NAME, event.ids[0]) + name
@@ -166,6 +178,7 @@ class PerfWriter:
         Raises:
             OSError: it cannot be written; in the file is what fits, up to a seal.
         """
+        self._check_whole()
         self.seal()
         if not self._waiting:
             return
@@ -205,6 +218,25 @@ class PerfWriter:
         if error:
             raise error
         _write(self._fd, self._header(known), 0)
+        self._check_whole()
+
+    def _check_whole(self) -> None:
+        """See that the file has all that was written: writing on would leave a hole in one that was cut.
+
+        Raises:
+            FileCut: if it is shorter.
+        """
+        found = os.fstat(self._fd)
+        if stat.S_ISREG(found.st_mode) and found.st_size < self._most:
+            self._most = found.st_size
+            while self._written and self._data_at + self._written[-1].size > self._most:
+                self._written.pop()
+            raise FileCut(found.st_size)
+
+    @property
+    def readable(self) -> bool:
+        """True if a reader finds a hit in the file, which is sealed."""
+        return self.written_mark > 0
 
     def stop(self, end: Callable[[int], bytes], features: Iterable[tuple[Feature, bytes]]) -> None:
         """Give a file an end that has no room for one, in place of what stands behind one of the last seals.

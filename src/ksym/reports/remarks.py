@@ -23,4 +23,6 @@ def remarks(recording: Recording) -> list[str]:
         found.append(f"{name} has no names of programs' code: {recording.unopened}")
     if recording.cut:
         found.append(f"{name} is not whole: {printable(recording.cut)}")
+    if recording.following:
+        found.append(f"{name}: {recording.following}")
     return [f"ksym: {line}\n" for line in found]

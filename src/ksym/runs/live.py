@@ -20,6 +20,7 @@ from ksym.capture.users import Users
 from ksym.capture.values import Values
 from ksym.linux.libc import MACHINE
 from ksym.linux.namespaces import own_pid_namespace
+from ksym.linux.regular_file import RegularFile
 from ksym.program.engine import Engine
 from ksym.program.shared import Cell
 from ksym.runs.session import Session
@@ -170,6 +171,8 @@ class Live:
         """What a reader of the rows should know."""
         engine = self._session.armed.engine
         remarks = _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
+        if self._tasks.short or RegularFile.short:
+            remarks.append("names of tasks or code may be missing: too many files were open (ulimit -n)")
         if not self._unknown_types:
             return remarks
         if MACHINE == "x86_64" and not available():

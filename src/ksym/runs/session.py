@@ -10,12 +10,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ksym.errors import KsymError, UsageError
+from ksym.errors import KsymError, RequestError, UsageError
 from ksym.language.parser import parse_request
 from ksym.language.request import Request, UserSymbol
 from ksym.language.request_set import RequestSet
 from ksym.linux.cpus import online_cpus
 from ksym.linux.files import drop_ahead, read_text
+from ksym.linux.mounted import check_mounted
+from ksym.linux.process_status import check_process
 from ksym.runs.planting import Planting, plant
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
@@ -56,19 +58,27 @@ class Asked:
     vmlinux: str | None = None
 
 
-def parse_requests(texts: Sequence[str], condition: str | None = None) -> list[Request]:
+def parse_requests(
+    texts: Sequence[str], condition: str | None = None, *, command: Sequence[str] | None = None
+) -> list[Request]:
     """Parse the requests of a run.
 
     Args:
         texts: The requests.
         condition: One for each of them, besides its own.
+        command: COMMAND; empty where one could have been given, None where none could.
 
     Raises:
         RequestError: one is malformed, or asked for twice.
     """
     requests = RequestSet()
     for text in texts:
-        request = parse_request(text)
+        try:
+            request = parse_request(text, is_file=os.path.isfile)
+        except RequestError as error:
+            from ksym.runs.slips import misplaced_words
+
+            raise misplaced_words(texts, command) or error from None
         if condition is not None:
             request = _also(request, condition)
         requests.add_new(request)
@@ -123,7 +133,8 @@ class Session:
         ]
 
     def status(self) -> int:
-        """The exit status: that of COMMAND, which is ended if it still runs; else 0."""
+        """Give the registers back, then end COMMAND if it still runs; return its exit status, 0 without COMMAND."""
+        self.armed.release()  # COMMAND may take its time
         if self.command is None:
             return 0
         return self.command.end(asked=self.run.signalled()) or 0
@@ -148,13 +159,14 @@ def open_session(
     Raises:
         KsymError: it cannot be done; nothing is left planted and COMMAND has not run.
     """
-    requests = parse_requests(asked.requests, asked.condition)
+    check_mounted()
+    requests = parse_requests(asked.requests, asked.condition, command=asked.command)
     with ExitStack() as stack:
         signals = stack.enter_context(signals or Signals())
         command, pid = _start(asked, requests, signals, stack)
         resolver = Resolver(vmlinux=asked.vmlinux, pid=pid, self_pid=command.pid if command else None)
         stack.callback(resolver.close)
-        found = [(request, resolver.resolve(request)) for request in requests]
+        found = resolve_all(requests, resolver, pid=asked.pid, command=asked.command, texts=asked.requests)
         drop_ahead()
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
         planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
@@ -178,6 +190,40 @@ def open_session(
         yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking, unseen)
 
 
+def resolve_all(
+    requests: Sequence[Request],
+    resolver: Resolver,
+    *,
+    pid: int | None,
+    texts: Sequence[str],
+    command: Sequence[str] | None = None,
+) -> list[tuple[Request, Variable]]:
+    """Resolve the requests of a run; an error tells what the rest of the command line shows of its cause.
+
+    Args:
+        requests: The requests.
+        resolver: Resolves them.
+        pid: The process, from -p.
+        texts: The requests as they were typed.
+        command: COMMAND; empty where one could have been given, None where none could.
+
+    Raises:
+        KsymError: One cannot be resolved.
+    """
+    found = []
+    for request in requests:
+        try:
+            found.append((request, resolver.resolve(request)))
+        except KsymError as error:
+            from ksym.runs.slips import explain
+
+            better = explain(error, request, pid=pid, command=command, texts=texts)
+            if better is error:
+                raise
+            raise better from error
+    return found
+
+
 def _conditions(
     found: Sequence[tuple[Request, Variable]], resolver: Resolver, *, kernel_accesses: bool
 ) -> list[Condition | None]:
@@ -193,11 +239,15 @@ def _start(
     asked: Asked, requests: list[Request], signals: Signals, stack: ExitStack
 ) -> tuple[Command | None, int | None]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
-    if asked.pid is not None and not os.path.exists(f"/proc/{asked.pid}"):
-        raise KsymError(f"cannot watch process {asked.pid}", "there is no such process", "see ps -e")
+    objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
+    if objects:
+        from ksym.runs.slips import check_programs
+
+        check_programs(requests, asked.command)
+    if asked.pid is not None:
+        check_process(asked.pid, user=bool(objects))
     if not asked.command:
         return None, asked.pid
-    objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
     if objects and asked.pid is not None:
         raise UsageError(
             "cannot read the command line", "-p and -- COMMAND both say where", "give one of them"
@@ -213,10 +263,9 @@ def _start(
             f"{signals.received.name} came before {asked.command[0]} had it in memory",
         )
     if found is None:
-        raise KsymError(
-            f"cannot watch {', '.join(objects)}", f"{asked.command[0]} ended without having it in memory",
-            "name the program that has the variable, as COMMAND runs it",
-        )  # fmt: skip
+        from ksym.runs.slips import never_mapped
+
+        raise never_mapped(objects, asked.command)
     return command, found
 
 
@@ -235,7 +284,7 @@ class _ScopeNow:
     def __call__(self) -> Scope:
         threads: tuple[int, ...] = ()
         if self._pid is not None:
-            with suppress(OSError):
+            with suppress(FileNotFoundError, ProcessLookupError):
                 threads = tuple(sorted(int(name) for name in os.listdir(f"/proc/{self._pid}/task")))
             if not threads:
                 raise KsymError(

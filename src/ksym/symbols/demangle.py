@@ -261,6 +261,15 @@ def candidates(name: str) -> list[bytes]:
     return [form.encode() for form in forms]
 
 
+def without_scopes(symbol: str) -> str:
+    """Return the last part of a mangled symbol's name; empty where it cannot be read.
+
+    >>> without_scopes("_ZN2ns7counterE")
+    'counter'
+    """
+    return (demangle(symbol.partition(".")[0]) or "").rpartition("::")[2]
+
+
 def same_name(symbol: str, name: str) -> bool:
     """Whether a mangled symbol is what a user means by ``name``.
 

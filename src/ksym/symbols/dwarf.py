@@ -38,6 +38,13 @@ _DW_UT_TYPE = 2
 _BACK = {"DW_AT_location": 320, "DW_AT_name": 24}
 """How far in front of an attribute a DIE may begin; before a location, a long name may stand in it."""
 _VARIABLES = frozenset({"DW_TAG_variable"})
+_LOCALS = frozenset({"DW_TAG_variable", "DW_TAG_formal_parameter"})
+_SCOPES = frozenset(
+    {
+        "DW_TAG_compile_unit", "DW_TAG_namespace", "DW_TAG_structure_type", "DW_TAG_class_type",
+        "DW_TAG_union_type", "DW_TAG_subprogram", "DW_TAG_inlined_subroutine",
+    }
+)  # fmt: skip
 _DEFINITIONS = {
     "struct": frozenset({"DW_TAG_structure_type", "DW_TAG_class_type"}),
     "class": frozenset({"DW_TAG_structure_type", "DW_TAG_class_type"}),
@@ -157,6 +164,15 @@ class Dwarf:
                 return self.info.get_CU_at(unit.offset).get_DIE_from_refaddr(unit.offset + unit.type_offset)
         return self.info.get_DIE_by_sig8(signature)
 
+    def split_off(self) -> str | None:
+        """The file to which the first unit without DIEs has moved them (``-gsplit-dwarf``); None: all are here."""
+        for unit in self._units:
+            top = self.info.get_CU_at(unit.offset).get_top_DIE() if unit.signature is None else None
+            for name in ("DW_AT_dwo_name", "DW_AT_GNU_dwo_name"):
+                if top is not None and name in top.attributes:
+                    return str(top.attributes[name].value.decode("utf-8", "replace"))
+        return None
+
     # -- search --------------------------------------------------------------------------------------
 
     def variable(self, name: str, address: int | None) -> Type | None:
@@ -180,6 +196,59 @@ class Dwarf:
             return None if best is None else self._types.of_variable(best[1])
 
         return self.guarded(search)
+
+    def scopes(self, name: str, address: int) -> list[str]:
+        """The scopes around a variable, the outermost (its source file) first; empty where DWARF has none.
+
+        Args:
+            name: Its symbol's name.
+            address: Its link-time address.
+        """
+        from ksym.symbols.dwarf_tree import Parents
+
+        plain = demangle.demangle(name) or name
+        last = plain.rpartition("::")[2].partition(".")[0].encode("utf-8", "surrogateescape")
+
+        def search() -> list[str]:
+            for die in self._by_address(address):
+                if self._rank(die, last, name, plain, address) != 0:
+                    continue
+                # A definition outside of its namespace or class refers to the declaration inside.
+                inner = list(self._types.chain(die))[-1]
+                return self._around(Parents(), inner) or self._around(Parents(), die)
+            return []
+
+        return self.guarded(search)
+
+    def functions_with(self, name: str) -> list[str]:
+        """The functions that have a local variable or parameter of that name, without a fixed address."""
+        from ksym.symbols.dwarf_tree import Parents
+
+        raw = name.encode("utf-8", "surrogateescape")
+
+        def search() -> list[str]:
+            found: list[str] = []
+            for die in self._by_name(raw, _LOCALS):
+                around = self._around(Parents(), die)
+                named = [part.attributes.get("DW_AT_name") for part in self._types.chain(die)]
+                if len(around) > 1 and any(each and each.value == raw for each in named):
+                    found.append(around[-1])
+            return list(dict.fromkeys(found))
+
+        return self.guarded(search)
+
+    def _around(self, parents: Any, die: Any) -> list[str]:
+        names: list[str] = []
+        while (die := parents.of(die)) is not None:
+            if die.tag in _SCOPES and (name := self._name_of(die)):
+                names.insert(0, name)
+        return names
+
+    def _name_of(self, die: Any) -> str:
+        for part in self._types.chain(die):
+            if "DW_AT_name" in part.attributes:
+                return str(part.attributes["DW_AT_name"].value.decode("utf-8", "surrogateescape"))
+        return ""
 
     def _rank(self, die: Any, last: bytes, symbol: str, plain: str, address: int | None) -> int | None:
         # 0: surely this one; None: surely not.
@@ -377,6 +446,16 @@ def variable(source: str | os.PathLike[str] | ElfFile, name: str, address: int |
     if not has_dwarf(elf):
         return None
     return elf.dwarf.variable(name, address)
+
+
+def split_into(elf: ElfFile) -> str | None:
+    """The file that a program's debug information is split off into; None where it is not, or cannot be read."""
+    if not has_dwarf(elf):
+        return None
+    try:
+        return elf.dwarf.guarded(elf.dwarf.split_off)
+    except KsymError:
+        return None
 
 
 def readable() -> bool:

@@ -9,10 +9,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ksym.errors import SHORT_OF, KsymError, NotPermitted
+from ksym.linux import privileges
 from ksym.linux.files import StrPath
 from ksym.linux.kernel_memory import BpfMemory, open_kernel_memory
 from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory
+from ksym.linux.mounted import check_mounted
 from ksym.symbols.btf import Btf, BtfError
 from ksym.symbols.image import KernelImage, installed_system_map, installed_vmlinux, open_system_map
 from ksym.symbols.kallsyms import Kallsyms
@@ -28,9 +30,13 @@ class Kernel:
 
     Args:
         vmlinux: A vmlinux, or a System.map, that the user named.
+
+    Raises:
+        NotPermitted: /proc or /sys is not mounted.
     """
 
     def __init__(self, vmlinux: StrPath | None = None) -> None:
+        check_mounted()
         self._given = vmlinux
 
     def check_given(self) -> None:
@@ -62,13 +68,14 @@ class Kernel:
             ) from error  # fmt: skip
         if table.hidden and os.geteuid() != 0:
             raise NotPermitted(
-                what, "kernel variables may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
+                what, "kernel variables may be watched only by root (CAP_SYS_ADMIN)", "run it with sudo"
             )
         if table.hidden:
-            raise NotPermitted(
-                what, "/proc/kallsyms shows only zeros, as kernel.kptr_restrict hides the addresses",
-                "sysctl kernel.kptr_restrict=1",
-            )  # fmt: skip
+            why, todo = "as kernel.kptr_restrict hides the addresses", "sysctl kernel.kptr_restrict=1"
+            # Up to 1 the sysctl hides them from whoever lacks this (kallsyms_show_value() in kernel/kallsyms.c).
+            if (found := privileges.missing(privileges.SYSLOG)) is not None:
+                why, todo = f"as {found[0]}", found[1]
+            raise NotPermitted(what, f"/proc/kallsyms shows only zeros, {why}", todo)
         return table
 
     @cached_property
@@ -200,8 +207,15 @@ def memory_refusal(error: OSError) -> tuple[str, str]:
     if is_confidential():
         return CONFIDENTIAL, CONFIDENTIAL_CURE
     if error.errno in (errno.EPERM, errno.EACCES):
-        return "BPF needs CAP_BPF and CAP_PERFMON, and there is no readable /proc/kcore", "run it with sudo"
+        found = privileges.refusal("bpf", privileges.BPF, privileges.SYS_ADMIN)
+        found = found or privileges.refusal("bpf", privileges.PERFMON, privileges.SYS_ADMIN)
+        if found is not None:
+            return f"{found[0]}, and there is no readable /proc/kcore", found[1]
+        return (
+            "the kernel forbids BPF (a security module?), and there is no readable /proc/kcore",
+            "see `dmesg`",
+        )
     return (
         "this kernel has neither BPF system call programs (5.14) nor /proc/kcore",
-        "give types and addresses explicitly: *(TYPE *)ADDRESS",
+        "give types and addresses explicitly, as in *(TYPE *)0xADDRESS",
     )

@@ -165,7 +165,7 @@ class KernelNames:
             places = ", ".join(f"{(address + image.slide) % 2**64:#x}" for address in sorted(addresses))
             raise KsymError(
                 f"cannot tell which {symbol.name} is meant", f"{image.path} has several, at {places}",
-                "watch one by its address: *(TYPE *)ADDRESS",
+                f"watch one by its address, as in *(TYPE *){places.partition(',')[0]}",
             )  # fmt: skip
         match = matches[0]
         found = Found(symbol, (match.value + image.slide) % 2**64, size=match.size, text=match.is_function)

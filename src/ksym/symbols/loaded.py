@@ -10,6 +10,7 @@ from functools import cached_property
 
 from ksym.errors import KsymError
 from ksym.linux.maps import Mapping, read_maps
+from ksym.linux.process_status import check_process
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, PF_X, ElfError, ElfFile, Segment
 from ksym.symbols.symtab import SymbolTable
@@ -176,10 +177,14 @@ class Process:
     def _not_mapped(self, spec: str, files: list[list[Mapping]]) -> ObjectNotMapped:
         from ksym.symbols.nearest import nearest
 
+        check_process(self.pid, user=True)
         base = spec.rpartition("/")[2]
-        names = sorted({group[0].basename for group in files})
-        near = nearest(base, names) or [n for n in names if base.partition(".")[0] in n][:3] or names[:5]
-        todo = f"it has {', '.join(near)}" if near else ""
+        # A library may be named by its file's name alone, a program by its path.
+        names = {g[0].basename: g[0].basename if ".so" in g[0].basename else g[0].path for g in files}
+        near = (
+            nearest(base, names) or [n for n in names if base.partition(".")[0] in n][:3] or list(names)[:5]
+        )
+        todo = f"name one that it has: {', '.join(names[each] for each in near)}" if near else ""
         return ObjectNotMapped(f"cannot find {spec} in process {self.pid}", "it is not in its memory", todo)
 
     # -- files ---------------------------------------------------------------------------------------

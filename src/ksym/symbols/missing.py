@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from ksym.errors import KsymError, NoSuchVariable, NotWatchable
+from ksym.errors import KsymError, NoSuchVariable, NotPermitted, NotWatchable
 from ksym.language.request import Symbol
+from ksym.linux.files import read_text
 from ksym.symbols import known
 from ksym.symbols.ctext import parse_type
 from ksym.symbols.kallsyms import TEXT_KINDS, Kallsyms
@@ -33,6 +34,8 @@ def missing_variable(kernel: Kernel, symbol: Symbol) -> KsymError:
     written = f"{symbol.scope}:{symbol.name}" if symbol.scope else symbol.name
     what = f"cannot watch {written}"
     parameters = list(kernel.parameters.all()) if kernel.parameters else None
+    if parameters is None and (refused := _cannot_look(kernel, symbol, what)) is not None:
+        return refused
     if symbol.scope is not None:
         return _missing_in_scope(kernel, symbol, symbol.scope, what, parameters)
     same = [str(each) for each in parameters or () if each.name == symbol.name]
@@ -50,26 +53,43 @@ def missing_variable(kernel: Kernel, symbol: Symbol) -> KsymError:
     if table.has_data:
         todo = did_you_mean(nearest(symbol.name, table.names())) or "search /proc/kallsyms for it"
         return NoSuchVariable(what, _NONE_OF_THAT_NAME, todo)
-    names = [name for each in parameters or () for name in (str(each), each.name)]
+    # A parameter that resembles the name by itself is written with its module.
+    names = {name: str(each) for each in parameters or () for name in (each.name, str(each))}
     per_cpu = kernel.btf.variable_names() if kernel.btf else ()
-    hint = did_you_mean(nearest(symbol.name, [*names, *per_cpu, *known.REACHABLE]))
+    others = {*per_cpu, *known.REACHABLE} - {symbol.name}
+    close = nearest(symbol.name, [*names, *others])
+    hint = did_you_mean(list(dict.fromkeys(names.get(each, each) for each in close)))
     return NoSuchVariable(
         what,
         f"this kernel's {_NO_DATA}" + ("" if kernel.btf else ", and it has no BTF"),
-        f"{hint + ' otherwise ' if hint else ''}give --vmlinux FILE (a vmlinux or System.map), a module parameter "
-        "(MODULE:NAME), a per-CPU variable, task(PID)->..., or *(TYPE *)ADDRESS",
+        f"{hint + ' otherwise ' if hint else ''}give --vmlinux FILE (a vmlinux or System.map), or name a module "
+        "parameter (MODULE:NAME), a per-CPU variable, task(PID)->MEMBER or *(TYPE *)0xADDRESS",
     )
 
 
-def _other_notation(name: str, parameters: Iterable[Parameter]) -> tuple[str, str] | None:
+def _cannot_look(kernel: Kernel, symbol: Symbol, what: str) -> KsymError | None:
+    """Explain that a name was not looked up everywhere, as kernel memory may not be read; None if that is no matter."""
+    table = kernel.kallsyms
+    if symbol.scope in table.modules() if symbol.scope else table.has_data:
+        return None
+    try:
+        _ = kernel.memory
+    except NotPermitted as refusal:
+        missed = "module parameters are" if symbol.scope else f"{_NO_DATA}, and the others are"
+        return NotPermitted(what, f"{missed} found by reading kernel memory: {refusal.why}", refusal.todo)
+    return None
+
+
+def _other_notation(name: str, parameters: Collection[Parameter]) -> tuple[str, str] | None:
     """Why a name from the kernel's command line, from sysctl(8) or from its sources is none, and what is meant."""
     if name in ("current", "self"):
-        return "a task is named by its PID", "write task(PID)->MEMBER, or task(self)->MEMBER"
+        return "a task is named by its PID", "write task(self)->MEMBER, or task(PID)->MEMBER"
     if any(each.scope == name for each in parameters):
-        return "it is a module, and those have a ':' behind them", f"write {name}:NAME"
+        example = next(each.name for each in parameters if each.scope == name)
+        return "it is a module, not a variable", f"name one of its parameters, as in {name}:{example}"
     if name.isidentifier() and os.path.isdir(f"/proc/sys/{name}"):
-        why = "the kernel has no variable of that name, sysctls alone are called so"
-        return why, f"write the name of the variable, often that behind '{name}.'"
+        why = "the kernel has no variable of that name, only a group of sysctls"
+        return why, f"write the variable's own name, often the last part of the sysctl's ({name}.NAME)"
     return None
 
 
@@ -87,13 +107,8 @@ def _missing_in_scope(
     kernel: Kernel, symbol: Symbol, scope: str, what: str, parameters: list[Parameter] | None
 ) -> KsymError:
     table = kernel.kallsyms
-    if parameters is None:
-        return NoSuchVariable(
-            what, f"no symbol of module {scope}, and parameters cannot be looked up without reading kernel memory",
-            "run it with sudo",
-        )  # fmt: skip
     modules = table.modules()
-    own = [each.name for each in parameters if each.scope.replace("-", "_") == scope]
+    own = [each.name for each in parameters or () if each.scope.replace("-", "_") == scope]
     if scope in modules or own:
         close = nearest(symbol.name, [*own, *_variables_of_module(table, scope)])
         why = f"module {scope} has no variable and no parameter of that name"
@@ -103,19 +118,34 @@ def _missing_in_scope(
         return NoSuchVariable(what, why, todo or f"see /sys/module/{scope}/parameters")
     if table.find(symbol.name):
         return NotWatchable(
-            what, f"{scope} is no module, but {symbol.name} is a symbol", f"write {symbol.name}"
+            what, f"there is no module {scope}, but {symbol.name} is a symbol", f"write {symbol.name}"
         )
     if symbols := table.find(scope):
         mode = "--x" if all(each.is_text for each in symbols) else "rw-"
         return NotWatchable(
-            what, f"{scope} is no module but a symbol, and {symbol.name} no ACCESS", f"write {scope}:{mode}"
+            what,
+            f"{scope} is a symbol, not a module, and {symbol.name} is not an ACCESS",
+            f"write {scope}:{mode}",
         )
-    close = nearest(scope, modules | {each.scope for each in parameters if each.scope})
+    close = nearest(scope, modules | {each.scope for each in parameters or () if each.scope})
     todo = did_you_mean([f"{name}:{symbol.name}" for name in close])
     return NoSuchVariable(
-        what, f"there is no module {scope} (not loaded, or without parameters)",
-        todo or f"modprobe {scope}, write {symbol.name} alone, or for a program ./{scope}:{symbol.name}",
+        what, f"there is no module {scope} (not loaded, or without parameters)", todo or _load(scope),
     )  # fmt: skip
+
+
+def _load(module: str) -> str:
+    """Return how to load a module; where none of that name is installed, which there are."""
+    try:
+        files = read_text(f"/lib/modules/{os.uname().release}/modules.dep")
+    except OSError:
+        files = ""
+    names = {os.path.basename(line.partition(".ko")[0]).replace("-", "_") for line in files.splitlines()}
+    if module in names:
+        return f"load it with `modprobe {module}`"
+    return (
+        "`lsmod` lists the modules that are loaded; a program is named by its path, as in ./PROGRAM:VARIABLE"
+    )
 
 
 def _variables_of_module(table: Kallsyms, module: str) -> list[str]:

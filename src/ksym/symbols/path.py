@@ -134,7 +134,9 @@ class _Here:
         if isinstance(kind, Array):
             count = f"{kind.count} elements" if kind.count else "elements"
             why = f"it is a member of an array ({kind.name})"
-            raise self.error(why, f"choose one of its {count}, as in [0]")
+            place = self.place(self.step.span) if self.place else None
+            array = place.text[: place.span.start].rstrip() if place else ""
+            raise self.error(why, f"choose one of its {count}, as in {array}[0]")
         if not isinstance(kind, Struct):
             raise self.error(f"it is a member of {_a(kind)}, which has none", self.without())
         if not kind.size and not kind.fields:

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from ksym.errors import KsymError, NoSuchVariable
-from ksym.language.request import Mode, Request, UserSymbol
+from ksym.language.request import Mode, Request, UserSymbol, written
 from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols import dwarf
+from ksym.symbols.elf import ElfFile
 from ksym.symbols.loaded import Process
 from ksym.symbols.path import Location, facts_of, walk
+from ksym.symbols.scopes import split_name
 from ksym.symbols.user import resolve_user
 from ksym.symbols.variable import EXECUTED, Fact, Space, Variable
 
@@ -39,14 +41,15 @@ class ProcessNames:
         """
         text, path = request.target.text, request.target.path
         execute = request.mode is Mode.EXECUTE
-        found = resolve_user(root, self._process, execute=execute, place=request.place)
+        sized = request.target.length is None and not path
+        found = resolve_user(root, self._process, execute=execute, sized=sized, place=request.place)
         if execute or not path:
             return Variable(
                 text, found.address, EXECUTED if execute else found.size, Space.USER, found.type,
                 section=found.section, executable=execute, facts=found.facts,
             )  # fmt: skip
         if found.type is None:
-            raise _untyped(request, root, found.facts)
+            raise _untyped(request, root, found.facts, self._process.find_object(root.object).elf)
         location = walk(Location(found.address, found.type), path, ProcessMemory(self._pid), request.place)
         return Variable(
             text, location.address, location.length, Space.USER, location.type, location.bits,
@@ -54,13 +57,18 @@ class ProcessNames:
         )  # fmt: skip
 
 
-def _untyped(request: Request, root: UserSymbol, facts: tuple[Fact, ...]) -> KsymError:
+def _untyped(request: Request, root: UserSymbol, facts: tuple[Fact, ...], loaded: ElfFile) -> KsymError:
     notes = [fact.source for fact in facts if fact.what == "type"]
     why = notes[0] if notes else f"{root.object} has no debug information"
     missing = "compile it with -g"
     if not dwarf.readable():
         why, missing = "DWARF is read by pyelftools, which is not installed", "pip install pyelftools"
+    elif (elsewhere := dwarf.split_into(loaded)) is not None:
+        why = f"its debug information is split off into files like {elsewhere}, which ksym does not read"
+        missing = "compile it without -gsplit-dwarf"
+    sizes = [int(fact.value) for fact in facts if fact.what == "size"]
+    first = f"{written(root.object, *split_name(root.name))}/{min(8, *sizes, 8)}"
     return NoSuchVariable(
         f"cannot reach {request.target.text}", f"the type of {root.name} is not known: {why}",
-        f"{missing}, or watch ADDRESS/LENGTH (`ksym resolve -p PID {root.object}:{root.name}` shows it)",
+        f"{missing}, or watch the variable's first bytes with {first}",
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Resolver:
         """
         root = request.target.root
         try:
-            variable = self._resolve(request)
+            variable = _first_bytes(request, self._resolve(request))
             _check(request, variable)
             return variable
         except KsymError as error:
@@ -119,7 +119,7 @@ class Resolver:
         )  # fmt: skip
 
     def _whole(self, request: Request, found: Found) -> Variable:
-        if not found.size:
+        if not found.size and request.target.length is None:
             name = request.target.text
             room = f"at most {found.room} bytes" if found.room else "any size"
             guess = "u64" if not found.room or found.room >= 8 else "u8"
@@ -301,9 +301,24 @@ def _after_cast(request: Request, location: Location) -> list[Fact]:
     return [Fact("size", str(location.length), "its type")]
 
 
+def _first_bytes(request: Request, variable: Variable) -> Variable:
+    """Return as much of a variable as ``NAME/LENGTH`` asks for."""
+    length = request.target.length
+    if length is None or variable.executable:
+        return variable
+    if not request.target.path and variable.length and length > variable.length and not variable.remark:
+        whole = request.target.text.rpartition("/")[0]
+        raise NotWatchable(
+            f"cannot watch {request.target.text}", f"{whole} has {variable.length} bytes",
+            f"write {whole}/{variable.length}",
+        )  # fmt: skip
+    facts = (*variable.facts, Fact("size", str(length), "the request"))
+    return replace(variable, length=length, type=None, bits=None, remark=None, facts=facts)
+
+
 def _check(request: Request, variable: Variable) -> None:
     if not variable.length:
         raise NotWatchable(
             f"cannot watch {request.target.text}", "it has no bytes (a flexible array or an empty struct)",
-            "name an element: [0]",
+            f"name an element: {request.target.text}[0]",
         )  # fmt: skip

@@ -320,6 +320,20 @@ def find(tables: Sequence[SymbolTable], name: str) -> list[ElfSymbol]:
     return [symbol for symbol in similar if demangle.same_name(symbol.name, name)]
 
 
+def find_statics(tables: Sequence[SymbolTable], name: str) -> list[ElfSymbol]:
+    """All variables whose own name is ``name``, whatever is around them, those included that `find` has no need of."""
+    raw = name.encode("utf-8", "surrogateescape")
+    static = re.compile(re.escape(raw) + rb"\.(?:lto_priv\.|llvm\.)?\d+")
+    mangled = re.compile(rb"_Z[^\0]*")
+    part = str(len(raw)).encode() + raw
+    found = [symbol for table in tables for symbol in table.find(raw)]
+    found += [symbol for table in tables for symbol in table.find_matching(raw + b".", static)]
+    for table in tables:
+        similar = table.find_matching(part, mangled)
+        found += [s for s in similar if demangle.without_scopes(s.name) == name]
+    return _unique(found)
+
+
 def _unique(symbols: Iterable[ElfSymbol]) -> list[ElfSymbol]:
     # .dynsym repeats what .symtab has; aliases of one name at one address are one variable
     seen: dict[tuple[str, int], ElfSymbol] = {}

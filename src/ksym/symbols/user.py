@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ksym.errors import KsymError, NoSuchVariable, NotWatchable, Place, Span
-from ksym.language.request import UserSymbol
+from ksym.language.request import UserSymbol, written
 from ksym.symbols import dwarf
 from ksym.symbols.elf import ElfError, ElfFile
 from ksym.symbols.loaded import LoadedObject, ObjectNotMapped, Process
+from ksym.symbols.scopes import find_in_scope, spellings, split_name
 from ksym.symbols.symtab import STT_NOTYPE, ElfSymbol, find
 from ksym.symbols.types import Type
 from ksym.symbols.variable import Fact
@@ -41,6 +42,7 @@ def resolve_user(
     *,
     execute: bool = False,
     typed: bool = True,
+    sized: bool = True,
     place: Callable[[Span], Place] | None = None,
 ) -> UserVariable:
     """Find what a request means by ``object:name`` in a process; the caller follows the path behind it.
@@ -50,6 +52,7 @@ def resolve_user(
         process: The process to look in.
         execute: A function is asked for.
         typed: Read the type from DWARF, where there is any.
+        sized: Refuse what has no size; else 0 is given as such.
         place: Turns the symbol's span into the place of an error (``request.place``).
 
     Raises:
@@ -59,7 +62,7 @@ def resolve_user(
     """
     try:
         loaded = process.find_object(symbol.object)
-        return locate(process, loaded, symbol.name, execute=execute, typed=typed)
+        return locate(process, loaded, symbol.name, execute=execute, typed=typed, sized=sized)
     except KsymError as error:
         if place is not None and error.place is None:
             error.place = place(symbol.span)
@@ -67,7 +70,13 @@ def resolve_user(
 
 
 def locate(
-    process: Process, loaded: LoadedObject, name: str, *, execute: bool = False, typed: bool = True
+    process: Process,
+    loaded: LoadedObject,
+    name: str,
+    *,
+    execute: bool = False,
+    typed: bool = True,
+    sized: bool = True,
 ) -> UserVariable:
     """The variable ``name`` of an object, with ``execute`` the function; raises as `resolve_user` does."""
     label = f"{loaded.label}:{name}"
@@ -103,17 +112,17 @@ def locate(
     if not size and kind is not None and kind.size:
         size = kind.size
         facts.append(Fact("size", str(size), "its type"))
-    if not size and not execute:
+    if not size and not execute and sized:
         raise NotWatchable(
             f"cannot watch {label}",
             "its symbol has no size and there is no type",
-            f"give a length: {address:#x}/4",
+            f"give a length: {written(loaded.label, *split_name(name))}/4",
         )
     return UserVariable(name, address, size, kind, found.section, execute, tuple(facts))
 
 
 def _choose(loaded: LoadedObject, name: str, label: str, execute: bool) -> ElfSymbol:
-    symbols = find(loaded.tables, name)
+    symbols = find(loaded.tables, name) or find_in_scope(loaded, name)
     if not symbols:
         raise _no_symbol(loaded, name, label)
     code = [s for s in symbols if s.is_function or (s.type == STT_NOTYPE and s.section in _CODE)]
@@ -122,54 +131,78 @@ def _choose(loaded: LoadedObject, name: str, label: str, execute: bool) -> ElfSy
         raise NotWatchable(
             f"cannot watch {label}",
             "it is a function",
-            f"watch its execution with {label}:--x, or name a variable",
+            f"watch its execution with {written(loaded.label, *split_name(name))}:--x, or name a variable",
         )
     if execute and not code:
-        raise NotWatchable(f"cannot watch {label}:--x", "it is a variable", f"watch it with {label}:rw-")
+        todo = f"watch it with {written(loaded.label, *split_name(name))}:rw-"
+        raise NotWatchable(f"cannot watch {label}:--x", "it is a variable", todo)
     wanted = code if execute else data
     if not execute and all(s.thread_local for s in wanted):
+        last = split_name(name)[-1]
         raise NotWatchable(
             f"cannot watch {label}",
             "it is thread-local: every thread has its own copy, and the symbol holds no address",
-            "print &variable in the thread that matters and watch 0xADDRESS/LENGTH",
+            f"while it runs, let gdb -p PID print &{last} in the thread that matters, and give ksym that "
+            f"0xADDRESS/{wanted[0].size or 4} with -p PID",
         )
-    addresses = {s.value for s in wanted}
-    if len(addresses) > 1:
-        places = "; ".join(
-            f"{symbol.value + loaded.bias:#x} in {_source_file(loaded, symbol)}"
-            for symbol in sorted({s.value: s for s in wanted}.values(), key=lambda s: s.value)
-        )
-        size = wanted[0].size or 4
-        raise NotWatchable(
-            f"cannot tell which {label} is meant",
-            f"there are {len(addresses)}: {places}",
-            f"watch 0xADDRESS/{size}",
-        )
+    different = sorted({s.value: s for s in wanted}.values(), key=lambda s: s.value)
+    if len(different) > 1:
+        raise _ambiguous(loaded, different, name, label)
     return wanted[0]
 
 
-def _source_file(loaded: LoadedObject, symbol: ElfSymbol) -> str:
-    if symbol.name.startswith("_ZZ"):
-        return symbol.readable_name
-    files = (table.source_file(symbol) for table in loaded.tables)
-    return next((file for file in files if file), "an unknown file")
+_MOST_SHOWN = 8
+
+
+def _ambiguous(loaded: LoadedObject, symbols: list[ElfSymbol], name: str, label: str) -> KsymError:
+    what = f"cannot tell which {label} is meant"
+    shown = symbols[:_MOST_SHOWN]
+    names = spellings(loaded, shown, name)
+    if names:
+        *others, last = names
+        more = ", and so on" if len(symbols) > len(shown) else ""
+        return NotWatchable(what, f"there are {len(symbols)}", f"write {', '.join(others)} or {last}{more}")
+    todo = "compile it with -g, which tells their source files and functions"
+    return NotWatchable(
+        what, f"there are {len(symbols)} of the same name, all of them in files of one name", todo
+    )
 
 
 def _no_symbol(loaded: LoadedObject, name: str, label: str) -> KsymError:
-    from ksym.symbols.nearest import suggestion
+    from ksym.symbols.nearest import did_you_mean, nearest
 
     stripped = not loaded.elf.has_symtab and loaded.debug is None
     what = f"cannot watch {label}"
-    hint = suggestion(name, {text for table in loaded.tables for text in table.variable_names()})
+    close = nearest(name, {text for table in loaded.tables for text in table.variable_names()})
+    hint = did_you_mean([written(loaded.label, *split_name(each)) for each in close])
     if stripped:
         build = f" (build id {loaded.elf.build_id})" if loaded.elf.build_id else ""
         todo = f"install its debug symbols{build}, or use a build that is not stripped"
         return NoSuchVariable(
             what, f"{loaded.label} is stripped and exports no such name", f"{todo}; {hint}".rstrip("; ")
         )
+    functions = _functions_with(loaded, name)
+    if functions:
+        holders, last = " and ".join(functions[:3]), split_name(name)[-1]
+        return NoSuchVariable(
+            what, f"it is a local variable of {holders}, on the stack or in registers",
+            f"while it runs, let gdb -p PID stop in {functions[0]} and print &{last}, and give ksym that "
+            "0xADDRESS/LENGTH with -p PID",
+        )  # fmt: skip
     return NoSuchVariable(
-        what, f"{loaded.label} has no such symbol", hint or f"nm {loaded.path} lists its symbols"
+        what, f"{loaded.label} has no such symbol", hint or f"`nm {loaded.path}` lists its symbols"
     )
+
+
+def _functions_with(loaded: LoadedObject, name: str) -> list[str]:
+    """Return the functions that have a local variable of that name; with ``FUNCTION::NAME`` only that one."""
+    *scopes, last = split_name(name) or [name]
+    for elf in _with_dwarf(loaded):
+        try:
+            return [each for each in elf.dwarf.functions_with(last) if not scopes or each == scopes[-1]]
+        except KsymError:
+            break
+    return []
 
 
 def _copied_into(

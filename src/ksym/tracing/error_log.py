@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import errno
-import time
 import unicodedata
 from collections import deque
 
 from ksym.errors import SHORT_OF, KsymError, NoMemory, NoRegisters, NotPermitted
+from ksym.linux.clock import monotonic_ns
 from ksym.views.text import printable
 
 _KEPT = 8
@@ -79,7 +79,7 @@ class ErrorLog:
         self._put(file, text, printable(what), "")
 
     def _put(self, file: str, text: str, command: str, ahead: str) -> None:
-        seconds, micros = divmod(time.monotonic_ns() // 1000, 10**6)
+        seconds, micros = divmod(monotonic_ns() // 1000, 10**6)
         self._entries.append(
             f"[{seconds:5d}.{micros:06d}] {file}: error: {printable(text)}\n"
             f"{_COMMAND}{command}\n{' ' * len(_COMMAND)}{ahead}^\n"

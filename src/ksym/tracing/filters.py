@@ -203,13 +203,13 @@ def _made_sure(request: Request, writer: int) -> Request:
     if isinstance(root, UserSymbol):
         raise RequestError(
             f"cannot watch {request.target.text}", "it is a program's variable, and the directory knows no process",
-            f"ksym trace -p PID {request.target.text}", place=request.place(root.span),
+            f"use `ksym trace -p PID {request.target.text}`", place=request.place(root.span),
         )  # fmt: skip
     if not isinstance(root, TaskRoot) or root.pid is not None:
         return request
     if not writer:
         raise RequestError(
             f"cannot watch {request.target.text}", "who writes it is in another pid namespace",
-            "write task(PID) as the server numbers it", place=request.place(root.span),
+            "write task(PID) with its number in the namespace of `ksym mount`", place=request.place(root.span),
         )  # fmt: skip
     return parse_request(f"{text[: root.span.start]}task({writer}){text[root.span.end :]}", seed=True)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ksym.errors import SHORT_OF, KsymError, NoMemory, Place, Span, UsageError
 from ksym.language.request import Request
+from ksym.linux.clock import monotonic_ns
 from ksym.tracing import layout
 from ksym.tracing.buffer import MEMORY_FACTOR, TIME, Buffer, Entry, Marker, most_kilobytes
 from ksym.tracing.error_log import ErrorLog
@@ -78,9 +78,7 @@ class Instance:
         clock: CLOCK_MONOTONIC in nanoseconds.
     """
 
-    def __init__(
-        self, how: How, plant: Plant = Planted, clock: Callable[[], int] = time.monotonic_ns
-    ) -> None:
+    def __init__(self, how: How, plant: Plant = Planted, clock: Callable[[], int] = monotonic_ns) -> None:
         self._clock = clock
         self._base = how
         self.errors = ErrorLog()

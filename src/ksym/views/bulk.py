@@ -21,7 +21,7 @@ from ksym.recording.grouping import READ, UNKNOWN
 from ksym.recording.numbering import Ints, distinct, grouped
 from ksym.symbols.variable import Variable
 from ksym.views.clock import clock_text
-from ksym.views.delimited import OLD, Csv, cell, line
+from ksym.views.delimited import OLD, Csv, cell
 from ksym.views.jsonl import JsonLines
 from ksym.views.ksym_format import KsymFormat
 from ksym.views.table import TASK_WIDTH, Table, change
@@ -49,11 +49,13 @@ class BulkRows(Protocol):
         ...
 
 
-def bulk_rows_for(name: str, accesses: Accesses, *, verbose: bool = False) -> BulkRows:
-    """The format called ``name`` (`views.rows.FORMATS`) for the accesses of a recording."""
+def bulk_rows_for(name: str, accesses: Accesses, *, verbose: bool = False, raw: bool = False) -> BulkRows:
+    """Return the format called ``name`` for the accesses of a recording; see `views.rows.rows_for`."""
     if name == "table":
         return _Table(accesses, verbose=verbose)
-    makers: dict[str, Callable[[Accesses], BulkRows]] = {"ksym": _Ksym, "json": _Json, "csv": _Csv}
+    if name == "csv":
+        return _Csv(accesses, raw=raw)
+    makers: dict[str, Callable[[Accesses], BulkRows]] = {"ksym": _Ksym, "json": _Json}
     return makers[name](accesses)
 
 
@@ -262,8 +264,8 @@ class _Json:
 class _Csv:
     """See views.delimited."""
 
-    def __init__(self, accesses: Accesses) -> None:
-        self._values, self._csv = accesses.decoders(), Csv()
+    def __init__(self, accesses: Accesses, *, raw: bool) -> None:
+        self._values, self._csv = accesses.decoders(), Csv(raw=raw)
 
     def header(self) -> str:
         return self._csv.header()
@@ -274,21 +276,20 @@ class _Csv:
             len(part),
             list(map(str, part.time_ns.tolist())),
             parts.common(
-                lambda access, row: f",{line(self._csv.cells(access)[1:OLD])},",
+                lambda access, row: f",{self._csv.line(self._csv.cells(access)[1:OLD])},",
                 part.cpu, part.pid, part.tid, part.comm, part.watch, part.kind, part.address,
             ),
-            parts.shown("old", _cell),
+            parts.shown("old", self._cell),
             ",",
-            parts.shown("new", _cell),
+            parts.shown("new", self._cell),
             parts.common(
-                lambda access, row: f",{line(self._csv.cells(access)[OLD + 2 :])}\n",
+                lambda access, row: f",{self._csv.line(self._csv.cells(access)[OLD + 2 :])}\n",
                 part.site, part.hits, part.stack, part.uid,
             ),
         )  # fmt: skip
 
-
-def _cell(value: Value | None) -> str:
-    return line([0, cell(value)])[2:]  # alone in its row, an empty cell would be written as ""
+    def _cell(self, value: Value | None) -> str:
+        return self._csv.line([0, cell(value)])[2:]  # alone in its row, an empty cell would be written as ""
 
 
 class _Ksym:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import time
 
+from ksym.linux.clock import wall_offset
+
 _SECOND_TICKS = 10_000
 _TICK_NS = 1_000_000_000 // _SECOND_TICKS
 
@@ -13,7 +15,7 @@ class WallClock:
     """CLOCK_MONOTONIC nanoseconds as local time of day, ``10:22:31.2034``."""
 
     def __init__(self) -> None:
-        self._offset = time.time_ns() - time.monotonic_ns()
+        self._offset = wall_offset()
         self._second, self._text = -1, ""
         self._tick, self._shown = -1, ""
 

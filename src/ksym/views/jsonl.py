@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import json
-import time
 
 from ksym.capture.access import Access
 from ksym.capture.sites import Site
+from ksym.linux.clock import wall_offset
 from ksym.views.fields import fields
 from ksym.views.rows import PLACES_KEPT
 
@@ -26,7 +26,7 @@ class JsonLines:
     """
 
     def __init__(self) -> None:
-        self._offset = time.time_ns() - time.monotonic_ns()
+        self._offset = wall_offset()
         self._encode = json.JSONEncoder(check_circular=False).encode
         self._parts: dict[tuple[Site, int, int, str], tuple[str, ...]] = {}
         self._comms: dict[str, str] = {}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ksym.capture.access import Access
+from ksym.errors import UsageError
 from ksym.watch.plan import Watch
 
 PLACES_KEPT = 4096
@@ -25,17 +26,35 @@ class Rows(Protocol):
         ...
 
 
-def rows_for(name: str, watches: Sequence[Watch], *, verbose: bool = False) -> Rows:
-    """The format called ``name``: ``table``, ``ksym``, ``json`` or ``csv``."""
+def rows_for(name: str, watches: Sequence[Watch], *, verbose: bool = False, raw: bool = False) -> Rows:
+    """Return the format called ``name``.
+
+    Args:
+        name: One of `FORMATS`.
+        watches: The watches whose accesses will come.
+        verbose: ``table`` only: show the accessing instructions, too.
+        raw: ``csv`` only: see `delimited.Csv`.
+    """
     from ksym.views import delimited, jsonl, ksym_format, table
 
     makers: dict[str, Callable[[], Rows]] = {
         "table": lambda: table.Table(watches, verbose=verbose),
         "ksym": ksym_format.KsymFormat,
         "json": jsonl.JsonLines,
-        "csv": delimited.Csv,
+        "csv": lambda: delimited.Csv(raw=raw),
     }
     return makers[name]()
 
 
 FORMATS = ("table", "ksym", "json", "csv")
+RAW_HELP = "csv: leave cells as they are that a spreadsheet would run (else they get a leading ')"
+
+
+def check_raw(*, raw: bool, name: str) -> None:
+    """Refuse ``--raw`` where it means nothing.
+
+    Raises:
+        UsageError: if the format is not csv.
+    """
+    if raw and name != "csv":
+        raise UsageError("cannot read the command line", f"--raw is for csv, not for {name}", "leave it out")

@@ -61,6 +61,29 @@ def check(name: str, *, force: bool, option: str = "-o") -> None:
     raise KsymError(f"cannot write {name}", why, todo)
 
 
+def check_apart(source: str, name: str, *, option: str = "-o") -> None:
+    """Refuse to write over the file that is read, under whatever name.
+
+    Args:
+        source: The file that is read.
+        name: Where the output goes; STDOUT for stdout.
+        option: How another one is named.
+
+    Raises:
+        KsymError: if both are one file: by another spelling, a hard or symbolic link, or a descriptor.
+    """
+    try:
+        read = os.stat(source)
+        written = os.fstat(1) if name == STDOUT else os.stat(name)
+    except (OSError, ValueError):
+        return  # one of them is not there: opening it will tell
+    if os.path.samestat(read, written) and stat.S_ISREG(read.st_mode):
+        where = "stdout" if name == STDOUT else name
+        raise KsymError(
+            f"cannot write {where}", f"it is the file that is read, {source}", f"name another with {option}"
+        )
+
+
 def is_stream(name: str | int) -> bool:
     """Whether it takes what is written to it as it comes: a terminal, a FIFO, /dev/null."""
     try:
@@ -125,7 +148,8 @@ def opened(name: str, *, force: bool) -> int:
     if force:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    # Rows that follow after somebody has cut the file shall leave no hole in it.
+    return os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 from ksym.errors import KsymError, NotTakenOver
 from ksym.language.request import Mode
 from ksym.linux import perf_event
+from ksym.linux.limits import LEAST_FILES, allow_files, room_for
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.regular_file import MOST_OPEN
 from ksym.linux.ring import Ring
@@ -144,7 +144,9 @@ class ArmedWatch:
         """
         for _ in range(8):
             self.scope = scope = self._scope()
-            _allow_files(self._descriptors(scope))
+            events = self._descriptors(scope)
+            what = f"cannot watch {', '.join(watch.name for watch in self.plan.watches)}"
+            allow_files(room_for(events), wanted=events + MOST_OPEN + LEAST_FILES, what=what)
             self._open_scope(scope)
             if set(self._scope().threads) <= set(scope.threads):
                 return
@@ -155,10 +157,9 @@ class ArmedWatch:
 
     def _descriptors(self, scope: Scope) -> int:
         events = len(self.plan.events(scope, sampling=self._samples)) * (2 if self.options.gives_way else 1)
-        others = MOST_OPEN + 64
         if self.options.counting:
-            return events + others
-        return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches) + others
+            return events
+        return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches)
 
     def _open_scope(self, scope: Scope) -> None:
         if not self.options.counting:
@@ -501,6 +502,15 @@ class ArmedWatch:
 
         return explain(error, planned, self.plan, kernel_accesses=self.options.kernel_accesses)
 
+    def release(self) -> None:
+        """Give the registers back for good; counts stay, and the rings can still be drained."""
+        self.disable()
+        for armed in self.events:
+            self._retired[armed.planned.watch.index] += self._share(armed)
+            self._retired_lost += armed.event.read()[2] - armed.lost
+            armed.event.close()
+        self.events.clear()
+
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
         for armed in self.events:
@@ -512,11 +522,3 @@ class ArmedWatch:
         if self._rings:
             self._rings.close()
             self._rings = None
-
-
-def _allow_files(needed: int) -> None:
-    """Raise the limit on open files to ``needed``, as far as we may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        want = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (want, hard))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from ksym.errors import KsymError
-from ksym.linux import ptrace
+from ksym.linux import privileges, ptrace
 
 CANNOT_RUN, NOT_FOUND = 126, 127
 _GO, _ASK = b"g", b"a"
@@ -137,6 +137,8 @@ class Command:
             elif number == errno.ENOEXEC:
                 why = "it is no program of this machine, and no script that names its interpreter (#!)"
                 todo = "name a program, or an interpreter in front of it"
+            elif self._traced and privileges.is_filtered("ptrace"):
+                why, todo = privileges.refusal("ptrace", privileges.SYS_PTRACE) or (why, todo)
             raise CommandError(f"cannot run {self.argv[0]}", why, todo, status)
 
     def run_until(self, mapped: Callable[[int], bool], wait: Callable[[], bool]) -> int | None:

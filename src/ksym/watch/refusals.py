@@ -11,23 +11,20 @@ import errno
 import os
 
 from ksym.errors import KsymError, NoRegisters, NotPermitted, NotWatchable
-from ksym.language.request import Mode
-from ksym.linux.files import read_text
+from ksym.language.request import Address, Cast, Mode
+from ksym.linux import privileges
+from ksym.linux.privileges import paranoid
 from ksym.symbols.variable import Space
-from ksym.watch.plan import KERNEL_IN_TASKS, Plan, PlannedEvent
+from ksym.watch.plan import KERNEL_IN_TASKS, Plan, PlannedEvent, Watch
 from ksym.watch.registers import free_registers, holders
 
 # Memory on which the trap itself works; a watch there would recurse (within_cpu_entry() in
 # arch/x86/kernel/hw_breakpoint.c).
 _TRAP_PATH = "cpu_entry_area, __per_cpu_offset, the GDT, cpu_tss_rw, cpu_tlbstate and cpu_dr7"
 
-
-def paranoid() -> int | None:
-    """The value of kernel.perf_event_paranoid; None where there is no perf at all."""
-    try:
-        return int(read_text("/proc/sys/kernel/perf_event_paranoid"))
-    except (OSError, ValueError):
-        return None
+_REGISTER = 8
+"""Bytes that one debug register covers."""
+_SEE_LOG = "see `dmesg` and the audit log for who refused it"
 
 
 def explain(
@@ -46,7 +43,9 @@ def explain(
     number = error.errno
     if number == errno.ENOSPC and planned:
         return _no_registers(f"cannot watch {names}", planned, plan)
-    if number in (errno.EACCES, errno.EPERM):
+    if number in (errno.EACCES, errno.EPERM) or (
+        number == errno.ENOSYS and privileges.is_filtered("perf_event_open")
+    ):
         return _no_privilege(what, planned, kernel_accesses)
     if number in (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP):
         if paranoid() is None:
@@ -87,39 +86,64 @@ def _no_registers(what: str, planned: PlannedEvent, plan: Plan) -> KsymError:
     if len(plan.watches) == 1 and len(plan.watches[0].pieces) > 1:
         why += f" ({plan.watches[0].variable.length} bytes, at most 8 a register)"
     elif len(plan.watches) > 1:
-        why += f" (requests: {', '.join(f'{watch.name} {len(watch.pieces)}' for watch in plan.watches)})"
+        why += f" (requests: {', '.join(f'{watch.name} {watch.registers}' for watch in plan.watches)})"
     others = holders()
     if others:
         why += "; held perhaps by " + ", ".join(map(str, others[:4]))
-        todo = "end one of them, or watch less: a member, an element, ADDRESS/LENGTH"
-    elif len(plan.watches) > 1:
-        todo = "ask for fewer at a time"
-    else:
-        todo = "watch a part of it: a member, an element, ADDRESS/LENGTH"
+    less = "ask for fewer at a time" if len(plan.watches) > 1 else _less(plan.watches[0], free)
+    todo = f"end one of them, or {less}" if others else less
     return NoRegisters(what, why, todo)
 
 
+def _less(watch: Watch, free: int) -> str:
+    """Return what to watch of a variable that takes more registers than are free."""
+    each = watch.registers // len(watch.pieces)
+    length = free // each * _REGISTER - watch.variable.address % _REGISTER
+    if not 0 < length < watch.variable.length:
+        return "wait until whoever holds registers has given them back"
+    text, at, cpu = watch.request.target.text.partition("@")
+    if isinstance(watch.request.target.root, Cast) and not watch.request.target.path:
+        text = f"{watch.variable.address:#x}"
+    elif watch.request.target.length or isinstance(watch.request.target.root, Address):
+        text = text.rpartition("/")[0]
+    part = f"watch its first bytes with {text}/{length}{at}{cpu}:{watch.mode}"
+    return part if watch.variable.type is None else f"{part}, or a member or an element of it"
+
+
 def _no_privilege(what: str, planned: PlannedEvent | None, kernel_accesses: bool) -> KsymError:
-    level = paranoid()
     kernel = planned is not None and planned.watch.variable.space is Space.KERNEL
-    if kernel:
-        return NotPermitted(
-            what, "kernel addresses may be watched by root alone (CAP_SYS_ADMIN)", "run it with sudo"
-        )
-    if level is not None and level > 2:
-        return NotPermitted(
-            what, f"kernel.perf_event_paranoid is {level}, which keeps perf from all but root (CAP_PERFMON)",
-            "run it with sudo, or: sysctl kernel.perf_event_paranoid=2",
-        )  # fmt: skip
-    if kernel_accesses and level == 2 and planned is not None:
-        return NotPermitted(
-            what, "kernel.perf_event_paranoid is 2, which shows accesses by the kernel to root alone (CAP_PERFMON)",
-            "leave out --kernel-accesses, run it with sudo, or: sysctl kernel.perf_event_paranoid=1",
-        )  # fmt: skip
     return NotPermitted(
-        what,
-        "that process is not yours, or it may not be traced",
-        "run it with sudo (CAP_PERFMON, CAP_SYS_PTRACE)",
+        what, *no_privilege(kernel=kernel, kernel_accesses=kernel_accesses and planned is not None)
+    )
+
+
+def no_privilege(
+    *, kernel: bool = False, system_wide: bool = False, kernel_accesses: bool = False
+) -> tuple[str, str]:
+    """Explain why perf_event_open(2) refused a watch with EPERM or EACCES: the cause, and what to do.
+
+    Args:
+        kernel: The watch was on a kernel address, which takes CAP_SYS_ADMIN (hw_breakpoint_parse()).
+        system_wide: It was for all tasks of a CPU.
+        kernel_accesses: It was to see accesses by the kernel to a user variable.
+    """
+    blocked, root = privileges.is_filtered("perf_event_open"), os.geteuid() == 0
+    if blocked or root:
+        capability = privileges.SYS_ADMIN if kernel else privileges.PERFMON
+        found = privileges.refusal("perf_event_open", capability, privileges.SYS_ADMIN)
+        return found or ("the kernel forbids it even to root (a security module, or lockdown)", _SEE_LOG)
+    if kernel:
+        return "kernel addresses may be watched only by root (CAP_SYS_ADMIN)", "run it with sudo"
+    # Up to this value of the sysctl it takes no capability.
+    allowed = 0 if system_wide else 1 if kernel_accesses else 2
+    level = paranoid()
+    if level is None or level <= allowed:
+        return "that process belongs to another user, or it may not be traced", "run it with sudo"
+    hidden = ("other tasks from", "accesses by the kernel from", "perf events from")[allowed]
+    todo = f"run it with sudo, or: sysctl kernel.perf_event_paranoid={allowed}"
+    return (
+        f"kernel.perf_event_paranoid is {level}, which keeps {hidden} all but root (CAP_PERFMON)",
+        f"leave out --kernel-accesses, {todo}" if kernel_accesses else todo,
     )
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import errno
 import mmap
-from collections.abc import Iterable
+import resource
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.linux import perf_event
+from ksym.linux.cpus import online_cpus
+from ksym.linux.files import read_text
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample
 from ksym.linux.ring import Ring
 from ksym.watch.plan import Plan, PlannedEvent
@@ -28,6 +31,14 @@ SAMPLE_TYPE = Sample.IDENTIFIER | Sample.IP | Sample.TID | Sample.TIME | Sample.
 RING_BYTES = 4 << 20
 _RINGS_TOTAL = 128 << 20
 _RING_LEAST = 256 << 10
+_CAP_IPC_LOCK = 14
+"""Bit of CapEff, linux/capability.h."""
+_MORE_KB = 516
+"""Added to perf_event_mlock_kb, it gives each CPU a ring of 512 KiB: the kernel's own default."""
+
+
+class _NoRoom(Exception):
+    """The kernel lets this user lock no more memory for rings."""
 
 
 class Rings:
@@ -38,7 +49,7 @@ class Rings:
         cpus: CPUs that the run starts with.
         stacks: Samples carry call chains.
         names_user_code: Mappings are reported, too.
-        size: Bytes of a ring, a power of two; 0 lets the number of CPUs decide.
+        size: Bytes of a ring, a power of two; 0 lets the number of CPUs and the memory that may be locked decide.
         engine: Whose programs write records; None: breakpoints sample by themselves.
     """
 
@@ -46,7 +57,8 @@ class Rings:
         self, plan: Plan, cpus: int, *, stacks: bool, names_user_code: bool, size: int, engine: Engine | None
     ) -> None:
         self._plan, self._stacks, self._names_user_code, self._engine = plan, stacks, names_user_code, engine
-        self.size = size or _size_for(cpus)
+        self.size = size or shared_size(cpus, lockable_pages())
+        """Bytes of the rings that are mapped next."""
         self.rings: list[Ring] = []
         self.planned: dict[tuple[int, int], PlannedEvent] = {}
         """What a record's (identifier, number of the piece) stands for; those of events that are gone stay in it."""
@@ -68,14 +80,50 @@ class Rings:
     def open(self, places: Iterable[tuple[int, int]], *, may_vanish: bool) -> None:
         """Open the sideband at each (pid, cpu), and a ring and the output events on each new CPU.
 
+        Where the rings do not all fit into the memory that may be locked, all of them are made smaller.
+
         Args:
             places: Where.
             may_vanish: A thread that has ended meanwhile is passed over.
 
         Raises:
             OSError: the kernel refused.
-            KsymError: it allows no memory for a ring.
+            KsymError: it allows no memory for the smallest rings.
         """
+        places = list(places)
+        held = (
+            len(self.rings),
+            len(self._others),
+            len(self._sideband_ids),
+            set(self._owners),
+            set(self.planned),
+        )
+        while True:
+            try:
+                self._open_all(places, may_vanish=may_vanish)
+                return
+            except _NoRoom as error:
+                # Events are opened anew, as their wake-ups depend on the size.
+                self._undo(*held)
+                if self.size // 2 < mmap.PAGESIZE:
+                    raise _no_room(len({cpu for _, cpu in places})) from error
+                self.size //= 2
+
+    def _undo(
+        self, rings: int, others: int, ids: int, owners: set[int], planned: set[tuple[int, int]]
+    ) -> None:
+        """Give back what was opened since there were so many."""
+        for ring in self.rings[rings:]:
+            ring.close()
+        for event in self._others[others:]:
+            event.close()
+        for cpu in self._owners.keys() - owners:
+            self._owners.pop(cpu).close()
+        for key in self.planned.keys() - planned:
+            del self.planned[key]
+        del self.rings[rings:], self._others[others:], self._sideband_ids[ids:]
+
+    def _open_all(self, places: Sequence[tuple[int, int]], *, may_vanish: bool) -> None:
         for pid, cpu in places:
             try:
                 self._open_sideband(pid, cpu)
@@ -108,7 +156,10 @@ class Rings:
             event.output_to(self._owners[cpu])
             return
         self._owners[cpu] = event
-        self.rings.append(_map_ring(event, self.size))
+        try:
+            self.rings.append(Ring(event, self.size))
+        except PermissionError as error:
+            raise _NoRoom from error
         if self._engine:
             self._open_outputs(self._engine, cpu)
 
@@ -169,22 +220,65 @@ class Rings:
         self._owners.clear()
 
 
-def _size_for(cpus: int) -> int:
+def shared_size(rings: int, pages: int | None) -> int:
+    """Return the size of each ring, in bytes, so that all of them fit.
+
+    Args:
+        rings: How many there will be.
+        pages: Pages that may be locked for all of them together; None: any number. Where even the smallest rings need
+            more, the size is that of the smallest.
+
+    >>> shared_size(8, None) >> 20, shared_size(8, 8 * 129 + 16) >> 10
+    (4, 512)
+    """
     size = RING_BYTES
-    while size > _RING_LEAST and size * cpus > _RINGS_TOTAL:
+    while size > _RING_LEAST and size * rings > _RINGS_TOTAL:
+        size //= 2
+    while pages is not None and size > mmap.PAGESIZE and rings * (size // mmap.PAGESIZE + 1) > pages:
         size //= 2
     return size
 
 
-def _map_ring(event: PerfEvent, size: int) -> Ring:
-    """Map a ring, a smaller one where ``perf_event_mlock_kb`` allows no larger."""
-    while True:
-        try:
-            return Ring(event, size)
-        except PermissionError as error:
-            size //= 2
-            if size < mmap.PAGESIZE:
-                raise KsymError(
-                    "cannot map a ring buffer", "kernel.perf_event_mlock_kb leaves no room for it",
-                    "end other perf users or raise it: sysctl kernel.perf_event_mlock_kb=2048",
-                ) from error  # fmt: skip
+def lockable_pages() -> int | None:
+    """Return how many pages this user may lock for rings; None: any number.
+
+    The kernel (perf_mmap in kernel/events/core.c) lets the events of a user have perf_event_mlock_kb for each CPU
+    that is online, and takes what goes beyond that from the process's RLIMIT_MEMLOCK. Other events of the same user
+    count, too, but there is no way to ask for their share.
+    """
+    if _may_lock_all():
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    kilobytes = _mlock_kb()
+    if soft == resource.RLIM_INFINITY or kilobytes is None:
+        return None
+    return (kilobytes << 10) // mmap.PAGESIZE * len(online_cpus()) + soft // mmap.PAGESIZE
+
+
+def _may_lock_all() -> bool:
+    """Return True with CAP_IPC_LOCK, or with perf_event_paranoid -1 (where that is not the host's, mapping tells)."""
+    try:
+        status = read_text("/proc/self/status")
+        effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:"))
+        paranoid = int(read_text("/proc/sys/kernel/perf_event_paranoid"))
+    except (OSError, ValueError, StopIteration):
+        return True
+    return bool(int(effective, 16) >> _CAP_IPC_LOCK & 1) or paranoid < 0
+
+
+def _mlock_kb() -> int | None:
+    try:
+        return int(read_text("/proc/sys/kernel/perf_event_mlock_kb"))
+    except (OSError, ValueError):
+        return None
+
+
+def _no_room(rings: int) -> KsymError:
+    needed = rings * 2 * mmap.PAGESIZE >> 10
+    wanted = (_mlock_kb() or 0) + _MORE_KB
+    return KsymError(
+        f"cannot map {rings} ring buffer{'' if rings == 1 else 's'}",
+        "this user's perf events have used up kernel.perf_event_mlock_kb and RLIMIT_MEMLOCK, "
+        f"and {needed} kB are needed",
+        f"end other perf runs, or: sudo sysctl kernel.perf_event_mlock_kb={wanted}",
+    )

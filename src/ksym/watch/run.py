@@ -141,6 +141,9 @@ class Run:
         self._pid = pid if command is None else None
         self._cpus = set(armed.scope.cpus)
         self._chosen_cpus = frozenset(armed.scope.cpus) if fixed_cpus else None
+        self._deadline: float | None = None
+        self._look = 0.0
+        """When to look next whether a watch costs too much."""
         self._stopped = False
         self._gone: set[int] = set()
         self.notes = [watch.variable.remark for watch in armed.plan.watches if watch.variable.remark]
@@ -157,8 +160,16 @@ class Run:
         return self._signals.received is not None
 
     def held_up(self) -> bool:
-        """To be called now and then by who waits for a reader: the guard must not wait; tells whether to give up."""
-        self.look()
+        """Look after the run while a reader takes nothing; return True if a signal asks to give up waiting.
+
+        The guard must not wait for a reader, nor the registers when the run is over.
+        """
+        now = time.monotonic()
+        if now >= self._look:
+            self.look()
+            self._look = now + LOOK_SECONDS
+        if self._over():
+            self._armed.release()
         return self.signalled()
 
     def stop(self, why: str) -> None:
@@ -176,6 +187,8 @@ class Run:
             self._hear_of_cpus()  # before COMMAND, which may take one away at once
             self._armed.enable()
             self.armed_at = time.monotonic()
+            if self._duration is not None:
+                self._deadline = self.armed_at + self._duration
             if self._command:
                 self._command.go()
 
@@ -211,14 +224,14 @@ class Run:
         if cpu_events:
             poll.register(cpu_events.fileno(), select.POLLIN)
         rings = self._register_rings(poll, set())
-        deadline = None if self._duration is None else self.armed_at + self._duration
+        deadline = self._deadline
         due = self.armed_at + self._every
-        look = self.armed_at + LOOK_SECONDS
-        while not self._over(deadline):
+        self._look = self.armed_at + LOOK_SECONDS
+        while not self._over():
             now = time.monotonic()
             until = due if deadline is None else min(due, deadline)
             if self._guard or self._presence:
-                until = min(until, look)
+                until = min(until, self._look)
             wait = 0.0 if self.behind else min(max(0.0, until - now), _LONGEST_WAIT_SECONDS)
             events = poll.poll(wait * 1000)
             woken = {fd for fd, _ in events}
@@ -229,9 +242,9 @@ class Run:
                     poll.unregister(fd)
                     rings.discard(fd)
             self._signals.clear()
-            if time.monotonic() >= look:
+            if time.monotonic() >= self._look:
                 self.look()
-                look = time.monotonic() + LOOK_SECONDS
+                self._look = time.monotonic() + LOOK_SECONDS
             if cpu_events and cpu_events.fileno() in woken:
                 self.follow_cpus(cpu_events.take())
                 rings = self._register_rings(poll, rings)
@@ -241,14 +254,14 @@ class Run:
                 due = max(due + self._every, now) if now >= due else due
                 yield
 
-    def _over(self, deadline: float | None) -> bool:
+    def _over(self) -> bool:
         if self._signals.received:
             self.stop(self._signals.received.name)
         elif self._command and self._command.poll() is not None:
             self.stop("COMMAND ended")
         elif self._pid is not None and self._process_gone(self._pid):
             self.stop(f"process {self._pid} ended")
-        elif deadline is not None and time.monotonic() >= deadline:
+        elif self._deadline is not None and time.monotonic() >= self._deadline:
             self.stop("duration over")
         return self._stopped
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from lab.kernel import LabError
-from lab.kernel.boot import End, missing, run
+from lab.kernel.boot import CPUS, End, missing, run
 from lab.kernel.fetch import cached, fetch, guest_root
 from lab.kernel.initramfs import Job
 from lab.kernel.kernels import KERNELS, chosen
@@ -40,6 +40,9 @@ def main() -> int:
     verb.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="(default: 600)")
     verb.add_argument("--kaslr", action="store_true", help="randomise the kernel's addresses")
     verb.add_argument("--console", action="store_true", help="show what the kernel said, and the times taken")
+    verb.add_argument(
+        "--cpus", type=int, default=CPUS, metavar="N", help=f"CPUs of the guest (default: {CPUS})"
+    )
     verb.add_argument("command", nargs="+", metavar="-- COMMAND")
     words = parser.parse_args()
     try:
@@ -85,7 +88,9 @@ def _run(words: argparse.Namespace) -> int:
         limit=words.limit,
     )
     kaslr = words.kaslr or kernel.kaslr
-    outcome = run(image, job, sys.stdout.buffer, sys.stderr.buffer, kaslr=kaslr, root=root.directory)
+    outcome = run(
+        image, job, sys.stdout.buffer, sys.stderr.buffer, kaslr=kaslr, root=root.directory, cpus=words.cpus
+    )
     if outcome.status is None or words.console:
         print(outcome.tail, file=sys.stderr)
         ready = "never" if outcome.ready is None else f"after {outcome.ready:.1f} s"

@@ -30,6 +30,8 @@ from lab.kernel.kernels import ARM64, X86
 QEMU = {X86: "qemu-system-x86_64", ARM64: "qemu-system-aarch64"}
 FILE_SERVERS = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd")
 BOOT_LIMIT = 120.0
+CPUS = 2
+"""Of a guest, unless a test asks for more."""
 COMMAND_LINE = (
     # A dead kernel ends the run: an oops is a panic, a panic resets, and QEMU exits on a reset.
     "quiet oops=panic panic=-1 unknown_nmi_panic "
@@ -94,7 +96,14 @@ def missing(machine: str = X86) -> list[str]:
 
 
 def run(
-    image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool = False, root: Path = Path("/")
+    image: Image,
+    job: Job,
+    out: BinaryIO,
+    err: BinaryIO,
+    *,
+    kaslr: bool = False,
+    root: Path = Path("/"),
+    cpus: int = CPUS,
 ) -> Outcome:
     """Run a command in a guest; once more if the guest fails as emulation is known to.
 
@@ -109,12 +118,13 @@ def run(
         err: Takes its stderr.
         kaslr: Boot with randomised addresses.
         root: Becomes the guest's root directory.
+        cpus: How many CPUs the guest has.
     """
-    outcome = _Run(image, job, out, err, kaslr=kaslr, root=root).outcome()
+    outcome = _Run(image, job, out, err, kaslr=kaslr, root=root, cpus=cpus).outcome()
     stale_code = outcome.end is End.DIED and "Oops: int3" in outcome.console
     if outcome.ready is None or stale_code:
         print(f"{outcome.tail}\nlab: the guest failed as emulation may; trying once more", file=sys.stderr)
-        outcome = _Run(image, job, out, err, kaslr=kaslr, root=root).outcome()
+        outcome = _Run(image, job, out, err, kaslr=kaslr, root=root, cpus=cpus).outcome()
     return outcome
 
 
@@ -122,7 +132,7 @@ def _file_server() -> str | None:
     return next((path for path in FILE_SERVERS if Path(path).exists()), shutil.which("virtiofsd"))
 
 
-def _machine(machine: str) -> list[str]:
+def _machine(machine: str, cpus: int) -> list[str]:
     """The command line of QEMU for the machine itself, without what is particular to a run.
 
     One thread emulates all CPUs where more threads are known to go wrong: before 8.1 a thread may
@@ -133,7 +143,7 @@ def _machine(machine: str) -> list[str]:
     threads = "multi" if found and (int(found[1]), int(found[2])) >= (8, 1) else "single"
     return [
         *(QEMU[machine], "-accel", f"tcg,thread={threads},tb-size=512", *BOARDS[machine]),
-        *("-smp", "2", "-m", "1G", "-object", "memory-backend-memfd,id=memory,size=1G,share=on"),
+        *("-smp", str(cpus), "-m", "1G", "-object", "memory-backend-memfd,id=memory,size=1G,share=on"),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-device", "virtio-serial-pci"),
     ]
 
@@ -142,9 +152,9 @@ class _Run:
     """One guest, from its start to its end."""
 
     def __init__(
-        self, image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool, root: Path
+        self, image: Image, job: Job, out: BinaryIO, err: BinaryIO, *, kaslr: bool, root: Path, cpus: int
     ) -> None:
-        self._image, self._job, self._kaslr, self._root = image, job, kaslr, root
+        self._image, self._job, self._kaslr, self._root, self._cpus = image, job, kaslr, root, cpus
         self._sinks = {"out": out, "err": err}
         self._said = {"console": bytearray(), "status": bytearray()}
         self._start = time.monotonic()
@@ -181,7 +191,7 @@ class _Run:
         self._stack.enter_context(self._control)
         self._stack.enter_context(control)
         words = [
-            *_machine(machine),
+            *_machine(machine, self._cpus),
             *("-kernel", str(self._image.bootable(kaslr=self._kaslr))),
             *("-initrd", f"/proc/self/fd/{initramfs}", "-append", told),
             *("-chardev", f"socket,id=control,fd={control.fileno()}", "-mon", "chardev=control,mode=control"),
