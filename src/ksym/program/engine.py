@@ -288,14 +288,14 @@ class Engine:
             return
         seed = self._seeds[watch, pid, base] = self._free_seeds.pop() if self._free_seeds else 0
         own = 0
-        # No room for one of them: the first access has no old value.
-        with contextlib.suppress(OSError):
-            if shared is not None:
-                own = self._shared.setdefault((watch, shared), len(self._shared) + 1)
-                self.shared.offer(watch, own)
+        if shared is not None:
+            own = self._shared.setdefault((watch, shared), len(self._shared) + 1)
+            self.shared.offer(watch, own)
+            with contextlib.suppress(OSError):  # another place has begun it
                 chains.update(_key(own, watch, 0), self._chain(seed), bpf.NOEXIST)
-            chains.update(_key(memory, watch, base), self._chain(seed, own), bpf.NOEXIST)
+        with contextlib.suppress(OSError):  # no room: the first access has no old value
             self._list(memory, key_of(watch, base))
+            chains.update(_key(memory, watch, base), self._chain(seed, own), bpf.NOEXIST)
 
     def _list(self, memory: int, key: int, *, add: bool = True) -> None:
         """Add a key to those of an address space, by which its chains are found when it forks or ends."""
