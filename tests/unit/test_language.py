@@ -330,11 +330,7 @@ BAD = [
     ),
     ("a.", "a member's name is missing after '.'; write one", (2, 2)),
     ("a.b->", "a member's name is missing after '->'; write one", (5, 5)),
-    (
-        "a.0x10",
-        "'0x10' is not a member, as a name does not begin with a digit; write a[0x10] for an element",
-        (2, 6),
-    ),
+    ("a.0x10", "'0x10' is not a member, as a name does not begin with a digit; write a[0x10] for an element", (2, 6)),
     ("a->0", "'0' is not a member, as a name does not begin with a digit; write a[0] for an element", (3, 4)),
     (
         "a b",
