@@ -85,7 +85,7 @@ class Unseen:
     def _who(self, watch: Watch) -> str:
         """Who may have written, and what to do about it."""
         if watch.variable.space is Space.KERNEL:
-            return "it was written unseen, by a CPU that is not watched (-C) or a device"
+            return "it was written unseen, by a task or CPU that is not watched (-p, -C) or a device"
         if watch.index in self._sharing:
             return "it was written unseen, by a process that has the same memory"
         if self._engine.sees_kernel(watch):
