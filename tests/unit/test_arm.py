@@ -28,7 +28,8 @@ def test_threads_that_start_while_a_process_is_armed_are_reached_again(
     scope: Scope, reached_again: bool
 ) -> None:
     armed, event = object.__new__(ArmedWatch), FakeEvent()
-    armed.options, armed.engine, armed.after_enabling = Options(), None, lambda: None
+    armed.options, armed.engine = Options(), None
+    armed.before_enabling = armed.after_enabling = lambda: None
     armed.scope, armed.events = scope, [ArmedEvent(cast(Any, None), cast(Any, event), cast(Any, None))]
     armed.enable()
     assert (event.enabled > 1) == reached_again

@@ -31,6 +31,7 @@ from ksym.program.bind import Part, bind
 from ksym.program.conditions import compile_condition, decided_in_kernel, uses_values
 from ksym.program.layout import Frame, Hit, Sees, padded
 from ksym.program.snippets import IP_AT
+from ksym.program.spec import Ways
 from ksym.program.verdict import Seen, could_match, part_value
 from ksym.symbols import types
 from ksym.symbols.variable import Space, Variable
@@ -73,7 +74,7 @@ def wrap(wrapped: Wrapped) -> Program:
     asm.load(R0, R6, FLAGS_AT, U32)
     asm.store(R10, frame.flags, R0, U32)
     keep, reject, broken = asm.new_label("keep"), asm.new_label("reject"), asm.new_label("broken")
-    emit(asm, wrapped, keep=keep, reject=reject)
+    emit(asm, wrapped, Ways(keep, reject, keep))
     asm.place(reject)
     asm.jump(broken, R7, "!=", SENTINEL)
     asm.mov(R0, 0)
@@ -88,9 +89,9 @@ def wrap(wrapped: Wrapped) -> Program:
     return asm.finish("condition")
 
 
-def emit(asm: Assembler, wrapped: Wrapped, **labels: object) -> None:
+def emit(asm: Assembler, wrapped: Wrapped, ways: Ways) -> None:
     frame = Frame(padded(wrapped.length))
-    compile_condition(asm, wrapped.condition, frame, wrapped.sees, scratch=frame.free - 8, **labels)  # type: ignore[arg-type]
+    compile_condition(asm, wrapped.condition, frame, wrapped.sees, ways, frame.free - 8)
 
 
 def as_perf_event(wrapped: Wrapped) -> Program:
@@ -101,7 +102,7 @@ def as_perf_event(wrapped: Wrapped) -> Program:
         asm.load(R0, R6, IP_AT)
         asm.store(R10, at, R0)
     keep, reject = asm.new_label("keep"), asm.new_label("reject")
-    emit(asm, wrapped, keep=keep, reject=reject)
+    emit(asm, wrapped, Ways(keep, reject, keep))
     asm.place(keep)
     asm.mov(R0, 1)
     asm.exit()
@@ -518,8 +519,8 @@ def test_a_stack_that_does_not_suffice_is_refused() -> None:
     keep, reject = asm.new_label("keep"), asm.new_label("reject")
     condition = bound("(uid + pid == tid + cpu) == (uid + cpu == pid + tid)")
     with pytest.raises(RequestError, match="nested too deep for a BPF program's stack"):
-        compile_condition(asm, condition, frame, DATA, keep=keep, reject=reject, scratch=-496)
-    compile_condition(asm, condition, frame, DATA, keep=keep, reject=reject, scratch=-480)
+        compile_condition(asm, condition, frame, DATA, Ways(keep, reject, keep), -496)
+    compile_condition(asm, condition, frame, DATA, Ways(keep, reject, keep), -480)
 
 
 def test_signed_wraps_as_numbers_do() -> None:

@@ -10,14 +10,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ksym.program.layout import MOST_BYTES, Frame, padded
-from ksym.program.shared import MARK_BYTES, Cell, Control, Shape, Shared, Slot, Window
+from ksym.program.shared import MARK_BYTES, Cell, Chain, Control, Shape, Shared, Slot, Window
 
-_WATCHES = st.lists(st.tuples(st.booleans(), st.integers(1, 12)), min_size=1, max_size=6)
+_WATCHES = st.lists(
+    st.tuples(st.sampled_from([(False, False), (True, False), (False, True)]), st.integers(1, 12)),
+    min_size=1,
+    max_size=6,
+)
 SHAPES = st.builds(
-    lambda cpus, watches: Shape(cpus, [each for each, _ in watches], [pieces for _, pieces in watches]),
+    lambda cpus, watches, words: Shape(
+        cpus, [one for (one, _), _ in watches], [pieces for _, pieces in watches], [user for (_, user), _ in watches],
+        8 * words,
+    ),
     st.integers(1, 9),
     _WATCHES,
-)
+    st.integers(0, MOST_BYTES // 8),
+)  # fmt: skip
 
 
 def copies(shape: Shape, watch: int) -> int:
@@ -28,8 +36,11 @@ def in_state(shape: Shape) -> Iterator[tuple[int, int]]:
     """(start, bytes) of everything in ``state``."""
     yield 0, Control.SIZE
     for watch in range(len(shape.per_cpu)):
+        yield shape.slot(watch), Slot.SIZE
         for copy in range(copies(shape, watch)):
-            yield shape.slot(watch) + copy * Slot.SIZE, Slot.SIZE
+            yield shape.chain(watch) + copy * shape.chain_bytes, shape.chain_bytes
+    for number in range(shape.seeds):
+        yield shape.seed(number), shape.seed_bytes
 
 
 def in_cells(shape: Shape) -> Iterator[tuple[int, int]]:
@@ -57,32 +68,44 @@ def test_nothing_overlaps(shape: Shape) -> None:
 
 
 def test_fields_lie_within_their_part() -> None:
-    for fields, size in ((Control, Control.SIZE), (Window, Window.SIZE), (Cell, Cell.SIZE)):
+    for fields, size in (
+        (Control, Control.SIZE), (Window, Window.SIZE), (Cell, Cell.SIZE), (Slot, Slot.SIZE), (Chain, Chain.VALUE + 8),
+    ):  # fmt: skip
         places = sorted(field for field in fields if field.name != "SIZE")
         assert all(a + 8 <= b for a, b in pairwise(places))
         assert places[-1] + 8 <= size
-    assert Slot.VALUE + MOST_BYTES == Slot.SEED
-    assert Slot.SEED + MOST_BYTES == Slot.SIZE
+    assert Slot.LEFT_OLD + 2 * MOST_BYTES == Slot.SIZE
 
 
 @given(SHAPES, st.data())
 def test_ksym_reads_and_writes_where_programs_do(shape: Shape, data: st.DataObject) -> None:
     state, cells = bytearray(shape.state_bytes), bytearray(shape.cells_bytes)
     shared = Shared(shape, memoryview(state), memoryview(cells))
-    watch = data.draw(st.integers(0, len(shape.per_cpu) - 1))
-    copy = data.draw(st.integers(0, copies(shape, watch) - 1))
-    value = data.draw(st.binary(min_size=1, max_size=MOST_BYTES))
-    owner = data.draw(st.integers(1, 2**32))
-    shared.seed(watch, value, cpu=copy)
-    shared.own(watch, owner)
-    slot = shape.slot(watch) + copy * Slot.SIZE
-    expected = bytearray(shape.state_bytes)
-    expected[slot + Slot.SEEDED : slot + Slot.SEEDED + 8] = (1).to_bytes(8, "little")
-    expected[slot + Slot.SEED : slot + Slot.SEED + len(value)] = value
-    first = shape.slot(watch)
-    expected[first + Slot.OWNER : first + Slot.OWNER + 8] = owner.to_bytes(8, "little")
+    begun = bytes(state)
+    numbers = [
+        int.from_bytes(state[at + Chain.SEED : at + Chain.SEED + 8], "little")
+        for watch, user in enumerate(shape.user)
+        for copy in range(copies(shape, watch))
+        for at in [shape.chain(watch) + copy * shape.chain_bytes]
+        if not user
+    ]
+    # Each chain of a kernel variable has a seed of its own, and none of them is for user variables.
+    assert len(set(numbers)) == len(numbers)
+    assert set(numbers) <= set(range(1, shape.first_placed_seed))
+    number = data.draw(st.integers(1, shape.seeds - 1))
+    value = data.draw(st.binary(min_size=shape.value_bytes, max_size=shape.value_bytes))
+    shared.seed(number, value)
+    seed = shape.seed(number)
+    expected = bytearray(begun)
+    expected[seed : seed + shape.seed_bytes] = (1).to_bytes(8, "little") + value
     assert state == expected
-    assert shared.slot(watch, Slot.SEEDED) == (1 if copy == 0 else 0)
+    blank = (0).to_bytes(16, "little") + number.to_bytes(8, "little") + bytes(8 + shape.value_bytes)
+    assert shared.end_of(blank, len(value)) == value
+    known = (0).to_bytes(8, "little") + (1).to_bytes(8, "little") + blank[16:32] + value[::-1]
+    assert shared.end_of(known, len(value)) == value[::-1]
+    shared.unseed(number)
+    assert shared.end_of(blank, len(value)) is None
+    watch = data.draw(st.integers(0, len(shape.per_cpu) - 1))
 
     field = data.draw(st.sampled_from([field for field in Cell if field.name != "SIZE"]))
     counts = data.draw(st.lists(st.integers(0, 2**60), min_size=shape.cpus, max_size=shape.cpus))

@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -26,6 +26,8 @@ from ksym.program.bind import bind
 from ksym.program.engine import Engine, EngineRefused, programs
 from ksym.program.wants import Sink, Wants
 from ksym.symbols import types
+from ksym.symbols.address_spaces import AddressSpaces
+from ksym.symbols.task_layout import TaskLayout
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import Plan, Role, make_plan
 from support.bpf import need_programs
@@ -38,6 +40,10 @@ WALKS = [
     for shifts in ((39, 30, 21, 12), (48, 39, 30, 21, 12))
 ]
 FOUR_LEVELS, FIVE_LEVELS = WALKS
+TASKS = TaskLayout(
+    1136, 72, 1144, 1328, 1368, 1848, 4, 4, 144, 16, 0, 8, 136, 132, (1824, 32, 8), 24
+)  # of some kernel
+NAMESPACE = 0xF0000123
 COMMS = ["python", "py"]
 Asked = tuple[Request, Variable, Condition | None]
 
@@ -112,6 +118,8 @@ WANTS = st.builds(
     stop=st.booleans(),
     guarded=st.just(()) | st.tuples(*[st.booleans()] * 4),
     walk=st.sampled_from([None, *WALKS]),
+    tasks=st.sampled_from([None, TASKS]),
+    kernel_accesses=st.booleans(),
 )
 
 
@@ -143,11 +151,27 @@ def kernel_without_fetch() -> Iterator[None]:
         yield
 
 
+class Spaces(AddressSpaces):
+    """Processes whose memory has the number that the process has."""
+
+    def __init__(self) -> None:
+        pass
+
+    def of(self, pid: int) -> int | None:
+        return pid if pid > 0 else None
+
+    def forget(self, pid: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def verify(plan: Plan, wants: Wants) -> list[tuple[int, int, Role]]:
     """Load a run's programs and close them again; which ones there were."""
     before = len(os.listdir("/proc/self/fd"))
     try:
-        loaded = Engine(plan, wants)
+        loaded = Engine(plan, wants, Spaces() if wants.tasks else None)
     except EngineRefused as refused:
         raise AssertionError("\n".join([refused.why, *refused.log.splitlines()[-60:]])) from None
     kinds = [(watch, piece, role) for watch, piece, role, _ in programs(plan, wants)]
@@ -158,14 +182,16 @@ def verify(plan: Plan, wants: Wants) -> list[tuple[int, int, Role]]:
 
 
 @pytest.mark.usefixtures("_programs")
-@given(plans(), WANTS, st.booleans())
-@settings(max_examples=100, deadline=None)
-def test_the_verifier_takes_every_program(plan: Plan, wants: Wants, fetch: bool) -> None:
-    if fetch:
+@given(plans(), WANTS, st.booleans(), st.booleans())
+@settings(max_examples=70, deadline=None)
+def test_the_verifier_takes_every_program(plan: Plan, wants: Wants, fetch: bool, namespace: bool) -> None:
+    with ExitStack() as stack:
+        if not fetch:
+            stack.enter_context(kernel_without_fetch())
+        if namespace and wants.tasks:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            patch.setattr(engine, "own_pid_namespace", lambda: NAMESPACE)
         kinds = verify(plan, wants)
-    else:
-        with kernel_without_fetch():
-            kinds = verify(plan, wants)
     assert len(kinds) == plan.registers
 
 
@@ -212,6 +238,82 @@ def test_the_verifier_takes_the_largest(text: str, space: Space) -> None:
         )  # those of the other pieces differ by a number
         for sink in Sink:
             verify(one, Wants(sink, limit=7, stop=True, guarded=(True,), walk=FIVE_LEVELS))
+        if mode == "rw-":
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(engine, "own_pid_namespace", lambda: NAMESPACE)
+                verify(one, Wants(Sink.COUNT, walk=FIVE_LEVELS, tasks=TASKS, kernel_accesses=False))
+
+
+@pytest.mark.usefixtures("_programs")
+@pytest.mark.parametrize("walk", [None, FOUR_LEVELS, FIVE_LEVELS])
+def test_the_verifier_takes_what_follows_address_spaces(walk: DirectMap | None) -> None:
+    """As many variables as there are registers, the longest, across pages, some read by their own address."""
+    variables = [replace(BIG, name=f"v{n}", address=0x555555556FE1 + 0x1000 * n) for n in range(4)]
+    modes = ("-w-", "rw-", "rw-", "-w-")
+    found = [
+        (parse_request(f"./a:v{n}:{mode}"), v)
+        for n, (mode, v) in enumerate(zip(modes, variables, strict=True))
+    ]
+    loaded = Engine(make_plan(found, twin=False), Wants(Sink.RECORD, walk=walk, tasks=TASKS), Spaces())
+    assert loaded.by_memory
+    loaded.close()
+
+
+@pytest.mark.usefixtures("_programs")
+def test_where_the_kernel_refuses_tracepoints_values_go_by_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(name: str, program: int) -> int:
+        raise OSError(errno.EINVAL, "no")
+
+    monkeypatch.setattr(bpf, "raw_tracepoint", refused)
+    before = len(os.listdir("/proc/self/fd"))
+    plan = make_plan([(parse_request("./a:v"), replace(BIG, length=8, type=None))])
+    loaded = Engine(plan, Wants(Sink.RECORD, walk=FOUR_LEVELS, tasks=TASKS), Spaces())
+    assert not loaded.by_memory
+    loaded.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# Where values lie.
+
+LONG = Variable("v", 0x555555556000, 8, Space.USER)
+
+
+@pytest.mark.usefixtures("_programs")
+def test_values_of_places() -> None:
+    plan = make_plan(
+        [(parse_request("./a:v:-w-"), LONG), (parse_request("./a:w:-w-"), replace(LONG, name="w"))]
+    )
+    loaded = Engine(plan, Wants(Sink.RECORD, walk=FOUR_LEVELS, tasks=TASKS), Spaces())
+    one, other = b"one.....", b"other..."
+    loaded.place(0, 10, 0x1000)
+    loaded.place(1, 10, 0x1000)
+    loaded.place(0, 10, 0x3000)
+    loaded.place(0, 11, 0x1000, shared="page")
+    loaded.place(0, 12, 0x2000, shared="page")
+    assert loaded.last(0, 10, 0x1000) is None
+    loaded.seed(0, 10, 0x1000, one)
+    loaded.seed(0, 11, 0x1000, other)
+    assert loaded.last(0, 10, 0x1000) == one
+    assert loaded.last(1, 10, 0x1000) is None
+    assert loaded.last(0, 10, 0x3000) is None
+    # One memory, wherever it is mapped; the same address of another process is none.
+    assert loaded.last(0, 11, 0x1000) == loaded.last(0, 12, 0x2000) == other
+    assert loaded.last(0, 12, 0x1000) is None
+    # What comes to the same address later begins anew.
+    loaded.unplace(0, 10, 0x1000)
+    assert loaded.last(0, 10, 0x1000) is None
+    loaded.place(0, 10, 0x1000)
+    assert loaded.last(0, 10, 0x1000) is None
+    loaded.left(10)
+    assert [place for place in loaded.places() if place[1] == 10] == []
+    # Those that have ended make room for others, of which there may be any number.
+    for pid in range(100, 1000):
+        loaded.place(0, pid, 0x1000)
+        loaded.seed(0, pid, 0x1000, one)
+        assert loaded.last(0, pid, 0x1000) == one
+        loaded.left(pid)
+    loaded.place(0, -1, 0x1000)
+    loaded.close()
 
 
 # What programs there are, and what is in them.

@@ -16,6 +16,7 @@ from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord,
 from ksym.capture.sites import Site
 from ksym.capture.users import Users
 from ksym.language.request import Mode
+from ksym.linux.namespaces import own_pid_namespace
 from ksym.program.layout import Hit
 
 _ELEMENT = struct.Struct("=IIQII")
@@ -142,6 +143,7 @@ class Counted:
     ) -> None:
         self._modes, self._places, self._cpus, self._images = modes, places, cpus, images
         self._function, self._task, self._cpu = (key in by for key in ("function", "task", "cpu"))
+        self._outside = own_pid_namespace() != 0
         self._known: dict[bytes, tuple[Who, bool]] = {}
 
     def sum(self, counts: Iterable[Element], comms: Iterable[Element]) -> dict[Who, int]:
@@ -190,11 +192,11 @@ class Counted:
         if self._task:
             comm = names.get((pid << 32 | tid).to_bytes(8, "little"), "?")
             who = who._replace(comm=comm, pid=pid, tid=tid)
-        return who, self._cpu or (self._task and tid == 0)
+        return who, self._cpu or (self._task and tid == 0 and not self._outside)
 
     def _on(self, who: Who, cpu: int) -> Who:
-        # Thread 0 is the idle task of each CPU.
-        comm = f"swapper/{cpu}" if who.tid == 0 else who.comm
+        # Thread 0 is the idle task of each CPU; in a pid namespace it is also every task outside.
+        comm = f"swapper/{cpu}" if who.tid == 0 and not self._outside else who.comm
         return who._replace(comm=comm, cpu=cpu if self._cpu else None)
 
 

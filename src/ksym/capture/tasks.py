@@ -15,9 +15,15 @@ from ksym.capture.records import CommRecord, ExitRecord, ForkRecord
 
 
 class Tasks:
-    """thread id -> name."""
+    """thread id -> name.
 
-    def __init__(self) -> None:
+    Args:
+        all_numbered: Every task has a number here, so that 0 is the idle task's; else it is also that of all tasks
+            outside ksym's pid namespace, whose names no number tells.
+    """
+
+    def __init__(self, *, all_numbered: bool = True) -> None:
+        self._all_numbered = all_numbered
         self._comm: dict[int, str] = {0: "swapper"}
         self._gone: dict[int, None] = {}
         self.short = False
@@ -65,5 +71,5 @@ class Tasks:
     def name(self, pid: int, tid: int, cpu: int) -> str:
         """The thread's name; the idle task's is ``swapper/N``; ``?`` where nobody knows."""
         if tid == 0:
-            return f"swapper/{cpu}"
+            return f"swapper/{cpu}" if self._all_numbered else "?"
         return self._comm.get(tid) or self._read(pid, tid) or "?"

@@ -73,11 +73,12 @@ def _takes(twins: Plan, free: int | None, pid: int | None) -> bool:
 
 def _programs(plan: Plan, resolver: Resolver) -> str:
     """Listings of a plan's programs, in the order in which their registers are taken."""
-    wants = wants_for(plan, Wants(Sink.RECORD), resolver.kernel)
+    wants = wants_for(plan, Wants(Sink.RECORD, kernel_accesses=False), resolver.kernel)
     # What is watched in a process alone is not guarded.
     guarded = (resolver.pid is None,) * len(plan.watches)
     parts = []
-    for index, piece, role, program in programs(plan, wants._replace(guarded=guarded)):
+    by_memory = wants.tasks is not None
+    for index, piece, role, program in programs(plan, wants._replace(guarded=guarded), by_memory=by_memory):
         watch = plan.watches[index]
         where = watch.pieces[piece]
         place = f"{role.value}, {where.length} bytes at +{where.offset}"

@@ -30,7 +30,7 @@ MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERF_EVENT_ARRAY, MAP_TYPE_PERCPU_HASH, 
 MAP_TYPE_PROG_ARRAY, MAP_TYPE_RINGBUF = 3, 27
 PROG_TYPE_KPROBE, PROG_TYPE_PERF_EVENT, PROG_TYPE_RAW_TRACEPOINT, PROG_TYPE_SYSCALL = 2, 7, 17, 31
 F_MMAPABLE = 1 << 10
-_EXIST = 2  # BPF_EXIST
+NOEXIST, _EXIST = 1, 2  # BPF_NOEXIST, BPF_EXIST
 F_SLEEPABLE = 1 << 4
 
 _LOG_SIZE = 1 << 16
@@ -74,19 +74,20 @@ class Map:
                 os.close(self.fd)
                 raise
 
-    def update(self, key: bytes, value: bytes, *, only_if_there: bool = False) -> None:
+    def update(self, key: bytes, value: bytes, flags: int = 0, *, only_if_there: bool = False) -> None:
         """Set an element.
 
         Args:
             key: Its key.
             value: Its value.
             only_if_there: Do not make a new element.
+            flags: NOEXIST: do not change one that is there.
 
         Raises:
-            OSError: the kernel refused (E2BIG: the map is full, ENOENT: the element is not there).
+            OSError: the kernel refused (E2BIG: the map is full; ENOENT: the element is not there; EEXIST: it is).
         """
         self._key.raw, self._value.raw = key, value
-        flags = _EXIST if only_if_there else 0
+        flags |= _EXIST if only_if_there else 0
         syscall("bpf", _MAP_UPDATE_ELEM, self._attr(self._key, self._value, flags), 32)
 
     def get(self, key: bytes) -> bytes | None:

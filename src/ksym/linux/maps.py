@@ -96,6 +96,46 @@ def same_device(one: int, other: int) -> bool:
     return one == other or os.major(one) == 0 or os.major(other) == 0
 
 
+def shared_memory(pid: int, address: int) -> tuple[int, int, int] | None:
+    """What the memory at an address of a process is, where other processes may have the same memory.
+
+    Returns:
+        Device, inode and offset in the file, equal wherever the same byte is mapped to be shared (MAP_SHARED of a file
+        or of nothing, memfd, shm); None where the memory is the process's own, or what it is cannot be read.
+    """
+    try:
+        mappings = read_maps(pid)
+    except KsymError:
+        return None
+    for mapping in mappings:
+        if address in mapping:
+            place = mapping.device, mapping.inode, mapping.offset + address - mapping.start
+            return place if mapping.perms.endswith("s") else None
+    return None
+
+
+def processes_sharing(memory: tuple[int, int, int]) -> list[int]:
+    """The processes that have mapped the byte that `shared_memory` tells of, as far as their maps may be read."""
+    device, inode, offset = memory
+    wanted = f" {os.major(device):02x}:{os.minor(device):02x} {inode} ".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/maps", "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        if wanted in text and any(
+            each.device == device and each.inode == inode and each.perms.endswith("s")
+            and each.offset <= offset < each.offset + each.end - each.start
+            for each in parse_maps(text)
+        ):  # fmt: skip
+            found.append(int(name))
+    return sorted(found)
+
+
 def read_maps(pid: int) -> list[Mapping]:
     """The mappings of a process, by address.
 

@@ -30,6 +30,7 @@ from ksym.program.bind import InRanges, computes_unsigned, is_truth, leaves
 from ksym.program.integers import WORD, Integers
 from ksym.program.layout import Frame, Hit, Sees
 from ksym.program.snippets import IP_AT
+from ksym.program.spec import Ways
 
 _COMM_BYTES = 16
 
@@ -49,6 +50,11 @@ def uses_values(condition: Condition) -> bool:
     return bool(_needed(condition))
 
 
+def uses_numbers(condition: Condition) -> bool:
+    """True if the numbers of the process or thread are needed to judge it."""
+    return any(isinstance(leaf, Field) and leaf.name in ("pid", "tid") for leaf in leaves(condition))
+
+
 def decided_in_kernel(condition: Condition, sees: Sees) -> bool:
     """Whether the program's word is final; else a hit that it keeps is to be judged again when its access is known."""
     for leaf in leaves(condition):
@@ -64,12 +70,12 @@ def compile_condition(
     condition: Condition,
     frame: Frame,
     sees: Sees,
-    *,
-    keep: Label,
-    reject: Label,
+    ways: Ways,
     scratch: int,
+    *,
+    numbers: int = 0,
 ) -> None:
-    """Emit code that goes to ``keep`` or ``reject``.
+    """Emit code that goes one of the ways.
 
     It wants the program's context in r6, changes r0 to r3 and loses r4 and r5, and leaves the rest alone.
 
@@ -78,25 +84,25 @@ def compile_condition(
         condition: One that ``bind`` made.
         frame: Where the hit lies on the stack, its flags and values written.
         sees: What the register tells.
-        keep: Where to go with a hit that matches, or could.
-        reject: Where to go with any other.
+        ways: Where to go.
         scratch: The stack below is free; a multiple of 8, negative.
+        numbers: Where on the stack the task's numbers are; 0: the helper tells them.
 
     Raises:
         RequestError: it needs more than is left of the stack.
     """
-    compiler = _Compiler(asm, condition, frame, sees, scratch)
-    ways = _Ways(keep, reject)
+    compiler = _Compiler(asm, condition, frame, sees, scratch, numbers)
+    both = _Ways(ways.keep, ways.reject)
     needed = _needed(condition)
     if needed and not frame.padded:
-        compiler.constant(True, ways)
+        compiler.constant(True, both)
         return
     if needed:
         asm.comment("values that are not known could match")
         asm.load(R1, R10, frame.flags, U32)
         asm.alu(R1, "&", int(needed))
-        asm.jump(keep, R1, "!=", int(needed))
-    compiler.branch(condition, ways)
+        asm.jump(ways.unknown, R1, "!=", int(needed))
+    compiler.branch(condition, both)
 
 
 def _needed(condition: Condition) -> Hit:
@@ -129,13 +135,15 @@ class _Compiler:
     On the stack, from ``scratch`` down: comm, a 0 (see `truth`), numbers that wait for others.
     """
 
-    def __init__(self, asm: Assembler, condition: Condition, frame: Frame, sees: Sees, scratch: int) -> None:
+    def __init__(
+        self, asm: Assembler, condition: Condition, frame: Frame, sees: Sees, scratch: int, numbers: int
+    ) -> None:
         self.asm, self.frame, self.sees = asm, frame, sees
         self.comm = scratch
         if any(isinstance(leaf, Text) for leaf in leaves(condition)):
             self.comm -= _COMM_BYTES
         self.zero = self.comm - WORD
-        self.integers = Integers(asm, frame, self.zero)
+        self.integers = Integers(asm, frame, self.zero, numbers)
         if self.zero - WORD * self.integers.slots(condition) < -STACK_BYTES:
             raise RequestError(
                 "cannot judge the condition in the kernel",

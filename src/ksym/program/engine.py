@@ -3,26 +3,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Hashable, Iterator
 
+from ksym.errors import SHORT_OF
 from ksym.language.request import Mode
 from ksym.linux import bpf
-from ksym.linux.bpf_asm import Assembler, Label, Program
+from ksym.linux.bpf_asm import Assembler, Program
 from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
-from ksym.program.layout import MOST_BYTES, Frame, Sees, padded
-from ksym.program.shared import Control, Shape, Shared, Slot
-from ksym.program.spec import Spec
+from ksym.linux.namespaces import own_pid_namespace
+from ksym.program.layout import Frame, Sees, padded
+from ksym.program.lifecycle import Followed, lifecycle_programs
+from ksym.program.shared import MEMORY_BYTES, PLACES, Chain, Control, Shape, Shared, key_of
+from ksym.program.spec import Condition, Spec, Ways
 from ksym.program.wants import Sink, Wants
 from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, watch_program
+from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Plan, Role, Watch
 
-_COUNTS, _COPIES = 16384, 4096
-"""Places and threads that ``counts`` tells apart; forked processes whose copies are told apart."""
+_COUNTS, _MEMORIES = 16384, 4096
+"""Places and threads that ``counts`` tells apart; processes whose values are told apart."""
 
 
 class EngineRefused(Exception):
@@ -39,6 +44,8 @@ def shape_of(plan: Plan) -> Shape:
         possible_cpus()[-1] + 1,
         [watch.variable.per_cpu is not None for watch in plan.watches],
         [len(watch.pieces) for watch in plan.watches],
+        [watch.variable.space is Space.USER for watch in plan.watches],
+        max((padded(watch.variable.length) for watch in plan.watches), default=0),
     )
 
 
@@ -52,14 +59,17 @@ def trips_itself(watch: Watch) -> bool:
     return watch.variable.space is Space.USER and Mode.READ in watch.mode
 
 
-def programs(plan: Plan, wants: Wants, *, atomics: bool = True) -> Iterator[tuple[int, int, Role, Program]]:
+def programs(
+    plan: Plan, wants: Wants, *, atomics: bool = True, by_memory: bool = False
+) -> Iterator[tuple[int, int, Role, Program]]:
     """Every program of a run: (watch, piece, role, program)."""
-    shape = shape_of(plan)
+    shape, namespace = shape_of(plan), own_pid_namespace()
     for watch in plan.watches:
         for number, piece in enumerate(watch.pieces):
             for role in watch.roles:
                 guarded = bool(wants.guarded) and wants.guarded[watch.index]
-                frame = _frame(watch, wants.sink)
+                frame = frame_of(watch, wants.sink)
+                asks_values, asks_numbers = _asks(watch)
                 spec = Spec(
                     watch.index, number, piece.offset, watch.variable.length,
                     user=watch.variable.space is Space.USER,
@@ -68,32 +78,51 @@ def programs(plan: Plan, wants: Wants, *, atomics: bool = True) -> Iterator[tupl
                     reads_only=watch.mode is Mode.READ and watch.twin,
                     frame=frame,
                     condition=_emitter(watch, frame),
+                    asks_values=asks_values, asks_numbers=asks_numbers,
                     sink=wants.sink, guarded=guarded, limited=wants.limit > 0, stop=wants.stop,
-                    atomics=atomics, address=watch.variable.address, walk=wants.walk if trips_itself(watch) else None,
+                    atomics=atomics, address=watch.variable.address, tasks=wants.tasks, by_memory=by_memory,
+                    walk=wants.walk if trips_itself(watch) else None,
+                    passes_kernel=sees_kernel(watch, wants) and not wants.kernel_accesses, own_namespace=namespace,
                 )  # fmt: skip
                 yield watch.index, number, role, watch_program(shape, spec)
 
 
-def _frame(watch: Watch, sink: Sink) -> Frame:
+def sees_kernel(watch: Watch, wants: Wants) -> bool:
+    """True if a user variable's register is to see the kernel's accesses, too: what they leave is the next OLD.
+
+    A program that must read the variable by its own address would then make hits itself.
+    """
+    if watch.variable.space is not Space.USER or not frame_of(watch, wants.sink).padded:
+        return wants.kernel_accesses
+    return wants.kernel_accesses or not trips_itself(watch) or wants.walk is not None
+
+
+def frame_of(watch: Watch, sink: Sink) -> Frame:
     """Values are taken where a record carries them, or a condition asks for them."""
     if watch.mode is Mode.EXECUTE:
         return Frame(0)
-    if sink is not Sink.RECORD:
-        from ksym.program.conditions import uses_values
-
-        if watch.condition is None or not uses_values(watch.condition):
-            return Frame(0)
+    if sink is not Sink.RECORD and not _asks(watch)[0]:
+        return Frame(0)
     return Frame(padded(watch.variable.length))
 
 
-def _emitter(watch: Watch, frame: Frame) -> Callable[[Assembler, Label, Label, int], None] | None:
+def _asks(watch: Watch) -> tuple[bool, bool]:
+    """Whether the condition of a watch needs values, and whether it needs the task's numbers."""
+    if watch.condition is None:
+        return False, False
+    from ksym.program.conditions import uses_numbers, uses_values
+
+    return uses_values(watch.condition), uses_numbers(watch.condition)
+
+
+def _emitter(watch: Watch, frame: Frame) -> Condition | None:
     condition = watch.condition
     if condition is None:
         return None
     from ksym.program.conditions import compile_condition
 
-    def emit(asm: Assembler, keep: Label, reject: Label, scratch: int) -> None:
-        compile_condition(asm, condition, frame, sees(watch), keep=keep, reject=reject, scratch=scratch)
+    def emit(asm: Assembler, ways: Ways, scratch: int, numbers: int) -> None:
+        compile_condition(asm, condition, frame, sees(watch), ways, scratch, numbers=numbers)
 
     return emit
 
@@ -104,19 +133,30 @@ class Engine:
     Args:
         plan: What is watched.
         wants: What is to happen at a hit.
+        spaces: Tells processes' address spaces; closed with the engine. None: processes are told apart instead.
 
     Raises:
         EngineRefused: This machine allows no such programs.
     """
 
-    def __init__(self, plan: Plan, wants: Wants) -> None:
+    def __init__(self, plan: Plan, wants: Wants, spaces: AddressSpaces | None = None) -> None:
         if MACHINE == "aarch64":
             # Before d11a69873d9a (6.6) a program on a watchpoint kept the kernel from stepping over the access, for
             # ever; which kernels have it cannot be asked, and a value read there is the old one.
             raise EngineRefused("programs at watchpoints are not safe on every arm64 kernel")
+        if own_pid_namespace() and wants.tasks is None:
+            raise EngineRefused(
+                "this kernel has no BTF, by which programs learn the numbers of a pid namespace"
+            )
         self.plan, self.wants = plan, wants
+        self._spaces = spaces if wants.tasks else None
         self._maps: dict[str, bpf.Map] = {}
         self._programs: dict[tuple[int, int, Role], int] = {}
+        self._hooks: list[int] = []
+        self._seeds: dict[tuple[int, int, int], int] = {}
+        """Numbers of the seeds of placed variables, by watch, process and address."""
+        self._shared: dict[tuple[int, Hashable], int] = {}
+        """Keys in ``chains`` of memory that several processes have."""
         try:
             self._make()
         except bpf.VerifierError as error:
@@ -130,7 +170,7 @@ class Engine:
             raise
 
     def _make(self) -> None:
-        shape = shape_of(self.plan)
+        self.shape = shape = shape_of(self.plan)
         maps = self._maps
         maps["state"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=shape.state_bytes, mapped=True)
         maps["cells"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=shape.cells_bytes, mapped=True)
@@ -142,6 +182,8 @@ class Engine:
         )
         self.shared.control(Control.LIMIT, self.wants.limit)
         self._cpus = shape.cpus
+        self._free_seeds = list(range(shape.first_placed_seed, shape.seeds))
+        self._follow_memory()
         try:
             self._load(atomics=True)
         except bpf.VerifierError as error:
@@ -152,10 +194,39 @@ class Engine:
             self._close_programs()
             self._load(atomics=False)
 
+    def _follow_memory(self) -> None:
+        """Let chains follow address spaces through forks and ends; where the kernel refuses, they go by process."""
+        followed = [
+            Followed(watch.index, watch.variable.address, watch.variable.length, trips_itself(watch))
+            for watch in self.plan.watches
+            if watch.variable.space is Space.USER and frame_of(watch, self.wants.sink).padded
+        ]
+        self.by_memory = False
+        if not followed or self._spaces is None or self.wants.tasks is None:
+            return
+        for name in ("chains", "memories"):
+            self._maps[name] = self._map(name)
+        maps = {name: each.fd for name, each in self._maps.items()}
+        programs_ = lifecycle_programs(self.shape, self.wants.tasks, self.wants.walk, followed)
+        try:
+            for tracepoint, program in programs_:
+                fd = bpf.load(bpf.PROG_TYPE_RAW_TRACEPOINT, program.encode(maps), name=program.name)
+                try:
+                    self._hooks.append(bpf.raw_tracepoint(fd, tracepoint))
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            if error.errno in SHORT_OF:
+                raise
+            self._close_hooks()
+            return
+        self.by_memory = True
+
     def _load(self, *, atomics: bool) -> None:
         self.holds_limit = self.wants.limit > 0 and atomics
         """Whether the programs keep not more hits than were asked for."""
-        for watch, piece, role, program in programs(self.plan, self.wants, atomics=atomics):
+        made = programs(self.plan, self.wants, atomics=atomics, by_memory=self.by_memory)
+        for watch, piece, role, program in made:
             for name in program.maps:
                 if name not in self._maps:
                     self._maps[name] = self._map(name)
@@ -167,13 +238,19 @@ class Engine:
             return bpf.Map(bpf.MAP_TYPE_PERCPU_HASH, key=COUNT_KEY_BYTES, value=8, entries=_COUNTS)
         if name == "comms":
             return bpf.Map(bpf.MAP_TYPE_HASH, key=8, value=COMM_BYTES, entries=_COUNTS)
-        if name == "copies":
-            return bpf.Map(bpf.MAP_TYPE_LRU_HASH, key=8, value=Slot.SIZE, entries=_COPIES)
+        if name == "memories":
+            return bpf.Map(bpf.MAP_TYPE_HASH, key=8, value=MEMORY_BYTES, entries=_MEMORIES)
+        if name == "chains":
+            return bpf.Map(bpf.MAP_TYPE_HASH, key=16, value=self.shape.chain_bytes, entries=_MEMORIES)
         return bpf.Map(bpf.MAP_TYPE_PERF_EVENT_ARRAY, entries=self._cpus)
 
     def program(self, watch: int, piece: int, role: Role) -> int:
         """Descriptor of the program for a register."""
         return self._programs[watch, piece, role]
+
+    def sees_kernel(self, watch: Watch) -> bool:
+        """True if the registers of a watch must see the kernel's accesses to a user variable (`sees_kernel`)."""
+        return sees_kernel(watch, self.wants)
 
     def outputs(self, watch: int) -> bpf.Map | None:
         """The map that tells a watch's programs which event to write to, by CPU; None where they write none."""
@@ -181,11 +258,8 @@ class Engine:
 
     @property
     def takes_values(self) -> list[bool]:
-        """For each watch, whether its records carry values."""
-        return [
-            watch.mode is not Mode.EXECUTE and watch.variable.length <= MOST_BYTES
-            for watch in self.plan.watches
-        ]
+        """For each watch, True if its programs take values."""
+        return [frame_of(watch, self.wants.sink).padded > 0 for watch in self.plan.watches]
 
     def counts(self) -> Iterator[tuple[bytes, bytes]]:
         """Elements of ``counts``: key, and 8 bytes for each possible CPU."""
@@ -195,26 +269,129 @@ class Engine:
         """Elements of ``comms``: pid_tgid, name."""
         return self._maps["comms"].items(COMM_BYTES)
 
+    # -- where values lie ----------------------------------------------------------------------------
+
+    def place(self, watch: int, pid: int, base: int, *, shared: Hashable | None = None) -> None:
+        """Tell of a user variable in a process, before a register watches it there.
+
+        Its values continue what is known of that memory: of the process's address space, or of memory that several
+        processes have, wherever each has it mapped.
+
+        Args:
+            watch: Number of the watch.
+            pid: The process, as ksym's pid namespace has it.
+            base: Address of the variable there.
+            shared: What the memory is where several have it (`linux.maps.shared_memory`); None: it is private.
+        """
+        chains, memory = self._maps.get("chains"), self._memory(pid)
+        if chains is None or memory is None or (watch, pid, base) in self._seeds:
+            return
+        seed = self._seeds[watch, pid, base] = self._free_seeds.pop() if self._free_seeds else 0
+        own = 0
+        if shared is not None:
+            own = self._shared.setdefault((watch, shared), len(self._shared) + 1)
+            self.shared.offer(watch, own)
+            with contextlib.suppress(OSError):  # another place has begun it
+                chains.update(_key(own, watch, 0), self._chain(seed), bpf.NOEXIST)
+        with contextlib.suppress(OSError):  # no room: the first access has no old value
+            self._list(memory, key_of(watch, base))
+            chains.update(_key(memory, watch, base), self._chain(seed, own), bpf.NOEXIST)
+
+    def _list(self, memory: int, key: int, *, add: bool = True) -> None:
+        """Add a key to those of an address space, by which its chains are found when it forks or ends."""
+        memories = self._maps.get("memories")
+        if memories is None:
+            return
+        keys = {each for (each,) in struct.iter_unpack("=Q", memories.get(_word(memory)) or b"") if each}
+        keys = keys | {key} if add else keys - {key}
+        memories.update(_word(memory), b"".join(map(_word, sorted(keys)[:PLACES])).ljust(MEMORY_BYTES, b"\0"))
+
+    def places(self) -> list[tuple[int, int, int]]:
+        """What is placed: number of the watch, process, address."""
+        return list(self._seeds)
+
+    def seed(self, watch: int, pid: int, base: int, value: bytes) -> None:
+        """Tell what a placed variable holds, read after a register watches it there: what the first access finds."""
+        number = self._seeds.get((watch, pid, base), 0)
+        if number:
+            self.shared.seed(number, value)
+
+    def unplace(self, watch: int, pid: int, base: int) -> None:
+        """A variable's memory is gone from a process, and what comes to its address is another's."""
+        chains, memory = self._maps.get("chains"), self._memory(pid)
+        if chains is not None and memory is not None:
+            chains.delete(_key(memory, watch, base))
+            self._list(memory, key_of(watch, base), add=False)
+        number = self._seeds.pop((watch, pid, base), 0)
+        if number:
+            self.shared.unseed(number)
+            self._free_seeds.append(number)
+
+    def left(self, pid: int) -> None:
+        """A process has ended or runs another program: what lay in its memory is nobody's any more."""
+        for watch, other, base in [place for place in self._seeds if place[1] == pid]:
+            self.unplace(watch, other, base)
+        if self._spaces is not None:
+            self._spaces.forget(pid)
+
+    def last(self, watch: int, pid: int, base: int) -> bytes | None:
+        """What the last access has left in a user variable; None where that is not known."""
+        chains, memory = self._maps.get("chains"), self._memory(pid)
+        chain = chains.get(_key(memory, watch, base)) if chains and memory else None
+        if chains is None or chain is None:
+            return None
+        own = struct.unpack_from("=Q", chain, Chain.SHARED)[0]
+        if own:
+            chain = chains.get(_key(own, watch, 0))
+        return self.shared.end_of(chain, self.plan.watches[watch].variable.length) if chain else None
+
+    def _chain(self, seed: int, shared: int = 0) -> bytes:
+        """A chain without a value yet."""
+        return struct.pack("=QQQQ", 0, 0, seed, shared).ljust(self.shape.chain_bytes, b"\0")
+
+    def _memory(self, pid: int) -> int | None:
+        """The memory of a process, as ``chains`` has it."""
+        if not self.by_memory or self._spaces is None:
+            return pid
+        return self._spaces.of(pid)
+
     def forget(self, pid: int) -> None:
-        """A process has ended: another one with its number has nothing to do with its copies."""
-        copies = self._maps.get("copies")
-        if copies is not None:
+        """A process has ended: another one with its number has nothing to do with its values."""
+        chains = self._maps.get("chains")
+        if chains is not None and not self.by_memory:
             for watch in self.plan.watches:
-                copies.delete(struct.pack("=II", watch.index, pid))
+                chains.delete(_key(pid, watch.index, watch.variable.address))
 
     def close(self) -> None:
         """Give programs and maps back."""
+        self._close_hooks()
         self._close_programs()
+        if self._spaces is not None:
+            self._spaces.close()
         if hasattr(self, "shared"):
             self.shared.close()
         for each in self._maps.values():
             each.close()
         self._maps.clear()
 
+    def _close_hooks(self) -> None:
+        for fd in self._hooks:
+            os.close(fd)
+        self._hooks.clear()
+
     def _close_programs(self) -> None:
         for fd in self._programs.values():
             os.close(fd)
         self._programs.clear()
+
+
+def _word(number: int) -> bytes:
+    return struct.pack("=Q", number)
+
+
+def _key(memory: int, watch: int, base: int) -> bytes:
+    """The key of a chain."""
+    return struct.pack("=QQ", memory, key_of(watch, base))
 
 
 def _why(error: OSError) -> str:

@@ -39,10 +39,11 @@ class Integers:
         asm: Takes the code.
         frame: Where the values are.
         top: The stack below is free.
+        numbers: Where on the stack the task's numbers are; 0: the helper tells them.
     """
 
-    def __init__(self, asm: Assembler, frame: Frame, top: int) -> None:
-        self.asm, self.frame, self.top = asm, frame, top
+    def __init__(self, asm: Assembler, frame: Frame, top: int, numbers: int = 0) -> None:
+        self.asm, self.frame, self.top, self.numbers = asm, frame, top, numbers
         self._slots: dict[int, int] = {}
 
     def slots(self, node: Condition) -> int:
@@ -124,7 +125,10 @@ class Integers:
         if field == "cpu":
             asm.call(Helper.GET_SMP_PROCESSOR_ID)
             return
-        asm.call(Helper.GET_CURRENT_UID_GID if field == "uid" else Helper.GET_CURRENT_PID_TGID)
+        if field != "uid" and self.numbers:
+            asm.load(R0, R10, self.numbers)
+        else:
+            asm.call(Helper.GET_CURRENT_UID_GID if field == "uid" else Helper.GET_CURRENT_PID_TGID)
         if field != "pid":
             asm.alu(R0, "<<", 32)
         asm.alu(R0, ">>", 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ksym.linux.bpf_asm import Assembler, Label
 from ksym.program.layout import Frame, Sees
@@ -14,9 +14,25 @@ from ksym.watch.plan import Role
 
 if TYPE_CHECKING:
     from ksym.linux.direct_map import DirectMap
+    from ksym.symbols.task_layout import TaskLayout
 
-Condition = Callable[[Assembler, Label, Label, int], None]
-"""Emits a condition: (assembler, where to go if kept, if rejected, scratch)."""
+
+class Ways(NamedTuple):
+    """Where to go with a hit.
+
+    Args:
+        keep: It matches, or could.
+        reject: It does not.
+        unknown: It is to be kept, as a value that is asked for is not known.
+    """
+
+    keep: Label
+    reject: Label
+    unknown: Label
+
+
+Condition = Callable[[Assembler, Ways, int, int], None]
+"""Emits a condition: (assembler, where to go, scratch, where on the stack the task's numbers are or 0)."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,19 @@ class Spec:
         reads_only: Writes are not wanted, though the twin's W register sees them.
         frame: Where the hit lies on the stack; without values where nothing needs them.
         condition: Emits the condition.
+        asks_values: The condition needs values.
+        asks_numbers: The condition needs the task's numbers.
         sink: Where a kept hit goes.
         guarded: The guard may disarm the watch.
         limited: Only so many hits are kept.
         stop: The task that made the access is stopped.
         atomics: The kernel has BPF_FETCH and BPF_CMPXCHG (5.12).
-        address: Of the variable, where that is the same for all; needed for ``walk``.
+        address: Of the variable in one of its places: how it lies in pages is the same in all.
+        tasks: Where a task's memory is and its numbers are; None where that is not known.
+        by_memory: Chains belong to address spaces; else to processes.
         walk: Read a user variable through the kernel's mapping of its page (`linux.direct_map`).
+        passes_kernel: Accesses that the kernel makes to a user variable are taken for their values' sake only.
+        own_namespace: Inode of ksym's pid namespace, whose numbers count; 0: it is the initial one.
     """
 
     watch: int
@@ -55,9 +77,15 @@ class Spec:
     frame: Frame
     condition: Condition | None
     sink: Sink
+    asks_values: bool = False
+    asks_numbers: bool = False
     guarded: bool = False
     limited: bool = False
     stop: bool = False
     atomics: bool = True
     address: int = 0
+    tasks: TaskLayout | None = None
+    by_memory: bool = False
     walk: DirectMap | None = None
+    passes_kernel: bool = False
+    own_namespace: int = 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from ksym.linux.direct_map import DirectMap
+    from ksym.symbols.task_layout import TaskLayout
 
 
 class Sink(enum.Enum):
@@ -26,7 +27,9 @@ class Wants(NamedTuple):
         limit: Keep so many hits; 0: all.
         stop: Stop the tasks that make them.
         guarded: For each watch, whether the guard may disarm it.
-        walk: How to read user variables without tripping over one's own register.
+        walk: How to read user variables without tripping over one's own register, and those of a child at its fork.
+        tasks: Where a task's memory is and its numbers are; None where that is not known.
+        kernel_accesses: Accesses that the kernel makes to user variables are kept.
     """
 
     sink: Sink
@@ -34,3 +37,5 @@ class Wants(NamedTuple):
     stop: bool = False
     guarded: tuple[bool, ...] = ()
     walk: DirectMap | None = None
+    tasks: TaskLayout | None = None
+    kernel_accesses: bool = True

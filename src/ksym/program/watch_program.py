@@ -14,9 +14,10 @@ import signal
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, U32, Assembler, Helper, Program
 from ksym.program.execution_code import ExecutionCode, flag_bitness
 from ksym.program.layout import PIECE_SHIFT, Hit
+from ksym.program.numbers import current_numbers, task_numbers
 from ksym.program.shared import Cell, Control, Shape, Slot, Window
 from ksym.program.snippets import IP_AT, NOEXIST, count, look_up, update
-from ksym.program.spec import Condition, Spec
+from ksym.program.spec import Condition, Spec, Ways
 from ksym.program.value_code import ValueCode
 from ksym.program.wants import Sink
 from ksym.watch.plan import Role
@@ -36,14 +37,15 @@ def watch_program(shape: Shape, spec: Spec) -> Program:
 
 
 class _Generator:
-    """r6 context, r7 this CPU's cell of the watch, r8 the watch's slot, r9 this CPU, later the flags."""
+    """r6 context, r7 this CPU's cell of the watch, r8 the value's chain, r9 this CPU, later the flags."""
 
     def __init__(self, shape: Shape, spec: Spec) -> None:
         self.shape, self.spec, self.asm = shape, spec, Assembler()
         self.out = self.asm.new_label("out")
         self.stop_event = self.asm.new_label("stop_event")
-        self.value = ValueCode(self.asm, shape, spec, self.out)
-        self.scratch = self.value.scratch
+        self.value = ValueCode(self.asm, shape, spec)
+        self.numbers = self.scratch = self.value.scratch
+        """Where on the stack the task's numbers are, once they were asked for; what lies below is free."""
         self.execution = ExecutionCode(asm=self.asm, shape=shape, spec=spec, scratch=self.scratch)
 
     def program(self) -> Program:
@@ -61,10 +63,14 @@ class _Generator:
             self.execution.flag()
         if spec.frame.padded:
             self.value.take()
+            if spec.role is Role.READS:
+                self._count_stale()
         else:
             asm.store(R10, spec.frame.flags, R9, U32)
         keeps = not (spec.reads_only and spec.role is Role.WRITES)
         if keeps:
+            if spec.passes_kernel:
+                self._pass_kernel()
             self._keep()
         else:
             asm.comment("only reads were asked for; the value was taken for the next one's sake")
@@ -77,10 +83,33 @@ class _Generator:
             asm.exit()
         return asm.finish("ksym_hit")
 
+    def _count_stale(self) -> None:
+        """Of what is known to be a read: somebody has written unseen if it finds another value than was left."""
+        asm, same = self.asm, self.asm.new_label("as_it_was_left")
+        asm.load(R1, R10, self.spec.frame.flags, U32)
+        asm.alu(R1, "&", int(Hit.CHANGED))
+        asm.jump(same, R1, "==", 0)
+        count(asm, Cell.STALE)
+        asm.place(same)
+
+    def _pass_kernel(self) -> None:
+        """Pass over what the kernel did, by read(2) or the like, once the value that it left is in the chain."""
+        asm, ours = self.asm, self.asm.new_label("of_the_program")
+        asm.comment("in the kernel's half of the addresses")
+        asm.load(R1, R6, IP_AT)
+        asm.jump(ours, R1, "s>=", 0)
+        count(asm, Cell.KERNEL)
+        asm.jump(self.out)
+        asm.place(ours)
+
     def _keep(self) -> None:
         """Count the hit, judge it, and hand it on."""
         asm, spec = self.asm, self.spec
         count(asm, Cell.SEEN)
+        if spec.own_namespace and (spec.asks_numbers or spec.sink is Sink.COUNT):
+            assert spec.tasks is not None
+            self.numbers = task_numbers(asm, spec.tasks, spec.own_namespace, self.scratch)
+            self.scratch = self.numbers
         if spec.condition is not None:
             self._condition(spec.condition)
         if spec.limited and spec.atomics:
@@ -111,7 +140,7 @@ class _Generator:
         asm.map_value(R1, "state", Control.READER)
         asm.load(R8, R1, 0)
         asm.jump(other, R8, "==", 0)
-        asm.call(Helper.GET_CURRENT_PID_TGID)
+        current_numbers(asm, self.spec, self.scratch)
         asm.jump(other, R0, "!=", R8)
         count(asm, Cell.OWN)
         asm.jump(self.out)
@@ -182,10 +211,10 @@ class _Generator:
         asm.place(fine)
 
     def _flags(self) -> None:
-        """r8 = the slot; r9 = what is known of the access."""
+        """r8 = the chain; r9 = what is known of the access."""
         asm, spec = self.asm, self.spec
         if spec.frame.padded:
-            self.value.find_slot()
+            self.value.find_chain()
         flags = spec.piece << PIECE_SHIFT
         if spec.sees.writes_only or spec.role is Role.WRITES:
             flags |= Hit.WROTE
@@ -194,13 +223,17 @@ class _Generator:
         asm.mov(R9, flags)
 
     def _condition(self, emit: Condition) -> None:
-        asm = self.asm
-        keep, reject = asm.new_label("keep"), asm.new_label("reject")
+        asm, spec = self.asm, self.spec
+        keep, reject, unknown = asm.new_label("keep"), asm.new_label("reject"), asm.new_label("unknown")
         asm.comment("the condition")
-        emit(asm, keep, reject, self.scratch)
+        numbers = self.numbers if spec.own_namespace and spec.asks_numbers else 0
+        emit(asm, Ways(keep, reject, unknown), self.scratch, numbers)
         asm.place(reject)
         count(asm, Cell.REJECTED)
         asm.jump(self.out)
+        if spec.frame.padded and spec.asks_values:
+            asm.place(unknown)
+            count(asm, Cell.UNJUDGED)
         asm.place(keep)
 
     def _limit(self) -> None:
@@ -251,7 +284,10 @@ class _Generator:
         asm.store(R10, key + 4, R1, U32)
         asm.load(R1, R6, IP_AT)
         asm.store(R10, key + 8, R1)
-        asm.call(Helper.GET_CURRENT_PID_TGID)
+        if self.spec.own_namespace:
+            asm.load(R0, R10, self.numbers)
+        else:
+            asm.call(Helper.GET_CURRENT_PID_TGID)
         asm.store(R10, key + 20, R0, U32)
         asm.store(R10, thread, R0)
         asm.alu(R0, ">>", 32)
@@ -267,6 +303,13 @@ class _Generator:
         asm.add(R1, comm)
         asm.mov(R2, COMM_BYTES)
         asm.call(Helper.GET_CURRENT_COMM)
+        if self.spec.own_namespace:
+            named = asm.new_label("named")
+            asm.load(R1, R10, thread)
+            asm.jump(named, R1, "!=", 0)
+            asm.comment("0 is every task outside of the namespace")
+            asm.store(R10, comm, ord("?"))
+            asm.place(named)
         update(asm, "comms", thread, comm, NOEXIST)
         asm.store(R10, value, 1)
         # The idle tasks of two CPUs are one thread to this table; of an element that is there, this CPU's count is set.

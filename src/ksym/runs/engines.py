@@ -6,31 +6,31 @@ Apart from planting, so that a run that wants no program does not load what make
 
 from __future__ import annotations
 
-import os
 import sys
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.language.request import Request
-from ksym.linux.memory import Memory, MemoryFault
-from ksym.linux.process_memory import ProcessMemory
+from ksym.linux.maps import shared_memory
+from ksym.linux.namespaces import own_pid_namespace
 from ksym.program.bind import bind, needs_program
-from ksym.program.engine import Engine, EngineRefused, trips_itself
-from ksym.program.shared import Control
+from ksym.program.engine import Engine, EngineRefused, frame_of
 from ksym.program.wants import Sink, Wants
+from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.functions import Functions
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch
-from ksym.watch.plan import Plan, Watch
+from ksym.watch.plan import Plan
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
+    from ksym.runs.held import Held, Spot
     from ksym.runs.planting import Planting
+    from ksym.runs.unseen import Unseen
 
 _LOG_LINES = 12
 """Of the verifier's log, from its end."""
@@ -73,7 +73,10 @@ def engine_for(
     assert wants is not None
     if planting.bpf:
         try:
-            engine = Engine(plan, wants_for(plan, wants._replace(guarded=guarded), kernel))
+            made = wants._replace(guarded=guarded, kernel_accesses=planting.options.kernel_accesses)
+            made = wants_for(plan, made, kernel)
+            spaces = AddressSpaces(kernel, made.tasks) if made.tasks and kernel.memory_or_none else None
+            engine = Engine(plan, made, spaces)
         except EngineRefused as refused:
             why = refused.why
             if planting.verbose and refused.log:
@@ -98,10 +101,11 @@ def _late(why: str) -> str:
 
 
 def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
-    """What the plan's programs want besides: the way to user memory, where reading it directly would hit a register."""
-    if any(trips_itself(watch) for watch in plan.watches):
-        return wants._replace(walk=kernel.direct_map)
-    return wants
+    """What the plan's programs want besides: the way to user memory and to tasks."""
+    user = [watch for watch in plan.watches if watch.variable.space is Space.USER]
+    if any(frame_of(watch, wants.sink).padded for watch in user):
+        return wants._replace(walk=kernel.direct_map, tasks=kernel.tasks)
+    return wants._replace(tasks=kernel.tasks) if own_pid_namespace() else wants
 
 
 def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
@@ -120,35 +124,48 @@ def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
     return None
 
 
-def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> None:
+def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> Unseen | None:
     """Let the programs know whose variables they watch, and, once they do, what those hold.
 
     So the first access has an old value, too. Where the value cannot be read it has none.
+
+    Returns:
+        What finds accesses that were not seen; None where no values are known.
     """
     engine = armed.engine
-    if engine is None:
-        return
+    if engine is None or not any(engine.takes_values):
+        return None
+    from ksym.runs.held import Held
+    from ksym.runs.unseen import Unseen
+
     for watch in armed.plan.watches:
         if watch.variable.space is Space.USER and pid:
-            engine.shared.own(watch.index, pid)
-    armed.after_enabling = lambda: _seed_all(engine, resolver, pid)
+            address = watch.variable.address
+            engine.place(watch.index, pid, address, shared=shared_memory(pid, address))
+    held = Held(engine, resolver.kernel)
+    unseen = Unseen(armed, engine, held)
+    unseen.look_for_sharers()
+    before: list[tuple[Spot, bytes | None]] = []
+
+    def begin() -> None:
+        if before:  # it was on already, and what happened since it was off nobody knows
+            for spot, _ in before:
+                held.forget(spot)
+        before[:] = [(spot, held.now(spot)) for spot in held.spots()]
+
+    armed.before_enabling = begin
+    armed.after_enabling = lambda: _begin(held, before)
+    armed.before_disabling = unseen.look
+    return unseen
 
 
-def _seed_all(engine: Engine, resolver: Resolver, pid: int | None) -> None:
-    engine.shared.control(Control.READER, os.getpid() << 32 | threading.get_native_id())
-    for watch, takes in zip(engine.plan.watches, engine.takes_values, strict=True):
-        user = watch.variable.space is Space.USER
-        memory = (ProcessMemory(pid) if pid else None) if user else resolver.kernel.memory_or_none
-        if takes and memory is not None:
-            _seed(engine, watch, memory)
-    engine.shared.control(Control.READER, 0)
+def _begin(held: Held, before: Sequence[tuple[Spot, bytes | None]]) -> None:
+    """Let the chains begin with what the variables held before they were watched, and hold now.
 
-
-def _seed(engine: Engine, watch: Watch, memory: Memory) -> None:
-    copies = watch.variable.per_cpu or {0: watch.variable.address}
-    for cpu, address in copies.items():
-        try:
-            value = memory.read(address, watch.variable.length)
-        except MemoryFault:
-            continue
-        engine.shared.seed(watch.index, value, cpu=cpu if watch.variable.per_cpu else 0)
+    One that has changed in between may have been changed by an access whose program has not run yet: what that found
+    is not what is there now.
+    """
+    with held.reading():
+        for spot, value in before:
+            if value is not None and held.now(spot) == value:
+                held.begin(spot, value)

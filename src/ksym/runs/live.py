@@ -19,6 +19,7 @@ from ksym.capture.tasks import Tasks
 from ksym.capture.users import Users
 from ksym.capture.values import Values
 from ksym.linux.libc import MACHINE
+from ksym.linux.namespaces import own_pid_namespace
 from ksym.program.engine import Engine
 from ksym.program.shared import Cell
 from ksym.runs.session import Session
@@ -51,7 +52,7 @@ class Live:
         self._sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)
         # The rings report changes of names already, the watches are not enabled yet: nothing is missed, and
         # ksym's own reading of names is no access.
-        self._tasks = Tasks()
+        self._tasks = Tasks(all_numbered=not own_pid_namespace())
         self._tasks.snapshot()
         raw = armed.engine is not None
         names = pointer_names(Kallsyms.shown)

@@ -34,6 +34,7 @@ from ksym.watch.whereabouts import Whereabouts
 if TYPE_CHECKING:
     from ksym.capture.users import Users
     from ksym.language.condition import Condition
+    from ksym.runs.unseen import Unseen
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,8 @@ class Session:
     pid: int | None
     lacking: list[str]
     """What this machine does not allow, in words; nothing once it was told."""
+    unseen: Unseen | None = None
+    """Finds accesses that no row shows."""
 
     @property
     def code_pid(self) -> int | None:
@@ -135,16 +138,11 @@ class Session:
 
     def notes(self, *, verbose: bool) -> list[str]:
         """What the summary tells of the run; ``verbose``: also what ended it."""
-        short = ["names of code may be missing: too many files were open"] if RegularFile.short else []
         missed = self.command.missed() if self.command else []
-        return [
-            *self.lacking,
-            *self._warnings,
-            *missed,
-            *self.run.notes,
-            *short,
-            *([f"ended by: {self.run.ended_by}"] if verbose else []),
-        ]
+        unseen = self.unseen.notes() if self.unseen else []
+        short = ["names of code may be missing: too many files were open"] if RegularFile.short else []
+        ended = [f"ended by: {self.run.ended_by}"] if verbose else []
+        return [*self.lacking, *self._warnings, *missed, *self.run.notes, *unseen, *short, *ended]
 
     def further_copies(self, users: Users) -> list[str]:
         """Say which copies of the watched variables came with the run and were not watched; ``users`` saw it."""
@@ -195,11 +193,11 @@ def open_session(
         RegularFile.short = False  # of an earlier run of this process
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
         planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
-        armed = planted.armed
+        armed, unseen = planted.armed, None
         if armed.engine:
             from ksym.runs.engines import prepare
 
-            prepare(armed, resolver, pid)
+            unseen = prepare(armed, resolver, pid)
         run = Run(
             armed, signals, command=command, pid=asked.pid, duration=asked.duration, every=every,
             fixed_cpus=asked.cpus is not None, guard=planted.guard,
@@ -212,7 +210,7 @@ def open_session(
             )
         if command and pid not in (None, command.pid, asked.pid):
             run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
-        yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking)
+        yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking, unseen)
 
 
 def resolve_all(

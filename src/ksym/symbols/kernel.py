@@ -22,6 +22,7 @@ from ksym.symbols.params import Parameters
 
 if TYPE_CHECKING:
     from ksym.linux.direct_map import DirectMap
+    from ksym.symbols.task_layout import TaskLayout
 
 
 class Kernel:
@@ -167,20 +168,19 @@ class Kernel:
     def direct_map(self) -> DirectMap | None:
         """The way from a task to its memory, None where it is not known."""
         memory = self.memory_or_none
-        if MACHINE != "x86_64" or not isinstance(memory, BpfMemory) or self.btf is None:
+        layout = self.tasks
+        if MACHINE != "x86_64" or not isinstance(memory, BpfMemory) or layout is None:
             return None
         from ksym.linux.direct_map import find_direct_map
-        from ksym.symbols.path import find_member
-        from ksym.symbols.types import Struct
 
-        offsets = []
-        for kind, name in (("task_struct", "mm"), ("mm_struct", "pgd")):
-            found = self.btf.find("struct", kind)
-            member = find_member(found, name) if isinstance(found, Struct) else None
-            if member is None:
-                return None
-            offsets.append(member.offset)
-        return find_direct_map(memory, memory.current_task(), *offsets)
+        return find_direct_map(memory, memory.current_task(), layout.mm, layout.pgd)
+
+    @cached_property
+    def tasks(self) -> TaskLayout | None:
+        """How tasks are laid out, None where there is no BTF to tell."""
+        from ksym.symbols.task_layout import task_layout
+
+        return task_layout(self.btf) if self.btf else None
 
     def current_task(self) -> int | None:
         """Address of ksym's own task_struct; None where only /proc/kcore can be read."""

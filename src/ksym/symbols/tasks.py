@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ksym.errors import KsymError
 from ksym.linux.files import read_text
 from ksym.linux.memory import MemoryFault
+from ksym.linux.namespaces import own_pid_namespace
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.path import find_member
 from ksym.symbols.types import Struct, resolve
@@ -40,6 +41,7 @@ class TaskList:
                 "use a kernel with CONFIG_DEBUG_INFO_BTF",
             )  # fmt: skip
         self._btf = kernel.btf
+        self._namespace = own_pid_namespace()
         self._tasks = self.offset("task_struct", "tasks")
         self._pid = self.offset("task_struct", "pid")
         first = kernel.current_task()
@@ -144,34 +146,20 @@ class TaskList:
     def _number_of(self, task: int) -> int | None:
         """The thread's number in this process's pid namespace; None for one that is not in it.
 
-        ``task->thread_pid->numbers[level]`` has the number at each level; 0 is the initial namespace.
+        ``task->thread_pid->numbers[level]`` has the number at each level; level 0 is the initial namespace.
         """
-        if self._level == 0:
+        if not self._namespace:
             return self.number(task + self._pid)
-        pid = self.pointer(task + self.offset("task_struct", "thread_pid"))
-        if not pid or self.number(pid + self.offset("pid", "level")) < self._level:
+        layout = self._kernel.tasks
+        pid = self.pointer(task + layout.thread_pid) if layout else 0
+        if layout is None or not pid:
             return None
-        entry = pid + self.offset("pid", "numbers") + self._level * self._upid_size
-        if self.pointer(entry + self.offset("upid", "ns")) != self._namespace:
-            return None
-        return self.number(entry + self.offset("upid", "nr"))
-
-    @property
-    def _level(self) -> int:
-        if not hasattr(self, "_own_level"):
-            self._learn_namespace()
-        return self._own_level
-
-    def _learn_namespace(self) -> None:
-        own = self._kernel.current_task()
-        upid = self._btf.find("struct", "upid")
-        self._upid_size = upid.size if upid else 16
-        self._own_level, self._namespace = 0, 0
-        if own is not None:
-            pid = self.pointer(own + self.offset("task_struct", "thread_pid"))
-            self._own_level = self.number(pid + self.offset("pid", "level"))
-            entry = pid + self.offset("pid", "numbers") + self._own_level * self._upid_size
-            self._namespace = self.pointer(entry + self.offset("upid", "ns"))
+        for level in range(1, self.number(pid + layout.level) + 1):
+            entry = pid + layout.numbers + level * layout.number_bytes
+            namespace = self.pointer(entry + layout.namespace)
+            if self.number(namespace + layout.inode) & 0xFFFFFFFF == self._namespace:
+                return self.number(entry + layout.number)
+        return None
 
 
 def _leader(tid: int) -> int | None:

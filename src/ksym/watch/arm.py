@@ -108,6 +108,7 @@ class ArmedWatch:
         self.plan, self.options, self.engine = plan, options, engine
         self._instead = instead
         self._on = False
+        self._off: set[int] = set()
         self._scope = scope
         self.events: list[ArmedEvent] = []
         self._rings: Rings | None = None
@@ -116,8 +117,12 @@ class ArmedWatch:
         self._samples = not options.counting and engine is None
         self._retired = [0] * len(plan.watches)
         self._retired_lost = 0
+        self.before_enabling: Callable[[], None] = lambda: None
+        """Called before anything is seen."""
         self.after_enabling: Callable[[], None] = lambda: None
         """Called when every access is seen, before COMMAND is let go."""
+        self.before_disabling: Callable[[], None] = lambda: None
+        """Called when the run ends, while every access is still seen."""
         self.unstable_threads = False
         """Whether new threads were still seen after the last try to open an event in each."""
         try:
@@ -186,7 +191,7 @@ class ArmedWatch:
         flags = Flag.DISABLED | Flag.EXCLUDE_HV
         if planned.pid > 0:
             flags |= Flag.INHERIT
-        if user and not options.kernel_accesses:
+        if user and not options.kernel_accesses and not (self.engine and self.engine.sees_kernel(watch)):
             flags |= Flag.EXCLUDE_KERNEL
         if user and understands(flags=Flag.REMOVE_ON_EXEC):
             # Behind an exec the address means something else.
@@ -322,6 +327,8 @@ class ArmedWatch:
         original reaches it (kernel/events/core.c, inherit_event). One that starts right now can so stay off, with
         all that it starts, until it is reached again. A stopped COMMAND starts none.
         """
+        self.before_enabling()
+        self._switch(on=True)
         self._on = True
         for again in range(_ENABLE_PASSES if self.scope.only_threads else 1):
             if again:
@@ -344,11 +351,36 @@ class ArmedWatch:
             index: This watch alone.
         """
         if index is None:
+            if self._on:
+                self.before_disabling()
             self._on = False
+        else:
+            self._off.add(index)
+        self._switch(index, on=False)
         for armed in self.events:
             if index in (None, armed.planned.watch.index):
                 with contextlib.suppress(OSError):  # its CPU may have gone
                     armed.event.disable()
+
+    def _switch(self, index: int | None = None, *, on: bool) -> None:
+        """Let the programs know that a watch, or all, are on or off."""
+        if self.engine is not None:
+            for watch in self.plan.watches:
+                if index in (None, watch.index) and not (on and watch.index in self._off):
+                    self.engine.shared.switch(watch.index, on=on)
+
+    def is_on(self, index: int) -> bool:
+        """True if all accesses to a watch's variable are seen: it was not taken off, nor stopped by its program."""
+        if not self._on or index in self._off:
+            return False
+        if self.engine is None:
+            return True
+        from ksym.program.shared import Slot
+
+        limit = self.engine.wants.limit
+        return not self.engine.shared.slot(index, Slot.TRIPPED) and not (
+            limit and self.engine.shared.taken() >= limit
+        )
 
     def counts(self) -> list[int]:
         """Exact hits of each watch so far, from the counters."""
@@ -358,12 +390,12 @@ class ArmedWatch:
         return [total - self._own(index) for index, total in enumerate(totals)]
 
     def _own(self, index: int) -> int:
-        """Hits that ksym made itself, to learn what the variable holds."""
+        """Hits that nobody asked for: ksym's own, to learn what the variable holds, and the kernel's."""
         if self.engine is None:
             return 0
         from ksym.program.shared import Cell
 
-        return self.engine.shared.total(index, Cell.OWN)
+        return self.engine.shared.total(index, Cell.OWN) + self.engine.shared.total(index, Cell.KERNEL)
 
     def _share(self, armed: ArmedEvent) -> int:
         """What an event adds to the hits of its watch: a write fires both registers of a twin, a read one.
