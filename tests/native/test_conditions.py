@@ -37,7 +37,7 @@ from ksym.symbols import types
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import ArmedWatch, Options
-from ksym.watch.plan import Scope, make_plan
+from ksym.watch.plan import Place, Scope, make_plan
 from support.actors import Memory, Task, Touch, tasks
 from support.bpf import need_programs
 from support.conditions import MEMBER_VALUES, WHOLE_VALUES, conditions, functions_around, holds_in_c, structs
@@ -167,7 +167,7 @@ def observe(
     variable = variable_of(kind, bench.memory.address)
     found = [(parse_request(f"v{number}:{mode}"), variable) for number in range(1 + len(judging))]
     plan = make_plan(found, twin=twin, conditions=[None, *judging])
-    scope = Scope(tuple(online_cpus()), tuple(task.tid for task in bench.tasks), only_threads=True)
+    scope = Scope(tuple(online_cpus()), (Place(0, tuple(task.tid for task in bench.tasks)),), only_threads=True)
     engine = Engine(plan, wants_for(plan, Wants(Sink.RECORD), bench.kernel))
     try:
         with ArmedWatch(plan, lambda: scope, Options(ring_bytes=1 << 16), engine) as armed:

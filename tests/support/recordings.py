@@ -131,7 +131,7 @@ class Recorded:
             loaded=lambda pid: (),
         )  # fmt: skip
         self.recorder = Recorder(
-            cast(Any, armed), FakeSites(code or {}), users, pid=os.getpid(), open_file=open_file, **options
+            cast(Any, armed), FakeSites(code or {}), users, pids=[os.getpid()], open_file=open_file, **options
         )
 
     def round(self) -> None:

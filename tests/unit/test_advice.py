@@ -68,6 +68,7 @@ EXEMPT = {
     'name one, as in ksym.trace("pid_max:-w-")': "Python; tests/unit/test_api.py calls it so",
     'write it as in ksym.trace("pid_max:-w-")': "Python; tests/unit/test_api.py calls it so",
     "give numbers, as in [0, 1]": "Python",
+    "give a whole number from 1 on, or several, as in [4711, 4712]": "Python",
     'give a list: ["sh", "-c", "..."]': "Python",
     'give strings: ["sh", "-c", "..."]': "Python",
     **dict.fromkeys(

@@ -8,7 +8,9 @@ from typing import Any, cast
 import pytest
 
 from ksym.watch.arm import ArmedEvent, ArmedWatch, Options
-from ksym.watch.plan import Scope
+from ksym.watch.plan import Place, Scope
+
+PLACES = (Place(7, (7,)),)
 
 
 class FakeEvent:
@@ -22,7 +24,7 @@ class FakeEvent:
 
 @pytest.mark.parametrize(
     ("scope", "reached_again"),
-    [(Scope((0,), (7,), only_threads=True), True), (Scope((0,), (7,)), False), (Scope((0,)), False)],
+    [(Scope((0,), PLACES, only_threads=True), True), (Scope((0,), PLACES), False), (Scope((0,)), False)],
 )
 def test_threads_that_start_while_a_process_is_armed_are_reached_again(
     scope: Scope, reached_again: bool

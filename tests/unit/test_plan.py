@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ksym.language.parser import parse_request
 from ksym.symbols.variable import Space, Variable
 from ksym.watch import plan as plan_module
-from ksym.watch.plan import EXECUTE_LENGTH, Piece, Scope, make_plan, split
+from ksym.watch.plan import EXECUTE_LENGTH, Piece, Place, Scope, make_plan, split
 
 
 @given(st.integers(0, 2**40), st.integers(1, 100))
@@ -64,14 +64,16 @@ USER = Variable("u", 0x1000, 4, Space.USER)
 
 def test_where_kernel_and_user_variables_are_planted() -> None:
     plan = make_plan([(parse_request("v"), KERNEL), (parse_request("u"), USER)])
-    scope = Scope((0, 1), (7, 8))
+    scope = Scope((0, 1), (place := Place(7, (7, 8)),))
     kernel, user = plan.watches
     assert plan.registers == 3
-    assert scope.places(kernel, sampling=False) == [(-1, 0), (-1, 1)]
-    assert scope.places(user, sampling=False) == [(7, -1), (8, -1)]
-    assert scope.places(user, sampling=True) == [(7, 0), (7, 1), (8, 0), (8, 1)]
-    only = Scope((0, 1), (7,), only_threads=True)
-    assert only.places(kernel, sampling=False) == [(7, -1)]
+    assert scope.targets(kernel, sampling=False) == [(None, -1, 0), (None, -1, 1)]
+    assert scope.targets(user, sampling=False) == [(place, 7, -1), (place, 8, -1)]
+    assert scope.targets(user, sampling=True) == [
+        (place, 7, 0), (place, 7, 1), (place, 8, 0), (place, 8, 1)
+    ]  # fmt: skip
+    only = Scope((0, 1), (Place(7, (7,)),), only_threads=True)
+    assert only.targets(kernel, sampling=False) == [(None, 7, -1)]
     events = plan.events(scope, sampling=True)
     assert [event.watch.index for event in events] == [0] * 4 + [1] * 4
     assert [event.address for event in events[:4]] == [0x1000, 0x1000, 0x1008, 0x1008]
@@ -88,3 +90,19 @@ def test_execution_takes_one_register() -> None:
     variable = Variable("f", 0x1001, 1, Space.KERNEL, executable=True)
     (watch,) = make_plan([(parse_request("f:--x"), variable)]).watches
     assert watch.pieces == (Piece(0, EXECUTE_LENGTH),)
+
+
+def test_a_variable_lies_elsewhere_in_each_place() -> None:
+    plan = make_plan([(parse_request("u"), USER), (parse_request("w"), USER)])
+    places = Place(7, (7, 8)), Place(9, (9,), {0: 0x5000}, number=1)
+    events = plan.events(Scope((0,), places, only_threads=True), sampling=False)
+    assert [(event.watch.index, event.pid, event.address) for event in events] == [
+        (0, 7, 0x1000), (0, 8, 0x1000), (0, 9, 0x5000), (1, 7, 0x1000), (1, 8, 0x1000),
+    ]  # fmt: skip
+
+
+def test_a_kernel_variable_takes_one_event_in_a_thread_of_several_places() -> None:
+    plan = make_plan([(parse_request("v"), KERNEL)])
+    places = Place(7, (7,)), Place(7, (7,), {}, number=1), Place(9, (9,), {}, number=2)
+    events = plan.events(Scope((0,), places, only_threads=True), sampling=False)
+    assert [(event.pid, event.place) for event in events] == [(7, None), (9, None)] * 2

@@ -21,7 +21,7 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Presence:
     (tmp_path / "some").mkdir()
     request = parse_request("some:name")
     variable = Variable("some:name", 0xFFFFFFFFC0000000, 4, Space.KERNEL, module="some")
-    return Presence(presence_checks(make_plan([(request, variable)], twin=False), None))
+    return Presence(presence_checks(make_plan([(request, variable)], twin=False)))
 
 
 GONE = [(0, "some:name is not watched any more: module some was unloaded")]

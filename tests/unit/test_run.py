@@ -110,7 +110,7 @@ def test_the_end_of_a_process_is_seen_with_many_files_open() -> None:
         os._exit(0)
     try:
         with Signals() as signals:
-            run = Run(cast(ArmedWatch, FakeArmed(writing)), signals, pid=child, duration=60, every=60)
+            run = Run(cast(ArmedWatch, FakeArmed(writing)), signals, pids=[child], duration=60, every=60)
             assert list(run.rounds()) == []
             assert run.ended_by == f"process {child} ended"
     finally:

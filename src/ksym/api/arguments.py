@@ -60,6 +60,20 @@ def number(name: str, value: object, low: float, high: float, *, above: bool = F
     return value
 
 
+def pids(value: int | Iterable[int] | None) -> tuple[int, ...]:
+    """One PID or several; empty for none."""
+    if value is None:
+        return ()
+    several = (
+        tuple(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) else (value,)
+    )
+    if not several or not all(
+        isinstance(pid, int) and not isinstance(pid, bool) and pid > 0 for pid in several
+    ):
+        raise wrong(f"pid is {value!r}", "give a whole number from 1 on, or several, as in [4711, 4712]")
+    return tuple(dict.fromkeys(map(int, several)))
+
+
 def cpus(value: Iterable[int] | None) -> tuple[int, ...] | None:
     """Numbers of CPUs."""
     if value is None:

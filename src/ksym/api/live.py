@@ -202,7 +202,7 @@ class Accesses:
 def trace(
     *requests: str,
     command: Sequence[str] | None = None,
-    pid: int | None = None,
+    pid: int | Iterable[int] | None = None,
     cpus: Iterable[int] | None = None,
     condition: str | None = None,
     stacks: bool = False,
@@ -222,7 +222,7 @@ def trace(
     Args:
         requests: What to watch, e.g. ``"pid_max:-w-"``.
         command: A program and its arguments, watched from before its first instruction; ended with the block.
-        pid: This process: all its threads, and those to come.
+        pid: This process, or these: all their threads, and those to come.
         cpus: These CPUs only.
         condition: A condition for every request.
         stacks: Call chains.
@@ -239,7 +239,7 @@ def trace(
         KsymError: it cannot be done; nothing is left planted, and the command has not run.
     """
     asked = Asked(
-        arguments.requests(requests), arguments.text("condition", condition), arguments.whole("pid", pid, 1),
+        arguments.requests(requests), arguments.text("condition", condition), arguments.pids(pid),
         arguments.cpus(cpus), arguments.command(command), kernel_accesses,
         arguments.number("duration", duration, 0, 1e9, above=True),
         None if vmlinux is None else arguments.path("cannot watch", "vmlinux", vmlinux),

@@ -16,7 +16,7 @@ def further_copies(watches: Iterable[Watch], watched: Collection[int], loaded: S
     Args:
         watches: All watches of a run.
         watched: Addresses that were watched.
-        loaded: What the process had loaded in the run (`Users.loaded`).
+        loaded: What the processes had loaded in the run (`Users.loaded`).
     """
     told = []
     for watch in watches:

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import APART, Coalesce, Reach, reach_of
 from ksym.capture.judge import Judge
 from ksym.capture.kinds import KINDS_TOLD, innocent, kind_of
+from ksym.capture.ownership import Ownership
 from ksym.capture.records import (
     CONTEXT_LEAST,
     CommRecord,
+    DataRecord,
     ExitRecord,
     ForkRecord,
     LostRecord,
@@ -75,6 +77,7 @@ class Pipeline:
         ended: Told of each process that has ended.
         values: Decodes the values of each watch; empty where no program takes any.
         judges: For each watch, what the kernel has left to be judged; may be empty.
+        ownership: Tells which hits were of other memory at a variable's address; None: none were.
     """
 
     def __init__(
@@ -87,11 +90,12 @@ class Pipeline:
         *,
         values: Sequence[Values] = (),
         judges: Sequence[Judge | None] = (),
+        ownership: Ownership | None = None,
     ) -> None:
         self._planned, self._sites, self._tasks, self._follower = planned, sites, tasks, follower
         self._ended = ended
         self._decode = [each.of for each in values]
-        self._judges = judges
+        self._judges, self._ownership = judges, ownership
         self._coalesce = Coalesce()
         self._origins: dict[tuple[int, int, int, int], _Origin | None] = {}
         self._marks: dict[int, tuple[int, int]] = {}
@@ -99,6 +103,8 @@ class Pipeline:
         """Samples seen, by watch."""
         self.rejected: dict[int, int] = {}
         """Of those, the ones that were not asked for, by watch."""
+        self.foreign: dict[int, int] = {}
+        """Of those, the ones of other memory, by watch."""
         self.lost_records = 0
 
     def take(self, records: Iterable[Record], *, until: int | None) -> list[Access]:
@@ -159,6 +165,10 @@ class Pipeline:
         one exception, with one ip, the W register's first.
         """
         watch = planned.watch
+        if self._is_foreign(planned, record.pid):
+            for counts in (self.hits, self.foreign):
+                counts[watch.index] = counts.get(watch.index, 0) + 1
+            return False
         if planned.role is Role.WRITES:
             self._marks[record.cpu] = record.ip, record.tid
             if watch.mode is Mode.READ:
@@ -184,17 +194,43 @@ class Pipeline:
             kind = kind_of(watch.mode, site, each, planned.role, traps_after=traps_after)
             of = others.get(kind, site)
             told.append((kind, of, reach_of(of, planned, told=bool(flags & TOLD), traps_after=traps_after)))
-        judged = planned.role is not Role.ONLY or bool(self._judges and self._judges[watch.index])
+        judged = (
+            planned.role is not Role.ONLY
+            or bool(self._judges and self._judges[watch.index])
+            or self._may_be_foreign(planned)
+        )
         return _Origin(planned, watch, planned.address, tuple(told), judged)
+
+    def _is_foreign(self, planned: PlannedEvent, pid: int) -> bool:
+        if self._ownership is None or planned.place is None:
+            return False
+        return self._ownership.foreign(planned.place.number, pid)
+
+    def _may_be_foreign(self, planned: PlannedEvent) -> bool:
+        return bool(self._ownership and planned.place and self._ownership.any_foreign(planned.place.number))
+
+    def _learn(self, places: Collection[int]) -> None:
+        """Look anew at what hits of these places mean."""
+        if places:
+            for key, origin in list(self._origins.items()):
+                if origin and origin.planned.place and origin.planned.place.number in places:
+                    del self._origins[key]
 
     def _sideband(self, record: Record) -> None:
         if isinstance(record, LostRecord):
             self.lost_records += record.count
+        elif isinstance(record, DataRecord):
+            if self._ownership:
+                self._learn(self._ownership.mapped(record))
         elif isinstance(record, MmapRecord):
+            if self._ownership:
+                self._learn(self._ownership.mapped(record))
             if self._follower:
                 self._follower.mapped(record)
         elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
             self._tasks.apply(record)
+            if self._ownership:
+                self._learn(self._ownership.changed(record))
             if ended_address_space(record) is not None and self._sites.forget(record.pid):
                 for key in [key for key in self._origins if key[3] == record.pid]:
                     del self._origins[key]

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from ksym.linux.maps import DELETED
 
 _LOST, _COMM, _EXIT, _FORK, _SAMPLE, _MMAP2 = 2, 3, 4, 7, 9, 10
-_MISC_COMM_EXEC, _MISC_BUILD_ID = 1 << 13, 1 << 14
+_MISC_COMM_EXEC = _MISC_MMAP_DATA = 1 << 13
+_MISC_BUILD_ID = 1 << 14
 _HEADER = struct.Struct("=IHH")
 # identifier, ip, pid, tid, time, cpu
 _SAMPLE_BODY = struct.Struct("=QQIIQI4x")
@@ -120,6 +121,23 @@ class MmapRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class DataRecord:
+    """A process mapped memory that is not executable: ``length`` bytes at ``start``.
+
+    ``path`` is ``//anon`` or the like, and ``inode`` 0, where it is not a file's.
+    """
+
+    time: int
+    pid: int
+    start: int
+    length: int
+    offset: int
+    path: str
+    device: int = 0
+    inode: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LostRecord:
     """The ring of ``cpu`` had no room for ``count`` records."""
 
@@ -128,7 +146,7 @@ class LostRecord:
     count: int
 
 
-Record = SampleRecord | CommRecord | ForkRecord | ExitRecord | MmapRecord | LostRecord
+Record = SampleRecord | CommRecord | ForkRecord | ExitRecord | MmapRecord | DataRecord | LostRecord
 
 
 def parse(data: bytes, *, chains: bool, raw: bool, out: list[Record]) -> None:
@@ -216,7 +234,10 @@ def sideband(kind: int, misc: int, data: bytes) -> Record | None:
     if kind == _MMAP2:
         pid, _, start, length, offset = _MAPPING.unpack_from(data, 8)
         path = _text(data[8 + _MAPPING.size + FILE_BYTES : -_TRAILER.size])
-        return MmapRecord(time, pid, start, length, offset, path, *file_of(misc, data))
+        device, inode, generation, build_id = file_of(misc, data)
+        if misc & _MISC_MMAP_DATA:
+            return DataRecord(time, pid, start, length, offset, path, device, inode)
+        return MmapRecord(time, pid, start, length, offset, path, device, inode, generation, build_id)
     if kind == _LOST:
         return LostRecord(time, cpu, struct.unpack_from("=Q", data, 16)[0])
     return None

@@ -39,10 +39,10 @@ class Users:
     """What is known of the code of processes.
 
     Args:
-        pid: A process that is watched from the start, whose map is read at once; may be None.
+        pids: Processes that are watched from the start, whose maps are read at once.
     """
 
-    def __init__(self, pid: int | None = None) -> None:
+    def __init__(self, *pids: int) -> None:
         self._cache = ObjectCache()
         self._live: dict[int, UserNames] = {}
         self._recorded: dict[int, list[MmapRecord]] = {}
@@ -51,7 +51,7 @@ class Users:
         self._kept = Kept()
         self._ended: dict[int, None] = {}
         self._loaded: dict[int, tuple[int, Sequence[Mapping], Sequence[Loaded]]] = {}
-        if pid is not None:
+        for pid in pids:
             self._names(pid).snapshot()
 
     # -- what the records tell -------------------------------------------------------------------

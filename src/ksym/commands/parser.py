@@ -170,6 +170,16 @@ def percent(text: str) -> float:
     return value
 
 
+def pid_list(text: str) -> tuple[int, ...]:
+    """A list of PIDs like ``4711,4712``."""
+    try:
+        return tuple(positive(each.strip()) for each in text.split(","))
+    except argparse.ArgumentTypeError as error:
+        if "," not in text:
+            raise
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of PIDs like 4711,4712") from error
+
+
 def cpu_list(text: str) -> tuple[int, ...]:
     """A list of CPUs like ``0-3,8``."""
     try:

@@ -18,7 +18,7 @@ from ksym.program.wants import Sink, Wants
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import ArmedWatch, Options
-from ksym.watch.plan import READ_REGISTERS, Scope, make_plan
+from ksym.watch.plan import READ_REGISTERS, Place, Scope, make_plan
 from ksym.watch.refusals import no_privilege
 from ksym.watch.registers import both_fire, free_registers
 
@@ -117,7 +117,7 @@ def _refusal(space: Space) -> str:
             return refusal.why
         if space is Space.KERNEL:
             return ""
-        scope = Scope((), (threading.get_native_id(),), only_threads=True)
+        scope = Scope((), (Place(0, (threading.get_native_id(),)),), only_threads=True)
         try:
             stack.enter_context(ArmedWatch(engine.plan, lambda: scope, Options(counting=True), engine))
         except NoRegisters:

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         session.warn()
         if not args.quiet:
             session.tell_lacking()
-        users = Users(session.code_pid)
+        users = Users(*session.code_pids)
         session.run.on_mapped = users.hold
         sites = _sites(session, users)
         if args.verbose:
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         limit = _limit(session, args.limit) if args.limit else None
         try:
             recorder = Recorder(
-                session.armed, sites, users, pid=session.pid, open_file=files.open, compressor=compressor,
+                session.armed, sites, users, pids=session.pids, open_file=files.open, compressor=compressor,
                 flush_seconds=args.flush_ms / 1000, most_bytes=0 if files.null else args.max_size or 0,
                 limit=args.limit or 0, taken=limit.take if limit else lambda batch: None,
             )  # fmt: skip
@@ -137,7 +137,7 @@ def _sites(session: Session, users: Users) -> Sites:
 def _limit(session: Session, most: int) -> Limit:
     from ksym.recording.limit import Limit  # few recordings have one
 
-    users = Users(session.code_pid)
+    users = Users(*session.code_pids)
     return Limit(session.armed, _sites(session, users), users, most)
 
 

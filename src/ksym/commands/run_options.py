@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from ksym.commands.parser import add_vmlinux, cpu_list, percent, positive, seconds
+from ksym.commands.parser import add_vmlinux, cpu_list, percent, pid_list, seconds
 from ksym.runs.planting import TWINS
 from ksym.runs.session import Asked
 
@@ -21,7 +21,10 @@ def add_run_options(
         lacks: What there is not with ``--no-bpf``.
     """
     parser.add_argument("requests", nargs="+", metavar="REQUEST", help="TARGET[:ACCESS], e.g. pid_max:rw-")
-    parser.add_argument("-p", "--pid", type=positive, help="this process: all its threads, and those to come")
+    parser.add_argument(
+        "-p", "--pid", dest="pids", type=pid_list, action="extend", default=[], metavar="PID[,PID]",
+        help="these processes: all their threads, and those to come; may be given several times",
+    )  # fmt: skip
     parser.add_argument("-C", "--cpus", type=cpu_list, metavar="CPUS", help="these CPUs only, e.g. 0-3,8")
     parser.add_argument(
         "--if",
@@ -55,7 +58,7 @@ def asked(args: argparse.Namespace) -> Asked:
     return Asked(
         args.requests,
         args.condition,
-        args.pid,
+        tuple(dict.fromkeys(args.pids)),
         args.cpus,
         args.command,
         args.kernel_accesses,

@@ -105,7 +105,7 @@ def _planting(args: argparse.Namespace) -> Planting:
         # Nothing else that is counted says whether it was read or written.
         twin = "auto" if any(map(_accesses, conditions)) else "off"
     # Hits of user-space code are named when its process may be gone: what it maps is recorded for that.
-    user_code = args.pid is not None or any(isinstance(each.target.root, UserSymbol) for each in requests)
+    user_code = bool(args.pids) or any(isinstance(each.target.root, UserSymbol) for each in requests)
     options = Options(counting=not (args.by and user_code), kernel_accesses=args.kernel_accesses)
     return Planting(options, wants, twin=twin, bpf=not args.no_bpf, guard=args.guard)
 

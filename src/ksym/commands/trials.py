@@ -26,7 +26,7 @@ from ksym.runs.resources import Resources
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.arm import Options
-from ksym.watch.plan import KERNEL_IN_TASKS, Scope
+from ksym.watch.plan import KERNEL_IN_TASKS, Place, Scope
 
 OK, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
@@ -94,7 +94,7 @@ def try_it(trial: Trial, resolver: Resolver) -> Outcome:
 
 def _tried(name: str, trial: Trial, resolver: Resolver, stack: Resources) -> Outcome:
     only_here = KERNEL_IN_TASKS or trial.variable.space is Space.USER
-    scope = Scope(tuple(online_cpus()), (threading.get_native_id(),), only_threads=only_here)
+    scope = Scope(tuple(online_cpus()), (Place(os.getpid(), (threading.get_native_id(),)),), only_threads=only_here)
     planting = Planting(
         Options(ring_bytes=1 << 16),
         Wants(Sink.RECORD),
@@ -108,7 +108,7 @@ def _tried(name: str, trial: Trial, resolver: Resolver, stack: Resources) -> Out
         expected = programs_refused(kernel=trial.variable.space is Space.KERNEL) == LIMITED
         return Outcome(SKIPPED if expected else FAILED, f"{name}: {lacking[0]}")
     trial.prepare()
-    prepare(armed, resolver, os.getpid())
+    prepare(armed, resolver)
     merge = Merge(armed.rings, chains=False, raw=armed.engine is not None)
     # No names and no decoding: what is asked here is what the registers and the programs tell.
     sites = Sites(lambda: None, lambda: None, None)

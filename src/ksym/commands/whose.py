@@ -29,7 +29,7 @@ class Whose:
         self._by, self._json, self._watches = args.by, args.json, session.plan.watches
         self._engine, kernel = session.armed.engine, session.resolver.kernel
         self._session = session
-        self._users = Users(session.pid)
+        self._users = Users(*session.pids)
         session.run.on_mapped = self._users.hold
         self._images = Images(self._users)
         self._merge = Merge(session.armed.rings, chains=False)

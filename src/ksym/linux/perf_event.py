@@ -50,6 +50,7 @@ class Flag(enum.IntFlag):
     COMM = 1 << 9
     TASK = 1 << 13
     WATERMARK = 1 << 14
+    MMAP_DATA = 1 << 17
     SAMPLE_ID_ALL = 1 << 18
     MMAP2 = 1 << 23
     COMM_EXEC = 1 << 24

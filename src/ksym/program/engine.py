@@ -8,6 +8,7 @@ import errno
 import os
 import struct
 from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING
 
 from ksym.errors import SHORT_OF
 from ksym.language.request import Mode
@@ -24,7 +25,10 @@ from ksym.program.wants import Sink, Wants
 from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, watch_program
 from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.variable import Space
-from ksym.watch.plan import Plan, Role, Watch
+from ksym.watch.plan import Place, Plan, Role, Watch
+
+if TYPE_CHECKING:
+    from ksym.language.condition import Condition as Judgement
 
 _COUNTS, _MEMORIES = 16384, 4096
 """Places and threads that ``counts`` tells apart; processes whose values are told apart."""
@@ -60,11 +64,21 @@ def trips_itself(watch: Watch) -> bool:
 
 
 def programs(
-    plan: Plan, wants: Wants, *, atomics: bool = True, by_memory: bool = False
+    plan: Plan, wants: Wants, *, atomics: bool = True, by_memory: bool = False, place: Place | None = None
 ) -> Iterator[tuple[int, int, Role, Program]]:
-    """Every program of a run: (watch, piece, role, program)."""
+    """Make the programs of a run: (watch, piece, role, program).
+
+    Args:
+        plan: What is watched.
+        wants: What is to happen at a hit.
+        atomics: The kernel has BPF_FETCH and BPF_CMPXCHG.
+        by_memory: Chains belong to address spaces; else to processes.
+        place: Only those for the user variables of this place; None: all, for where the variables were found first.
+    """
     shape, namespace = shape_of(plan), own_pid_namespace()
     for watch in plan.watches:
+        if place and (watch.variable.space is not Space.USER or not place.has(watch)):
+            continue
         for number, piece in enumerate(watch.pieces):
             for role in watch.roles:
                 guarded = bool(wants.guarded) and wants.guarded[watch.index]
@@ -77,11 +91,12 @@ def programs(
                     role=role, sees=sees(watch),
                     reads_only=watch.mode is Mode.READ and watch.twin,
                     frame=frame,
-                    condition=_emitter(watch, frame),
+                    condition=_emitter(watch, frame, place.condition(watch) if place else watch.condition),
                     asks_values=asks_values, asks_numbers=asks_numbers,
                     sink=wants.sink, guarded=guarded, limited=wants.limit > 0, stop=wants.stop,
-                    atomics=atomics, address=watch.variable.address, tasks=wants.tasks, by_memory=by_memory,
-                    walk=wants.walk if trips_itself(watch) else None,
+                    atomics=atomics, place=place.number if place else 0,
+                    address=place.base(watch) if place else watch.variable.address, tasks=wants.tasks,
+                    by_memory=by_memory, walk=wants.walk if trips_itself(watch) else None,
                     passes_kernel=sees_kernel(watch, wants) and not wants.kernel_accesses, own_namespace=namespace,
                 )  # fmt: skip
                 yield watch.index, number, role, watch_program(shape, spec)
@@ -115,8 +130,7 @@ def _asks(watch: Watch) -> tuple[bool, bool]:
     return uses_values(watch.condition), uses_numbers(watch.condition)
 
 
-def _emitter(watch: Watch, frame: Frame) -> Condition | None:
-    condition = watch.condition
+def _emitter(watch: Watch, frame: Frame, condition: Judgement | None) -> Condition | None:
     if condition is None:
         return None
     from ksym.program.conditions import compile_condition
@@ -151,7 +165,8 @@ class Engine:
         self.plan, self.wants = plan, wants
         self._spaces = spaces if wants.tasks else None
         self._maps: dict[str, bpf.Map] = {}
-        self._programs: dict[tuple[int, int, Role], int] = {}
+        self._programs: dict[tuple[int, int, int, Role], int] = {}
+        """Descriptors by place, watch, piece and role."""
         self._hooks: list[int] = []
         self._seeds: dict[tuple[int, int, int], int] = {}
         """Numbers of the seeds of placed variables, by watch, process and address."""
@@ -225,13 +240,19 @@ class Engine:
     def _load(self, *, atomics: bool) -> None:
         self.holds_limit = self.wants.limit > 0 and atomics
         """Whether the programs keep not more hits than were asked for."""
-        made = programs(self.plan, self.wants, atomics=atomics, by_memory=self.by_memory)
+        self._atomics = atomics
+        self._load_for(None)
+
+    def _load_for(self, place: Place | None) -> None:
+        made = programs(self.plan, self.wants, atomics=self._atomics, by_memory=self.by_memory, place=place)
+        number = place.number if place else 0
         for watch, piece, role, program in made:
             for name in program.maps:
                 if name not in self._maps:
                     self._maps[name] = self._map(name)
             code = program.encode({name: map_.fd for name, map_ in self._maps.items()})
-            self._programs[watch, piece, role] = bpf.load(bpf.PROG_TYPE_PERF_EVENT, code, name=program.name)
+            fd = bpf.load(bpf.PROG_TYPE_PERF_EVENT, code, name=program.name)
+            self._programs[number, watch, piece, role] = fd
 
     def _map(self, name: str) -> bpf.Map:
         if name == "counts":
@@ -244,9 +265,23 @@ class Engine:
             return bpf.Map(bpf.MAP_TYPE_HASH, key=16, value=self.shape.chain_bytes, entries=_MEMORIES)
         return bpf.Map(bpf.MAP_TYPE_PERF_EVENT_ARRAY, entries=self._cpus)
 
-    def program(self, watch: int, piece: int, role: Role) -> int:
-        """Descriptor of the program for a register."""
-        return self._programs[watch, piece, role]
+    def program(self, watch: int, piece: int, role: Role, place: Place | None = None) -> int:
+        """Return the descriptor of the program for a register.
+
+        A place has programs of its own: their records tell the place, and their condition knows its code.
+
+        Raises:
+            OSError: the kernel refuses the place's programs.
+        """
+        number = place.number if place else 0
+        if (number, watch, piece, role) not in self._programs:
+            self._load_for(place)
+        return self._programs[number, watch, piece, role]
+
+    def drop(self, place: Place) -> None:
+        """Give back the programs of a place that has ended."""
+        for key in [key for key in self._programs if key[0] == place.number != 0]:
+            os.close(self._programs.pop(key))
 
     def sees_kernel(self, watch: Watch) -> bool:
         """True if the registers of a watch must see the kernel's accesses to a user variable (`sees_kernel`)."""

@@ -22,7 +22,7 @@ MOST_BYTES = 64
 
 
 class Hit(enum.IntFlag):
-    """Flags of a record; the number of the piece that was hit is in the top byte."""
+    """Flags of a record: the lowest 12 bits; above them is what was hit, see `origin`."""
 
     NEW = 1 << 0
     OLD = 1 << 1
@@ -48,7 +48,22 @@ class Hit(enum.IntFlag):
 
 TOLD = Hit.SAME | Hit.LATER | Hit.ANEW
 """A record of a program has one of these."""
-PIECE_SHIFT = 24
+PIECE_SHIFT = 12
+"""``flags >> PIECE_SHIFT`` is a hit's `origin`."""
+_PLACE_SHIFT = 4
+"""No machine has registers for more than 16 pieces."""
+MOST_PLACES = 1 << 32 - PIECE_SHIFT - _PLACE_SHIFT
+"""Numbers of places that a record can hold."""
+
+
+def origin(piece: int, place: int) -> int:
+    """Return the number by which records of one event tell what was hit.
+
+    Args:
+        piece: Number of the variable's piece.
+        place: Number of the place (`watch.plan.Place`).
+    """
+    return piece | place << _PLACE_SHIFT
 
 
 def code_bits(flags: int) -> int | None:

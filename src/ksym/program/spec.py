@@ -57,6 +57,7 @@ class Spec:
         limited: Only so many hits are kept.
         stop: The task that made the access is stopped.
         atomics: The kernel has BPF_FETCH and BPF_CMPXCHG (5.12).
+        place: Number of the place that the register is armed in.
         address: Of the variable in one of its places: how it lies in pages is the same in all.
         tasks: Where a task's memory is and its numbers are; None where that is not known.
         by_memory: Chains belong to address spaces; else to processes.
@@ -83,6 +84,7 @@ class Spec:
     limited: bool = False
     stop: bool = False
     atomics: bool = True
+    place: int = 0
     address: int = 0
     tasks: TaskLayout | None = None
     by_memory: bool = False

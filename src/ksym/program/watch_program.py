@@ -13,7 +13,7 @@ import signal
 
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, U32, Assembler, Helper, Program
 from ksym.program.execution_code import ExecutionCode, flag_bitness
-from ksym.program.layout import PIECE_SHIFT, Hit
+from ksym.program.layout import PIECE_SHIFT, Hit, origin
 from ksym.program.numbers import current_numbers, task_numbers
 from ksym.program.shared import Cell, Control, Shape, Slot, Window
 from ksym.program.snippets import IP_AT, NOEXIST, count, look_up, update
@@ -215,7 +215,7 @@ class _Generator:
         asm, spec = self.asm, self.spec
         if spec.frame.padded:
             self.value.find_chain()
-        flags = spec.piece << PIECE_SHIFT
+        flags = origin(spec.piece, spec.place) << PIECE_SHIFT
         if spec.sees.writes_only or spec.role is Role.WRITES:
             flags |= Hit.WROTE
         elif spec.role is Role.READS:

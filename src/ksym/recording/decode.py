@@ -342,7 +342,7 @@ class _Decoding:
             if each.watch.variable.per_cpu:
                 which = np.flatnonzero(origins.of == number)
                 own = [
-                    each.watch.address(each.piece, cpu) % (1 << 64)
+                    (each.watch.base(cpu) + each.piece.offset) % (1 << 64)
                     for cpu in self._table["cpu"][which].tolist()
                 ]
                 addresses[which] = np.array(own, np.uint64)

@@ -32,7 +32,7 @@ _FORMAT_GROUP, _FORMAT_MEMBERS, _FORMAT_TIMES = 1 << 3, (1 << 2) | (1 << 4), (1,
 _RAW_WORDS = 3
 """Size and flags, time, user; then the two values."""
 # ksym plans some hundred events a CPU or thread; the table that tells them apart has a row each.
-_MOST_PIECES, _MOST_NUMBERS = 256, 1 << 23
+_MOST_ORIGINS, _MOST_NUMBERS = 1 << 20, 1 << 23
 _KNOWN_FLAGS = int(Hit.NEW | Hit.OLD | Hit.CHANGED | Hit.READ | Hit.WROTE | Hit.CODE32 | TOLD)
 
 
@@ -221,9 +221,13 @@ class Decoder:
         width: Bytes of the widest value.
         by_program: Samples carry what a program wrote.
         room: Bytes of records that there may be; more may come.
+        origin_shift: Where the origin begins in a hit's flags.
     """
 
-    def __init__(self, layout: Layout, width: int, *, by_program: bool, room: int = 0) -> None:
+    def __init__(
+        self, layout: Layout, width: int, *, by_program: bool, room: int = 0, origin_shift: int = PIECE_SHIFT
+    ) -> None:
+        self._origin_shift = origin_shift
         self._layout, self._by_program = layout, by_program
         self._samples = 0
         self.commons, self.chains = Commons(), Chains()
@@ -234,7 +238,7 @@ class Decoder:
         self._only = False
         self._ids = np.zeros(0, np.uint64)
         self._numbers = np.full((0, 1), -1, np.int64)
-        """Of each identifier, in the order of ``_ids``, and piece."""
+        """Of each identifier, in the order of ``_ids``, and origin."""
         self._padded, self._execute = (
             np.zeros(1, np.int64),
             np.zeros(1, np.bool_),
@@ -248,7 +252,7 @@ class Decoder:
         Args:
             padded: Of each thing that was planned, the bytes of either value in its records.
             executes: Of each, whether it is an execution.
-            numbers: (identifier, piece) -> number of what was planned; identifier -1: of all samples.
+            numbers: (identifier, origin) -> number of what was planned; identifier -1: of all samples.
 
         Raises:
             ValueError: there are more of them than any machine has.
@@ -256,7 +260,7 @@ class Decoder:
         self._padded = np.concatenate((self._padded[:-1], np.array([*padded, 0], np.int64)))
         self._execute = np.concatenate((self._execute[:-1], np.array([*executes, False], np.bool_)))
         self._only = self._only or (-1, 0) in numbers
-        known = {key: number for key, number in numbers.items() if key[1] < _MOST_PIECES}
+        known = {key: number for key, number in numbers.items() if key[1] < _MOST_ORIGINS}
         if self._only or not known:
             return
         ids = np.array([identifier for identifier, _ in known], np.uint64)
@@ -348,7 +352,7 @@ class Decoder:
         hits.group, first = alike(*columns)
         row, ip, task, cpu, head, user, room = (column[first] for column in columns)
         size, flags = _halves(head)
-        planned = self._planned(row, flags >> PIECE_SHIFT)
+        planned = self._planned(row, flags >> self._origin_shift)
         padded = self._padded[planned]
         if self._by_program:
             fits = (size == 20 + 2 * padded) & (room >= _RAW_WORDS + padded // 4)

@@ -16,6 +16,7 @@ from ksym.capture.pipeline import USER_CODE, ended_address_space
 from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.records import CONTEXT_LEAST, CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
 from ksym.capture.sites import Sites
+from ksym.capture.usernames import Loaded
 from ksym.capture.users import Users
 from ksym.language.request import Mode
 from ksym.linux.libc import MACHINE
@@ -56,12 +57,12 @@ class Namer:
         armed: What is planted.
         sites: Names of code.
         users: Processes' code; told of what the records tell.
-        pid: The process whose variables pointers may point to.
+        pids: The process whose variables pointers may point to; of several none is taken, as they differ in it.
         note: Takes a note: its name and its content.
     """
 
     def __init__(
-        self, armed: ArmedWatch, sites: Sites, users: Users, pid: int | None, note: Callable[[str, Any], None]
+        self, armed: ArmedWatch, sites: Sites, users: Users, note: Callable[[str, Any], None]
     ) -> None:
         self._armed, self._sites, self._users, self._note = armed, sites, users, note
         self._known: set[Place] = set()
@@ -69,7 +70,12 @@ class Namer:
         self._names: set[tuple[int, int, bool]] = set()
         self._pointers: set[int] = set()
         self._pointers_noted: set[int] = set()
-        self._pointer_name = user_pointer_names(lambda: users.loaded(pid or 0), pointer_names(Kallsyms.shown))
+        self._pointer_name = user_pointer_names(self._loaded, pointer_names(Kallsyms.shown))
+
+    def _loaded(self) -> Sequence[Loaded]:
+        """The objects in the memory of the process that is watched; of several none, as they differ in them."""
+        watched = self._armed.pids
+        return self._users.loaded(min(watched) if len(watched) == 1 else 0)
 
     def forget(self) -> None:
         """Nothing is noted in the next file."""

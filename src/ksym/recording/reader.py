@@ -219,7 +219,9 @@ class _Reading:
             start = perf_start(self._head, self._layout)
         sizes = [padded(watch.variable.length) for watch in start.watches]
         room = self._head.data_end - self._head.data_at
-        decoder = Decoder(self._layout, max(8, *sizes), by_program=start.values, room=room)
+        decoder = Decoder(
+            self._layout, max(8, *sizes), by_program=start.values, room=room, origin_shift=start.origin_shift
+        )
         try:
             _plan(decoder, start.planned, start.numbers)
         except ValueError as bad:

@@ -52,7 +52,7 @@ class Recorder:
         armed: What is planted.
         sites: Names of code.
         users: Processes' code; told of what the records tell.
-        pid: The process whose threads and mappings are described at the start; None: all processes.
+        pids: The processes whose threads and mappings are described at the start; none: all processes.
         open_file: Opens the next file; its descriptor.
         compressor: Makes a compressor for each file; None: files are not compressed.
         flush_seconds: How long records may wait to be written.
@@ -67,7 +67,7 @@ class Recorder:
         sites: Sites,
         users: Users,
         *,
-        pid: int | None,
+        pids: Sequence[int],
         open_file: Callable[[], int],
         compressor: Callable[[], Compressor] | None = None,
         flush_seconds: float = FLUSH_SECONDS,
@@ -75,7 +75,7 @@ class Recorder:
         limit: int = 0,
         taken: Callable[[Sequence[bytes]], None] = lambda batch: None,
     ) -> None:
-        self._armed, self._sites, self._users, self._pid = armed, sites, users, pid
+        self._armed, self._sites, self._users, self._pids = armed, sites, users, pids
         self._open_file, self._make_compressor = open_file, compressor
         self._flush_seconds, self._limit, self._taken = flush_seconds, limit, taken
         self._most_bytes = max(most_bytes // 2 - _END_BYTES, _LEAST_ROOM) if most_bytes else 0
@@ -86,7 +86,7 @@ class Recorder:
         """Threads' names, by pid and tid, as far as the records have told; for the next file."""
         self._left: set[tuple[int, int]] = set()
         """Those that have ended since the file was begun; their last hits may come in the next one."""
-        self._namer = Namer(armed, sites, users, pid, self._note)
+        self._namer = Namer(armed, sites, users, self._note)
         self._counting = Counting(armed)
         self._value_words = _value_words(armed)
         self._flushed = time.monotonic()
@@ -215,8 +215,8 @@ class Recorder:
         for part in parts:
             writer.append(part)
         options = self._armed.options
-        everywhere = self._armed.any_system_wide or self._pid is None
-        pids = machine.all_processes() if everywhere or self._pid is None else [self._pid]
+        everywhere = self._armed.any_system_wide or not self._pids
+        pids = machine.all_processes() if everywhere else list(self._pids)
         user_code = options.stacks or not everywhere
         if self._counting.files == 1:
             self._names_of = {(pid, tid): name for pid, tid, name in machine.threads(pids)}
@@ -250,8 +250,11 @@ class Recorder:
     def _events_data(self, first: int) -> list[list[Any]]:
         """What identifiers stand for, from that one on."""
         return [
-            [event, piece, planned.watch.index, planned.watch.pieces.index(planned.piece), planned.role.name]
-            for (event, piece), planned in list(self._armed.planned.items())[first:]
+            [
+                event, origin, planned.watch.index, planned.watch.pieces.index(planned.piece), planned.role.name,
+                planned.base,
+            ]
+            for (event, origin), planned in list(self._armed.planned.items())[first:]
         ]
 
     # -- what passes through -------------------------------------------------------------------------

@@ -35,6 +35,7 @@ _PAIRS = struct.Struct("<IIIIQ")
 _MAPPING = struct.Struct("<IIQQQ")
 _LOST_SAMPLES = 13
 _CHANGES = (Kind.COMM, Kind.FORK, Kind.EXIT, Kind.MMAP, Kind.MMAP2, Kind.LOST, _LOST_SAMPLES)
+_MISC_MMAP_DATA = 1 << 13
 
 
 class Damaged(Exception):
@@ -173,6 +174,8 @@ def change(kind: int, misc: int, data: bytes, layout: Layout) -> Record | None:
             return ForkRecord(when, pid, tid, parent_pid, parent_tid)
         return ExitRecord(when, pid, tid)
     if kind in (Kind.MMAP, Kind.MMAP2):
+        if misc & _MISC_MMAP_DATA:
+            return None  # not code
         pid, _, start, length, offset = _MAPPING.unpack_from(data, 8)
         if kind == Kind.MMAP:
             return MmapRecord(time, pid, start, length, offset, _text(data[8 + _MAPPING.size : end]))

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
+from ksym.program.layout import PIECE_SHIFT
 from ksym.recording.header import FileEvent, FileHead, Machine, error
 from ksym.recording.hits import Layout
 from ksym.recording.knowledge import watch_from
 from ksym.symbols.variable import KERNEL_HALF, Space, Variable
-from ksym.watch.plan import Piece, PlannedEvent, Role, Watch
+from ksym.watch.plan import Piece, Place, PlannedEvent, Role, Watch
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
@@ -27,6 +28,8 @@ BAD_NOTE = (
 _MOST_LENGTH = 1 << 32
 _MOST_PIECES = 256
 _ADDRESSES = range(1 << 64)
+_OLD_EVENT, _OLD_ORIGIN_SHIFT = 5, 24
+"""Those of recordings from before hits told the place; their events have no addresses of places."""
 _TIMES = range(-(1 << 62), 1 << 62)
 
 
@@ -37,7 +40,7 @@ class Start:
     Args:
         watches: What was watched.
         planned: What hits stand for.
-        numbers: (identifier, number of the piece) of a record -> its number in ``planned``; identifier -1: of all.
+        numbers: (identifier, `program.layout.origin`) of a record -> its number in ``planned``; identifier -1: of all.
         offset: Added to times of records, makes nanoseconds since the epoch.
         time_ns: When it began, nanoseconds since the epoch; 0 where the file does not tell.
         values: A program took values.
@@ -65,6 +68,8 @@ class Start:
     machine: Machine | None = None
     limit: int = 0
     sampled: str | None = None
+    origin_shift: int = PIECE_SHIFT
+    """Where the origin begins in a hit's flags."""
 
     def add(self, events: Any) -> dict[tuple[int, int], int]:
         """Take what further identifiers stand for, as notes have it.
@@ -76,13 +81,18 @@ class Start:
             BAD_NOTE: it is no such list.
         """
         added = {}
-        for event, piece, watch, index, role in events:
+        for event, origin, watch, index, role, *base in events:
             of = self.watches[watch]
             identifier = int(event)
-            if identifier not in _ADDRESSES or min(piece, watch, index) < 0:
+            if identifier not in _ADDRESSES or min(origin, watch, index) < 0:
                 raise ValueError(event)
-            added[identifier, int(piece)] = len(self.planned)
-            self.planned.append(PlannedEvent(of, of.pieces[index], -1, -1, Role[role]))
+            place = None
+            if base and of.variable.space is Space.USER:
+                if base[0] not in _ADDRESSES:
+                    raise ValueError(base)
+                place = Place(0, (), {of.index: int(base[0])})
+            added[identifier, int(origin)] = len(self.planned)
+            self.planned.append(PlannedEvent(of, of.pieces[index], -1, -1, Role[role], place))
         self.numbers.update(added)
         return added
 
@@ -107,6 +117,8 @@ def start_from(data: Any) -> Start:
     if len(start.conditions) != len(watches) or start.limit < 0:
         raise ValueError("conditions")
     start.add(data["events"])
+    if any(len(event) == _OLD_EVENT for event in data["events"]):
+        start.origin_shift = _OLD_ORIGIN_SHIFT
     return start
 
 

@@ -7,7 +7,7 @@ Apart from planting, so that a run that wants no program does not load what make
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
@@ -24,7 +24,7 @@ from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch
-from ksym.watch.plan import Plan
+from ksym.watch.plan import Place, Plan, Watch
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
@@ -124,7 +124,7 @@ def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
     return None
 
 
-def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> Unseen | None:
+def prepare(armed: ArmedWatch, resolver: Resolver) -> Unseen | None:
     """Let the programs know whose variables they watch, and, once they do, what those hold.
 
     So the first access has an old value, too. Where the value cannot be read it has none.
@@ -138,25 +138,63 @@ def prepare(armed: ArmedWatch, resolver: Resolver, pid: int | None) -> Unseen | 
     from ksym.runs.held import Held
     from ksym.runs.unseen import Unseen
 
-    for watch in armed.plan.watches:
-        if watch.variable.space is Space.USER and pid:
-            address = watch.variable.address
-            engine.place(watch.index, pid, address, shared=shared_memory(pid, address))
+    for place in armed.scope.places:
+        begin(engine, place)
     held = Held(engine, resolver.kernel)
     unseen = Unseen(armed, engine, held)
     unseen.look_for_sharers()
     before: list[tuple[Spot, bytes | None]] = []
 
-    def begin() -> None:
+    def begin_anew() -> None:
         if before:  # it was on already, and what happened since it was off nobody knows
             for spot, _ in before:
                 held.forget(spot)
         before[:] = [(spot, held.now(spot)) for spot in held.spots()]
 
-    armed.before_enabling = begin
+    armed.before_enabling = begin_anew
     armed.after_enabling = lambda: _begin(held, before)
     armed.before_disabling = unseen.look
     return unseen
+
+
+def _variables(engine: Engine, place: Place) -> Iterator[tuple[Watch, int]]:
+    for watch in engine.plan.watches:
+        if watch.variable.space is Space.USER and place.pid and place.has(watch):
+            yield watch, place.base(watch)
+
+
+def begin(engine: Engine, place: Place) -> None:
+    """Begin the chains of values of a place, before it is armed."""
+    for watch, base in _variables(engine, place):
+        engine.place(watch.index, place.pid, base, shared=shared_memory(place.pid, base))
+
+
+def seed(engine: Engine, place: Place, kernel: Kernel) -> None:
+    """Tell the programs what the variables of a place hold, once it is armed; its process is held."""
+    from ksym.runs.held import Held, Spot
+
+    held = Held(engine, kernel)
+    with held.reading():
+        for watch, base in _variables(engine, place):
+            spot = Spot(watch, place.pid, base)
+            if engine.takes_values[watch.index] and (value := held.now(spot)) is not None:
+                held.begin(spot, value)
+
+
+def end(engine: Engine, place: Place, *, process_left: bool) -> None:
+    """End the chains of values of a place.
+
+    Args:
+        engine: The programs.
+        place: The place; nothing is armed there any more.
+        process_left: The process has ended, or runs another program; else it goes on.
+    """
+    if process_left:
+        engine.left(place.pid)
+    else:
+        for watch, base in _variables(engine, place):
+            engine.unplace(watch.index, place.pid, base)
+    engine.drop(place)
 
 
 def _begin(held: Held, before: Sequence[tuple[Spot, bytes | None]]) -> None:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 
 from ksym.capture.access import Access
 from ksym.capture.instructions import available
 from ksym.capture.judge import judges
 from ksym.capture.merge import Merge
+from ksym.capture.ownership import Ownership
 from ksym.capture.pipeline import Pipeline
 from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.records import Record
@@ -26,6 +27,7 @@ from ksym.runs.session import Session
 from ksym.symbols.kallsyms import Kallsyms
 from ksym.symbols.variable import Space
 from ksym.views.summary import Tally, number
+from ksym.watch.plan import Plan
 from ksym.watch.run import ROUND_SECONDS
 
 _PART = 4096
@@ -47,7 +49,7 @@ class Live:
         self._session, self._limit = session, limit
         self._at_limit = at_limit or (lambda: session.run.stop("limit reached"))
         armed, kernel = session.armed, session.resolver.kernel
-        self._users = Users(session.code_pid)
+        self._users = Users(*session.code_pids)
         session.run.on_mapped = self._users.hold
         self._sites = Sites(Kallsyms.shown, lambda: kernel.memory_or_none, self._users)
         # The rings report changes of names already, the watches are not enabled yet: nothing is missed, and
@@ -56,11 +58,12 @@ class Live:
         self._tasks.snapshot()
         raw = armed.engine is not None
         names = pointer_names(Kallsyms.shown)
-        in_user = user_pointer_names(lambda: self._users.loaded(session.pid or 0), names)
+        in_user = user_pointer_names(lambda: self._users.loaded(session.one_pid), names)
         values = [
             Values(watch.variable, in_user if watch.variable.space is Space.USER else names)
             for watch in (session.plan.watches if raw else ())
         ]
+        self._ownership = Ownership(lambda: session.holds)
         self._pipeline = Pipeline(
             armed.planned,
             self._sites,
@@ -69,6 +72,7 @@ class Live:
             values=values,
             judges=judges(armed),
             ended=armed.engine.forget if armed.engine else lambda pid: None,
+            ownership=self._ownership,
         )
         self._merge = Merge(armed.rings, chains=armed.options.stacks, raw=raw)
         self._parts: deque[tuple[list[Record], int | None]] = deque()
@@ -159,8 +163,13 @@ class Live:
         session, pipeline = self._session, self._pipeline
         watches = range(len(session.plan.watches))
         seen = sum(pipeline.hits.values())
-        rejected = sum(pipeline.rejected.values())
-        hidden = seen - rejected - self._hits_shown
+        rejected, foreign = sum(pipeline.rejected.values()), sum(pipeline.foreign.values())
+        if foreign:
+            notes = [
+                *notes,
+                f"{number(foreign, 'hit')} of other memory at its address, after it was unmapped, not shown",
+            ]
+        hidden = seen - foreign - rejected - self._hits_shown
         no_room, suppressed = pipeline.lost_records, 0
         engine = session.armed.engine
         if engine:
@@ -182,6 +191,8 @@ class Live:
         remarks += _doubts(engine, both_fire=self._session.armed.options.both_fire) if engine else []
         if self._tasks.short:
             remarks.append("names of tasks are missing: too many files were open (ulimit -n)")
+        if not self._session.holds_processes:
+            remarks += _unwatched(self._ownership.returns, self._session.plan)
         if not self._unknown_types:
             return remarks
         if MACHINE == "x86_64" and not available():
@@ -194,6 +205,30 @@ class Live:
     def close(self) -> None:
         """Close what names were read from."""
         self._users.close()
+
+
+def _unwatched(returns: list[tuple[int, int]], plan: Plan) -> list[str]:
+    """Say which processes have run a program again, where nobody was held for that."""
+    names = ", ".join(watch.name for watch in plan.watches if watch.variable.space is Space.USER)
+    first: dict[int, int] = {}
+    times = Counter(pid for _, pid in returns)
+    for at, pid in returns:
+        first.setdefault(pid, at)
+    return [
+        f"process {pid} ran the program of {names} again at {clock(at)}{_further(times[pid] - 1)}, "
+        "and was not watched from its start on; run ksym as root"
+        for pid, at in first.items()
+    ]
+
+
+def _further(count: int) -> str:
+    return f" and {number(count, 'time')} later" if count else ""
+
+
+def clock(at: int) -> str:
+    """The time of day of a record."""
+    seconds = (at + time.time_ns() - time.monotonic_ns()) / 1e9
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 def _doubts(engine: Engine, *, both_fire: bool) -> list[str]:

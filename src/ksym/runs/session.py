@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,11 @@ from ksym.linux.cpus import online_cpus
 from ksym.linux.files import drop_ahead, read_text
 from ksym.linux.mounted import check_mounted
 from ksym.linux.process_status import check_process
+from ksym.linux.processes import threads_of
 from ksym.linux.regular_file import RegularFile
+from ksym.runs.following import Following, user_variables
+from ksym.runs.neighbours import remarks
+from ksym.runs.places import Places
 from ksym.runs.planting import Planting, plant
 from ksym.runs.resources import Resources
 from ksym.symbols.resolver import Resolver
@@ -26,15 +30,17 @@ from ksym.symbols.variable import Variable
 from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
-from ksym.watch.plan import Plan, Scope
+from ksym.watch.plan import Place, Plan, Scope
 from ksym.watch.presence import Presence, presence_checks
 from ksym.watch.run import ROUND_SECONDS, Run, Signals
 from ksym.watch.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
+    from ksym.capture.ownership import Held
     from ksym.capture.users import Users
     from ksym.language.condition import Condition
     from ksym.runs.unseen import Unseen
+    from ksym.watch.holding import Holder
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Asked:
     Args:
         requests: The requests.
         condition: For each of them, besides its own.
-        pid: A process whose threads alone are watched.
+        pids: Processes whose threads alone are watched.
         cpus: The CPUs to watch on; None: all that are online.
         command: COMMAND; empty where there is none.
         kernel_accesses: Whether a user variable's accesses made by the kernel count.
@@ -54,7 +60,7 @@ class Asked:
 
     requests: Sequence[str]
     condition: str | None = None
-    pid: int | None = None
+    pids: tuple[int, ...] = ()
     cpus: tuple[int, ...] | None = None
     command: Sequence[str] = ()
     kernel_accesses: bool = False
@@ -109,19 +115,39 @@ class Session:
     run: Run
     resolver: Resolver
     command: Command | None
-    pid: int | None
+    pids: tuple[int, ...]
+    """The processes that were watched from the start on."""
+    holds: Held
+    """What holds the user variables of each place."""
+    follower: Following | None
+    """Follows the processes of user variables."""
     lacking: list[str]
     """What this machine does not allow, in words; nothing once it was told."""
     unseen: Unseen | None = None
     """Finds accesses that no row shows."""
 
     @property
-    def code_pid(self) -> int | None:
-        """Whose code is known from before its first instruction on: the process that is watched, or COMMAND."""
-        return self.command.pid if self.pid is None and self.command else self.pid
+    def code_pids(self) -> tuple[int, ...]:
+        """The processes whose code is known from before its first instruction on: those watched, or COMMAND."""
+        return (self.command.pid,) if not self.pids and self.command else self.pids
+
+    @property
+    def holds_processes(self) -> bool:
+        """True if each process is held as soon as it has the variables, so that none is missed."""
+        return self.follower is not None and self.follower.held_throughout
+
+    @property
+    def one_pid(self) -> int:
+        """The process by whose memory pointers are named; 0 where several are watched, which differ in it."""
+        watched = self.armed.pids
+        return min(watched) if len(watched) == 1 else 0
 
     def tell_lacking(self) -> None:
-        """Say on stderr what this machine does not allow; the summary does not tell it again then."""
+        """Say on stderr what this machine does not allow, and later on why the run outlives COMMAND.
+
+        The summary does not tell the former again then.
+        """
+        self.run.on_wait = lambda text: print(f"ksym: {printable(text)}", file=sys.stderr, flush=True)
         for line in self.lacking:
             print(f"ksym: {printable(line)}", file=sys.stderr, flush=True)
         self.lacking = []
@@ -152,7 +178,8 @@ class Session:
 
         watched = {planned.address for planned in self.armed.planned.values()}
         watched |= {each.planned.address for each in self.armed.events}
-        return further_copies(self.plan.watches, watched, users.loaded(self.pid or 0))
+        loaded = [each for pid in self.pids for each in users.loaded(pid)]
+        return further_copies(self.plan.watches, watched, loaded)
 
     def status(self) -> int:
         """Give the registers back, then end COMMAND if it still runs; return its exit status, 0 without COMMAND."""
@@ -185,32 +212,42 @@ def open_session(
     requests = parse_requests(asked.requests, asked.condition, command=asked.command)
     with Resources() as stack:
         signals = stack.hold_context(signals or Signals())
-        command, pid = _start(asked, requests, signals, stack)
-        resolver = Resolver(vmlinux=asked.vmlinux, pid=pid, self_pid=command.pid if command else None)
+        command, pids = _start(asked, requests, signals, stack)
+        first = pids[0] if pids else None
+        resolver = Resolver(vmlinux=asked.vmlinux, pid=first, self_pid=command.pid if command else None)
         stack.hold(resolver.close)
-        found = resolve_all(requests, resolver, pid=asked.pid, command=asked.command, texts=asked.requests)
+        found = resolve_all(requests, resolver, pid=first, command=asked.command, texts=asked.requests)
         drop_ahead()
         RegularFile.short = False  # of an earlier run of this process
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
-        planted = plant(found, conditions, _scope(asked, pid), planting, stack, resolver.kernel)
+        places = Places(found, conditions, resolver, pids, kernel_accesses=asked.kernel_accesses)
+        planted = plant(found, conditions, _scope(asked, places), planting, stack, resolver.kernel)
         armed, unseen = planted.armed, None
         if armed.engine:
             from ksym.runs.engines import prepare
 
-            unseen = prepare(armed, resolver, pid)
+            unseen = prepare(armed, resolver)
+        follower = None
+        if user_variables(armed):
+            named = {*pids, *([command.pid] if command else ())}
+            follower = Following(
+                places, armed, named, resolver.kernel, lambda: _holder(command, requests, pids)
+            )
         run = Run(
-            armed, signals, command=command, pid=asked.pid, duration=asked.duration, every=every,
+            armed, signals, command=command, pids=asked.pids, duration=asked.duration, every=every,
             fixed_cpus=asked.cpus is not None, guard=planted.guard,
-            presence=Presence(presence_checks(armed.plan, pid)), whereabouts=Whereabouts(armed.plan.watches),
+            presence=Presence(presence_checks(armed.plan)), whereabouts=Whereabouts(armed.plan.watches),
+            follower=follower,
         )  # fmt: skip
         stack.hold(run.close)
         if armed.unstable_threads:
             run.notes.append(
-                f"process {pid} started threads all the while it was being armed: some may not be watched"
+                f"{_processes(pids)} started threads all the while they were being armed: some may not be watched"
             )
-        if command and pid not in (None, command.pid, asked.pid):
-            run.notes.append(f"of the programs that COMMAND ran, process {pid} alone was watched")
-        yield Session(armed.plan, armed, run, resolver, command, pid, planted.lacking, unseen)
+        run.notes += remarks(armed.plan, places, pids, children=bool(asked.pids), shared=unseen is None)
+        yield Session(
+            armed.plan, armed, run, resolver, command, pids, places.holds, follower, planted.lacking, unseen
+        )
 
 
 def resolve_all(
@@ -260,26 +297,26 @@ def _conditions(
 
 def _start(
     asked: Asked, requests: list[Request], signals: Signals, stack: Resources
-) -> tuple[Command | None, int | None]:
-    """Start COMMAND, as far as is needed to find its variables; returns it and the process they are in."""
-    objects = [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
+) -> tuple[Command | None, tuple[int, ...]]:
+    """Start COMMAND, as far as is needed to find its variables; returns it and the processes they are in."""
+    objects = _objects(requests)
     if objects:
         from ksym.runs.slips import check_programs
 
         check_programs(requests, asked.command)
-    if asked.pid is not None:
-        check_process(asked.pid, user=bool(objects))
+    for pid in asked.pids:
+        check_process(pid, user=bool(objects))
     if not asked.command:
-        return None, asked.pid
-    if objects and asked.pid is not None:
+        return None, asked.pids
+    if objects and asked.pids:
         raise UsageError(
             "cannot read the command line", "-p and -- COMMAND both say where", "give one of them"
         )
     command = Command(asked.command)
     stack.callback(command.close)
     if not objects:
-        return command, asked.pid
-    return command, _held(command, objects, signals)
+        return command, asked.pids
+    return command, (_held(command, objects, signals),)
 
 
 def _held(command: Command, objects: list[str], signals: Signals) -> int:
@@ -287,6 +324,7 @@ def _held(command: Command, objects: list[str], signals: Signals) -> int:
     from ksym.symbols.wanted import Wanted
 
     program = command.argv[0]
+    command.keeps_holder = True  # other processes, and further programs of this one, may have them, too
     found = command.run_until(Wanted(objects), signals)
     if found is not None:
         return found
@@ -298,26 +336,48 @@ def _held(command: Command, objects: list[str], signals: Signals) -> int:
     raise never_mapped(objects, command.argv, command.holder.tracers if command.holder else ())
 
 
+def _holder(command: Command | None, requests: Sequence[Request], pids: Sequence[int]) -> Holder | None:
+    """Return what holds processes that map the files of user variables; None where nobody can be held."""
+    if command:
+        return command.holder
+    objects = _objects(requests)
+    if not objects or not pids:
+        return None
+    from ksym.symbols.wanted import Wanted
+    from ksym.watch.holding import CannotHold, Holder
+
+    try:
+        return Holder(Wanted(objects), pids, tree=False)
+    except CannotHold:
+        return None
+
+
+def _objects(requests: Iterable[Request]) -> list[str]:
+    return [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
+
+
 class _ScopeNow:
     """The scope as it is when it is asked for: threads come and go."""
 
-    def __init__(self, cpus: tuple[int, ...], pid: int | None, only_threads: bool) -> None:
-        self._cpus, self._pid, self._only_threads = cpus, pid, only_threads
+    def __init__(self, cpus: tuple[int, ...], places: Sequence[Place], only_threads: bool) -> None:
+        self._cpus, self._places, self._only_threads = cpus, places, only_threads
 
     def __call__(self) -> Scope:
-        threads: tuple[int, ...] = ()
-        if self._pid is not None:
-            with suppress(FileNotFoundError, ProcessLookupError):
-                threads = tuple(sorted(int(name) for name in os.listdir(f"/proc/{self._pid}/task")))
-            if not threads:
+        places = tuple(replace(place, threads=threads_of(place.pid)) for place in self._places)
+        for place in places:
+            if not place.threads:
                 raise KsymError(
-                    f"cannot watch process {self._pid}", "it ended while the watch was being planted",
+                    f"cannot watch process {place.pid}", "it ended while the watch was being planted",
                     "start it with -- COMMAND",
                 )  # fmt: skip
-        return Scope(self._cpus, threads, self._only_threads)
+        return Scope(self._cpus, places, self._only_threads)
 
 
-def _scope(asked: Asked, pid: int | None) -> _ScopeNow:
+def _processes(pids: Sequence[int]) -> str:
+    return f"process{'' if len(pids) == 1 else 'es'} {', '.join(map(str, pids))}"
+
+
+def _scope(asked: Asked, places: Places) -> _ScopeNow:
     online = online_cpus()
     cpus = tuple(online)
     if asked.cpus is not None:
@@ -328,4 +388,4 @@ def _scope(asked: Asked, pid: int | None) -> _ScopeNow:
                 f"online are {read_text('/sys/devices/system/cpu/online').strip()}",
             )  # fmt: skip
         cpus = asked.cpus
-    return _ScopeNow(cpus, pid, asked.pid is not None)
+    return _ScopeNow(cpus, places.first, bool(asked.pids))

@@ -120,6 +120,12 @@ class Process:
             )
         return self._loaded(spec, found[0])
 
+    def mapped(self, spec: str) -> list[Mapping]:
+        """Return the mappings of ``spec``, whatever of it is in memory by now."""
+        files = _files(self.maps())
+        found = self._with_path(spec, files) if "/" in spec else self._with_name(spec, files)
+        return [mapping for group in found for mapping in group]
+
     def biases(self, spec: str) -> frozenset[int]:
         """Return the load bias of each copy of ``spec`` that is in memory by now with all of its segments in place."""
         files = _files(self.maps())

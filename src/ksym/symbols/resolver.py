@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,19 @@ class Resolver:
         self._self_pid, self._can_start = self_pid, can_start
         self._names = KernelNames(self.kernel)
         self._process: ProcessNames | None = None
+        self._others: dict[int, Resolver] = {}
+
+    def beside(self, pid: int) -> Resolver:
+        """Return one for the user variables of another process, or of this one's next program.
+
+        It is closed with this one, or when another is asked for.
+        """
+        before = self._others.get(pid)
+        if before is not None and before._process is not None:
+            before._process.close()
+        other = self._others[pid] = copy(self)
+        other.pid, other._process, other._others = pid, None, {}
+        return other
 
     def resolve(self, request: Request) -> Variable:
         """Find what a request means.
@@ -69,8 +83,9 @@ class Resolver:
 
     def close(self) -> None:
         """Close what was opened."""
-        if self._process is not None:
-            self._process.close()
+        for each in (self, *self._others.values()):
+            if each._process is not None:
+                each._process.close()
         self.kernel.close()
 
     def _resolve(self, request: Request) -> Variable:

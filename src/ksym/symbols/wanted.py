@@ -53,6 +53,17 @@ class Wanted:
             return None
         return found if all(found) else None
 
+    def extent(self, pid: int) -> tuple[int, int]:
+        """Return the first address of the files in a process, and the one behind their last; (0, 0) without any."""
+        try:
+            with Process(pid) as process:
+                mappings = [mapping for name in self.names for mapping in process.mapped(name)]
+        except KsymError:
+            return 0, 0
+        if not mappings:
+            return 0, 0
+        return min(mapping.start for mapping in mappings), max(mapping.end for mapping in mappings)
+
     def _may_have(self, pid: int) -> bool:
         """Look for the files' numbers and names in the memory map, where the process has ksym's root directory."""
         try:

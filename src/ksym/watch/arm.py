@@ -20,17 +20,19 @@ from ksym.language.request import Mode
 from ksym.linux import perf_event
 from ksym.linux.limits import LEAST_FILES, allow_files, room_for
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
+from ksym.linux.processes import threads_of
 from ksym.linux.regular_file import MOST_OPEN
 from ksym.linux.ring import Ring
 from ksym.symbols.variable import Space
 from ksym.watch.early import MOST_EARLY, Early
-from ksym.watch.plan import Plan, PlannedEvent, Role, Scope
+from ksym.watch.lives import Lives
+from ksym.watch.plan import Place, Plan, PlannedEvent, Role, Scope
 from ksym.watch.rings import SAMPLE_TYPE, Rings
 
 if TYPE_CHECKING:
     from ksym.program.engine import Engine
 
-_ENABLE_PASSES = 3
+_ENABLE_PASSES, _ADD_PASSES = 3, 8
 _STARTING_SECONDS = 0.001
 """Longer than a thread is being started."""
 
@@ -115,10 +117,14 @@ class ArmedWatch:
         self.early: Early | None = None
         """Wakes for each mapping of code in the watched processes; None where that matters to nobody."""
         self._samples = not options.counting and engine is None
-        self._retired = [0] * len(plan.watches)
+        self._retired: list[dict[str, int]] = [{} for _ in plan.watches]
+        """For each watch, the hits of events that are gone, by what they were of."""
         self._retired_lost = 0
         self.before_enabling: Callable[[], None] = lambda: None
         """Called before anything is seen."""
+        self.lives = Lives()
+        self.pids: set[int] = set()
+        """The processes that have had a place."""
         self.after_enabling: Callable[[], None] = lambda: None
         """Called when every access is seen, before COMMAND is let go."""
         self.before_disabling: Callable[[], None] = lambda: None
@@ -147,9 +153,8 @@ class ArmedWatch:
         """
         for _ in range(8):
             self.scope = scope = self._scope()
-            events = self._descriptors(scope)
-            what = f"cannot watch {', '.join(watch.name for watch in self.plan.watches)}"
-            allow_files(room_for(events), wanted=events + MOST_OPEN + LEAST_FILES, what=what)
+            self.pids = {place.pid for place in scope.places}
+            self._allow_files(self._descriptors(scope))
             self._open_scope(scope)
             if set(self._scope().threads) <= set(scope.threads):
                 return
@@ -158,12 +163,16 @@ class ArmedWatch:
         self._open_scope(self.scope)
         self.unstable_threads = True
 
+    def _allow_files(self, events: int) -> None:
+        what = f"cannot watch {', '.join(watch.name for watch in self.plan.watches)}"
+        allow_files(room_for(events), wanted=events + MOST_OPEN + LEAST_FILES, what=what)
+
     def _descriptors(self, scope: Scope) -> int:
         events = len(self.plan.events(scope, sampling=self._samples)) * (2 if self.options.gives_way else 1)
         if self.options.counting:
             return events
         events += len(self._early_places(scope))
-        return events + len(self._sideband_places(scope)) + len(scope.cpus) * len(self.plan.watches)
+        return events + len(self._sideband(scope)) + len(scope.cpus) * len(self.plan.watches)
 
     def _open_scope(self, scope: Scope) -> None:
         if not self.options.counting:
@@ -172,18 +181,21 @@ class ArmedWatch:
             except OSError as error:
                 self.close()  # telling why may need descriptors
                 raise self._explain(error, None) from error
-        reached = set()
+        reached, missed = set(), []
         for planned in self.plan.events(scope, sampling=self._samples):
             try:
                 self._open_event(planned)
             except OSError as error:
                 if error.errno == errno.ESRCH and planned.pid > 0 and len(scope.threads) > 1:
-                    continue  # a thread that has just ended
+                    missed.append(planned)  # a thread that has just ended
+                    continue
                 self.close()  # so that what is free can be counted
                 raise self._explain(error, planned) from error
-            reached.add(planned.watch.index)
-        if len(reached) < len(self.plan.watches):
-            raise self._explain(OSError(errno.ESRCH, "no thread left"), planned)
+            reached.add(_where(planned))
+        for planned in missed:
+            if _where(planned) not in reached:
+                self.close()
+                raise self._explain(OSError(errno.ESRCH, "no thread left"), planned)
 
     def _attr(self, planned: PlannedEvent) -> Attr:
         options, watch = self.options, planned.watch
@@ -229,13 +241,24 @@ class ArmedWatch:
             armed = ArmedEvent(planned, PerfEvent(attr, pid=planned.pid, cpu=planned.cpu), attr)
         self.events.append(armed)
         self._connect(armed)
+        if planned.place and self._tells_of_life(planned):
+            self.lives.follow(planned.place.number, armed.event, has_ring=self._samples)
+
+    def _tells_of_life(self, planned: PlannedEvent) -> bool:
+        """Return True for one event of each thread of a place."""
+        watch = planned.watch
+        return (
+            planned.piece is watch.pieces[0]
+            and planned.role is watch.roles[0]
+            and planned.cpu in (-1, self.scope.cpus[0])
+        )
 
     def _connect(self, armed: ArmedEvent) -> None:
         """Say where its hits go."""
         planned = armed.planned
         if self.engine:
             piece = planned.watch.pieces.index(planned.piece)
-            program = self.engine.program(planned.watch.index, piece, planned.role)
+            program = self.engine.program(planned.watch.index, piece, planned.role, planned.place)
             armed.event.attach(program, for_good=not self.options.gives_way)
         elif self._rings:
             self._rings.take(planned, armed.event)
@@ -284,7 +307,11 @@ class ArmedWatch:
 
     def forget(self, armed: ArmedEvent) -> None:
         """An event is not this watch's any more; its count stays in the totals."""
-        self._retired[armed.planned.watch.index] += self._share(armed)
+        gone = self._retired[armed.planned.watch.index]
+        what = (
+            "CPUs that went offline" if armed.planned.pid < 0 else "processes that are not watched any more"
+        )
+        gone[what] = gone.get(what, 0) + self._share(armed)
         self._retired_lost += armed.event.read()[2] - armed.lost
         self.events.remove(armed)
 
@@ -306,16 +333,16 @@ class ArmedWatch:
                 self.plan, len(scope.cpus), stacks=self.options.stacks, names_user_code=self._names_user_code,
                 size=self.options.ring_bytes, engine=self.engine,
             )  # fmt: skip
-        self._rings.open(self._sideband_places(scope), may_vanish=len(scope.threads) > 1)
+        self._rings.open(self._sideband(scope), scope.places, may_vanish=len(scope.threads) > 1)
         if self.early is None and (early := self._early_places(scope)):
             self.early = Early(early, SAMPLE_TYPE)
 
     def _early_places(self, scope: Scope) -> list[tuple[int, int]]:
-        places = self._sideband_places(scope)
+        places = self._sideband(scope)
         wanted = self._names_user_code and not self.any_system_wide and len(places) <= MOST_EARLY
         return places if wanted else []
 
-    def _sideband_places(self, scope: Scope) -> list[tuple[int, int]]:
+    def _sideband(self, scope: Scope) -> list[tuple[int, int]]:
         if self.any_system_wide:
             return [(-1, cpu) for cpu in scope.cpus]
         return [(tid, cpu) for tid in scope.threads for cpu in scope.cpus]
@@ -384,7 +411,7 @@ class ArmedWatch:
 
     def counts(self) -> list[int]:
         """Exact hits of each watch so far, from the counters."""
-        totals = list(self._retired)
+        totals = [sum(gone.values()) for gone in self._retired]
         for armed in self.events:
             totals[armed.planned.watch.index] += self._share(armed)
         return [total - self._own(index) for index, total in enumerate(totals)]
@@ -439,9 +466,7 @@ class ArmedWatch:
                     f"CPU {planned.cpu}" if planned.pid < 0 else f"thread {planned.pid} and what it started"
                 )
                 places[place] = places.get(place, 0) + self._share(armed)
-        if self._retired[index]:
-            places["CPUs that went offline"] = self._retired[index]
-        return places
+        return places | {what: hits for what, hits in self._retired[index].items() if hits}
 
     def ring_fds(self) -> set[int]:
         """Descriptors that poll(2) reports readable when a ring is a quarter full."""
@@ -479,6 +504,7 @@ class ArmedWatch:
         The ring stays: records may still lie in it.
         """
         for armed in [armed for armed in self.events if armed.planned.cpu == cpu]:
+            self.lives.drop(armed.event)
             self.forget(armed)
             armed.event.close()
 
@@ -488,25 +514,84 @@ class ArmedWatch:
         Raises:
             KsymError: it cannot be covered.
         """
-        scope = Scope((cpu,), self.scope.threads, self.scope.only_threads)
-        added = []
-        planned = None
+        scope = replace(self.scope, cpus=(cpu,))
+        planned = [each for each in self.plan.events(scope, sampling=self._samples) if each.cpu == cpu]
+        if self._rings:
+            self._rings.retire(cpu)
+        added = self._add(planned, self._sideband(scope), scope.places)
+        if self._on:
+            for armed in added:
+                self._enable(armed)
+        return [armed.planned for armed in added]
+
+    def add_place(self, place: Place, *, told_of: bool) -> Place:
+        """Watch user variables in a further process, or where they lie now, while armed.
+
+        The process must be held meanwhile, or its first accesses are missed.
+
+        Args:
+            place: The process and the addresses there; its number is a new one.
+            told_of: The rings tell of the process's forks, names and mappings already.
+
+        Returns:
+            The place with the threads that it has events in.
+
+        Raises:
+            KsymError: the variables cannot be watched there; none of them is.
+        """
+        for again in range(_ADD_PASSES):
+            place = replace(place, threads=threads_of(place.pid))
+            scope = replace(self.scope, places=(place,))
+            planned = [
+                each for each in self.plan.events(scope, sampling=self._samples) if each.place is place
+            ]
+            if not planned:
+                raise self._explain(OSError(errno.ESRCH, "it ended"), None)
+            sideband = [] if told_of or self.any_system_wide else self._sideband(scope)
+            self._allow_files(2 * len(self.events) + len(planned) + len(sideband))
+            added = self._add(planned, sideband, (place,))
+            if set(threads_of(place.pid)) <= set(place.threads) or again == _ADD_PASSES - 1:
+                break
+            self._drop(added)
+            told_of = True
+        if self._on:
+            for armed in added:
+                self._enable(armed)
+        self.scope = replace(self.scope, places=(*self.scope.places, place))
+        self.pids.add(place.pid)
+        return place
+
+    def _add(
+        self, events: list[PlannedEvent], sideband: list[tuple[int, int]], places: tuple[Place, ...]
+    ) -> list[ArmedEvent]:
+        """Open further events: all of them or none."""
+        before, planned = len(self.events), None
         try:
             if self._rings:
-                self._rings.retire(cpu)
-                self._open_rings(scope)
-            for planned in self.plan.events(scope, sampling=self._samples):
-                if planned.cpu == cpu:
-                    self._open_event(planned)
-                    added.append(self.events[-1])
+                self._rings.open(sideband, places, may_vanish=False)
+            for planned in events:
+                self._open_event(planned)
         except OSError as error:
-            for armed in added:
-                armed.event.close()
-                self.events.remove(armed)
+            self._drop(self.events[before:])
             raise self._explain(error, planned) from error
-        for armed in added:
-            self._enable(armed)
-        return [armed.planned for armed in added]
+        return self.events[before:]
+
+    def _drop(self, events: list[ArmedEvent]) -> None:
+        """Close events that were never enabled."""
+        for armed in events:
+            self.lives.drop(armed.event)
+            armed.event.close()
+            self.events.remove(armed)
+
+    def end_place(self, place: Place) -> None:
+        """Stop watching in a place; its counts stay in the totals."""
+        for armed in [armed for armed in self.events if armed.planned.place == place]:
+            with contextlib.suppress(OSError):
+                armed.event.disable()
+            self.lives.drop(armed.event)
+            self.forget(armed)
+            armed.event.close()
+        self.scope = replace(self.scope, places=tuple(each for each in self.scope.places if each != place))
 
     def _explain(self, error: OSError, planned: PlannedEvent | None) -> KsymError:
         from ksym.watch.refusals import explain  # needed by none of the runs that succeed
@@ -516,14 +601,14 @@ class ArmedWatch:
     def release(self) -> None:
         """Give the registers back for good; counts stay, and the rings can still be drained."""
         self.disable()
-        for armed in self.events:
-            self._retired[armed.planned.watch.index] += self._share(armed)
-            self._retired_lost += armed.event.read()[2] - armed.lost
+        self.lives.close()
+        for armed in list(self.events):
+            self.forget(armed)
             armed.event.close()
-        self.events.clear()
 
     def close(self) -> None:
         """Give every register, descriptor and ring back; closing twice does nothing."""
+        self.lives.close()
         for armed in self.events:
             if armed.before and self._instead:
                 self._instead.go_on(armed.before)
@@ -541,3 +626,7 @@ class ArmedWatch:
         """In a forked child: close the copies of descriptors and rings; what they lead to stays as it is."""
         self._instead = None
         self.close()
+
+
+def _where(planned: PlannedEvent) -> tuple[int, Place | None]:
+    return planned.watch.index, planned.place

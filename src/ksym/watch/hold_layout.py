@@ -20,8 +20,9 @@ COPY_BYTES = 1 << 18
 """Of the memory that a hold copies to spend its time; some 20 us a copy."""
 NAME_BYTES = 16
 """Of a file's name, as programs compare it: at most 15, and a NUL."""
-MEMBER_BYTES, WAITING_BYTES = 8, 16
-"""Of a value of ``members`` (how many programs it has executed) and of ``waiting`` (Answer, time of the event)."""
+MEMBER_BYTES, WAITING_BYTES, RANGE_BYTES = 8, 16, 16
+"""Of a value of ``members`` (how many programs it has executed), of ``waiting`` (Answer, time of the event) and of
+``ranges`` (first address of the wanted files in a process, and the one after their last)."""
 
 
 class Moment(enum.IntEnum):
@@ -32,6 +33,8 @@ class Moment(enum.IntEnum):
     """Another thread is held just now, and two could take the last CPU from ksym: it is stopped unless traced."""
     STOPPED = 5
     """The bound of an event before, of the same time, was reached."""
+    UNMAPPED = 6
+    """At the end of a munmap(2) that took away what was wanted, or a part of it."""
 
 
 class Answer(enum.IntEnum):

@@ -39,6 +39,7 @@ from ksym.watch.hold_layout import (
     MEMBER_BYTES,
     MOST_MEMBERS,
     NAME_BYTES,
+    RANGE_BYTES,
     WAITING_BYTES,
     Answer,
     Control,
@@ -136,6 +137,7 @@ class Probes:
         # The first event that follows a task waits for an RCU grace period, which a held process would block.
         self._events.append(PerfEvent(Attr(TYPE_SOFTWARE, COUNT_SW_DUMMY), pid=0, cpu=-1))
         self._maps["members"] = bpf.Map(bpf.MAP_TYPE_HASH, value=MEMBER_BYTES, entries=MOST_MEMBERS)
+        self._maps["ranges"] = bpf.Map(bpf.MAP_TYPE_HASH, value=RANGE_BYTES, entries=MOST_MEMBERS)
         self._maps["waiting"] = bpf.Map(bpf.MAP_TYPE_HASH, value=WAITING_BYTES, entries=_THREADS)
         self._maps["control"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=Control.BYTES, mapped=True)
         self._maps["programs"] = bpf.Map(bpf.MAP_TYPE_PROG_ARRAY)
@@ -253,7 +255,9 @@ class Probes:
             return
         placement = self._wanted.placement(pid)
         where = None if placement is None else (event.execs, placement)
-        if where is None:
+        if event.moment == Moment.UNMAPPED:
+            self._unmapped(event, where)
+        elif where is None:
             self._seen.pop(pid, None)  # it may come back to the same place
             self._pass(event)
         elif where == self._seen.get(pid):
@@ -272,6 +276,25 @@ class Probes:
             )
             self._hold(_Hold(event, _How.RUNS), where)
 
+    def _unmapped(self, event: _Event, where: tuple[int, Placement] | None) -> None:
+        """Hold a process that has unmapped what it had, so that nothing comes to its place before ksym knows."""
+        if where is not None and where == self._seen.get(event.pid):
+            self._answer(event, Answer.GO)
+            return
+        self._seen.pop(event.pid, None)
+        if where is not None:
+            self._seen[event.pid] = where
+        self._note_range(event.pid)
+        if self._state(event) == Answer.STOPPED:
+            self._add(_Hold(event, _How.STOPPED))
+        elif (status := self._stop(event)) is not None:
+            self._add(_Hold(event, _How.TRACED, status))
+
+    def _note_range(self, pid: int) -> None:
+        """Let the programs know where the wanted files lie."""
+        extent = struct.pack("=QQ", *self._wanted.extent(pid))
+        self._maps["ranges"].update(struct.pack("=I", pid), extent)
+
     def _pass(self, event: _Event) -> None:
         """Let a thread go on that has not mapped what is wanted; before the first of them, see the module, 2."""
         first = event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED) and not self._entries_open
@@ -288,6 +311,12 @@ class Probes:
     def _hold(self, hold: _Hold, where: tuple[int, Placement]) -> None:
         pid = hold.event.pid
         self._seen[pid] = where
+        if self._wanted.may_be_library():
+            self._note_range(pid)
+        self._add(hold)
+
+    def _add(self, hold: _Hold) -> None:
+        pid = hold.event.pid
         self._held.setdefault(pid, []).append(hold)
         if len(self._held[pid]) == 1:
             self._voice.say(f"held {pid}")

@@ -13,7 +13,7 @@ may stay for seconds, and no tracer notices it: it holds the processes that some
 
 from __future__ import annotations
 
-from ksym.linux.bpf_asm import R0, R1, R3, R6, R7, R8, R9, R10, U32, Assembler, Helper, Program
+from ksym.linux.bpf_asm import R0, R1, R2, R3, R6, R7, R8, R9, R10, U32, Assembler, Helper, Label, Program
 from ksym.linux.libc import MACHINE
 from ksym.watch.hold_code import (
     EVENT_AT,
@@ -43,11 +43,14 @@ from ksym.watch.hold_layout import Answer, Control, Files, Moment, Offsets
 # struct pt_regs: arch/x86/include/asm/ptrace.h; arch/arm64/include/asm/ptrace.h (regs[], orig_x0, syscallno).
 if MACHINE == "aarch64":
     _PROTECTION, _NUMBER, _MMAPS = 2 * 8, 280, {222: (3 * 8, 4 * 8)}
+    _MUNMAPS = {215: (272, 1 * 8)}
 else:
     # By number of mmap, where its flags and its descriptor are: r10 and r8 in 64-bit code, esi and edi in 32-bit
     # code (mmap2). ``link`` of 32-bit code and ``lgetxattr`` of 64-bit code have the other's number; what they
     # return is not an address.
     _PROTECTION, _NUMBER, _MMAPS = 96, 120, {9: (56, 72), 192: (104, 112)}
+    # By number of munmap, its address and length. ``lchown`` of 64-bit code has the other's: then nothing has changed.
+    _MUNMAPS = {11: (112, 104), 91: (40, 88)}
 _WRITE_OR_EXECUTE, _ANONYMOUS = 2 | 4, 0x20
 _LAST_ERROR = -4095
 
@@ -85,6 +88,7 @@ def at_exit(offsets: Offsets) -> Program:
     asm.alu(R8, ">>", 32)
     asm.store(R10, KEY_AT, R8, U32)
     delete(asm, "members")
+    delete(asm, "ranges")
     leave(asm, out)
     return asm.finish("ksym_exit")
 
@@ -110,7 +114,10 @@ def at_exec(offsets: Offsets, wanted: Files) -> Program:
 
 
 def at_system_call(offsets: Offsets, wanted: Files) -> Program:
-    """sys_exit(regs, result): mmap(2) has put a segment of a file into memory that is written or executed."""
+    """sys_exit(regs, result): mmap(2) has put a segment of a file into memory that is written or executed.
+
+    Or munmap(2) has taken away what was wanted.
+    """
     asm = Assembler()
     out, is_mmap = asm.new_label("out"), asm.new_label("is_mmap")
     asm.load(R9, R1, 8)
@@ -136,7 +143,7 @@ def at_system_call(offsets: Offsets, wanted: Files) -> Program:
         asm.load(R9, R10, KEY_AT, U32)
         asm.jump(is_mmap)
         asm.place(following)
-    asm.jump(out)
+    _unmapped(asm, offsets, out)
     asm.place(is_mmap)
     asm.mov(R3, R6)
     read(asm, _PROTECTION, 4)
@@ -155,6 +162,41 @@ def at_system_call(offsets: Offsets, wanted: Files) -> Program:
     hold_shortly(asm, offsets, Moment.MAPPED)
     leave(asm, out)
     return asm.finish("ksym_mmap")
+
+
+def _unmapped(asm: Assembler, offsets: Offsets, out: Label) -> None:
+    """Hold the process if the system call r7, of registers r6, was a munmap(2) of the wanted files."""
+    is_munmap = asm.new_label("is_munmap")
+    asm.alu(R8, ">>", 32)
+    asm.store(R10, KEY_AT, 0)
+    asm.store(R10, KEY_AT, R8, U32)
+    look_up(asm, "ranges")
+    asm.jump(out, R0, "==", 0)
+    asm.mov(R9, R0)
+    for number, (address, length) in _MUNMAPS.items():
+        following = asm.new_label("not_that")
+        asm.jump(following, R7, "!=", number)
+        asm.mov(R3, R6)
+        read(asm, address, 8)
+        asm.load(R1, R10, KEY_AT)
+        asm.store(R10, VALUE_AT, R1)
+        asm.mov(R3, R6)
+        read(asm, length, 8)
+        asm.load(R2, R10, KEY_AT)
+        asm.jump(is_munmap)
+        asm.place(following)
+    asm.jump(out)
+    asm.place(is_munmap)
+    asm.load(R1, R10, VALUE_AT)
+    asm.add(R2, R1)
+    asm.load(R3, R9, 8)
+    asm.jump(out, R1, ">=", R3)
+    asm.load(R3, R9, 0)
+    asm.jump(out, R2, "<=", R3)
+    asm.call(Helper.GET_CURRENT_PID_TGID)
+    asm.mov(R8, R0)
+    hold_shortly(asm, offsets, Moment.UNMAPPED)
+    asm.jump(out)
 
 
 def at_entry(offsets: Offsets) -> Program:

@@ -9,8 +9,8 @@ tell reads from writes. A register becomes one perf event for each CPU (or for e
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ksym.language.request import Mode, Request
@@ -94,22 +94,59 @@ class Watch:
         """What each piece takes registers for. W comes first: it has the lower number then, and fires first."""
         return (Role.WRITES, Role.READS) if self.twin else (Role.ONLY,)
 
-    def address(self, piece: Piece, cpu: int) -> int:
-        """Where ``piece`` lies as seen by ``cpu``: its own copy, for a per-CPU variable."""
+    def base(self, cpu: int) -> int:
+        """Return where the variable lies as seen by ``cpu``: its own copy, for a per-CPU variable."""
         copies = self.variable.per_cpu
-        base = copies.get(cpu, self.variable.address) if copies else self.variable.address
-        return base + piece.offset
+        return copies.get(cpu, self.variable.address) if copies else self.variable.address
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process in which variables are watched, and the addresses of the user variables in its memory.
+
+    Args:
+        pid: The process; 0 where only threads are known.
+        threads: Its threads that need events of their own. What they start later inherits those.
+        addresses: By number of the watch; a watch that is missing is not planted here. None: each user variable lies
+            where it was found first.
+        number: Tells the places of a run apart; hits carry it. No two places of a run ever have the same.
+        conditions: By number of the watch, where the condition names code that lies elsewhere in this process.
+    """
+
+    pid: int
+    threads: tuple[int, ...]
+    addresses: Mapping[int, int] | None = field(default=None, hash=False)
+    number: int = 0
+    conditions: Mapping[int, Condition | None] = field(default_factory=dict, hash=False)
+
+    def has(self, watch: Watch) -> bool:
+        """Return True if ``watch`` is to be planted here."""
+        if watch.variable.space is Space.KERNEL or self.addresses is None:
+            return True
+        return watch.index in self.addresses
+
+    def base(self, watch: Watch) -> int:
+        """Return where the user variable of ``watch`` lies here."""
+        return watch.variable.address if self.addresses is None else self.addresses[watch.index]
+
+    def condition(self, watch: Watch) -> Condition | None:
+        """Return the condition of ``watch``, bound to this process's code."""
+        return self.conditions.get(watch.index, watch.condition)
 
 
 @dataclass(frozen=True)
 class PlannedEvent:
-    """One perf event to open; ``pid`` and ``cpu`` are as perf_event_open(2) takes them."""
+    """One perf event to open; ``pid`` and ``cpu`` are as perf_event_open(2) takes them.
+
+    ``place`` is the process of a user variable; None: the variable lies where the watch says.
+    """
 
     watch: Watch
     piece: Piece
     pid: int
     cpu: int
     role: Role = Role.ONLY
+    place: Place | None = None
 
     @property
     def mode(self) -> Mode:
@@ -119,38 +156,55 @@ class PlannedEvent:
         return Mode.WRITE if self.role is Role.WRITES else Mode.READ_WRITE
 
     @property
+    def base(self) -> int:
+        """Address of the variable."""
+        return self.place.base(self.watch) if self.place else self.watch.base(self.cpu)
+
+    @property
     def address(self) -> int:
         """The watched address."""
-        return self.watch.address(self.piece, self.cpu)
+        return self.base + self.piece.offset
 
 
 @dataclass(frozen=True)
 class Scope:
     """Where to watch.
 
-    Kernel variables are watched on ``cpus`` whoever runs there, or, with ``only_threads``, in ``threads``
-    alone. A user variable's address means something in its own process only: always in ``threads``.
+    Kernel variables are watched on ``cpus`` whoever runs there, or, with ``only_threads``, in the threads of
+    ``places`` alone. A user variable's address means something in its own process only: always in places.
     """
 
     cpus: tuple[int, ...]
-    threads: tuple[int, ...] = ()
+    places: tuple[Place, ...] = ()
     only_threads: bool = False
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """The threads of all places, each once."""
+        return tuple(dict.fromkeys(tid for place in self.places for tid in place.threads))
 
     def system_wide(self, watch: Watch) -> bool:
         """Whether ``watch`` is planted on CPUs rather than in threads."""
         return watch.variable.space is Space.KERNEL and not self.only_threads
 
-    def places(self, watch: Watch, *, sampling: bool) -> list[tuple[int, int]]:
-        """The (pid, cpu) pairs that need an event each.
+    def targets(self, watch: Watch, *, sampling: bool) -> list[tuple[Place | None, int, int]]:
+        """Return the (place, pid, cpu) that need an event each; a kernel variable has no place.
 
         An inherited event can write into a ring only when it is bound to a CPU (kernel/events/core.c, perf_mmap),
         so that sampling a thread takes one event a CPU; counting it, or running a program, takes one.
         """
         if self.system_wide(watch):
-            return [(-1, cpu) for cpu in self.cpus]
-        if sampling:
-            return [(tid, cpu) for tid in self.threads for cpu in self.cpus]
-        return [(tid, -1) for tid in self.threads]
+            return [(None, -1, cpu) for cpu in self.cpus]
+        cpus = self.cpus if sampling else (-1,)
+        if watch.variable.space is Space.KERNEL:
+            return [(None, tid, cpu) for tid in self.threads for cpu in cpus]
+        return [
+            (place, tid, cpu)
+            for place in self.places
+            if place.has(watch)
+            for tid in place.threads
+            for cpu in cpus
+        ]
 
 
 @dataclass(frozen=True)
@@ -167,11 +221,11 @@ class Plan:
     def events(self, scope: Scope, *, sampling: bool) -> list[PlannedEvent]:
         """Every event to open, watch by watch, so that the first takes the lowest register."""
         return [
-            PlannedEvent(watch, piece, pid, cpu, role)
+            PlannedEvent(watch, piece, pid, cpu, role, place)
             for watch in self.watches
             for piece in watch.pieces
             for role in watch.roles
-            for pid, cpu in scope.places(watch, sampling=sampling)
+            for place, pid, cpu in scope.targets(watch, sampling=sampling)
         ]
 
 

@@ -8,13 +8,13 @@ unmapped, the same address may become something else, whose accesses must not be
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from ksym.errors import KsymError
 from ksym.language.request import TaskRoot
-from ksym.linux.maps import read_maps
-from ksym.symbols.variable import Space
-from ksym.watch.plan import Plan, Watch
+from ksym.linux.maps import Mapping, read_maps
+from ksym.watch.plan import Place, Plan, Watch
 
 _MODULES = "/sys/module"
 Check = tuple[int, str, Callable[[], bool]]
@@ -22,7 +22,7 @@ Check = tuple[int, str, Callable[[], bool]]
 
 
 class Presence:
-    """Looks at what may go away.
+    """Looks at what may go away, but for user variables (`Hold`).
 
     Args:
         checks: How.
@@ -42,12 +42,12 @@ class Presence:
         return gone
 
 
-def presence_checks(plan: Plan, pid: int | None) -> list[Check]:
-    """What to look at for a plan; ``pid`` is the process of its user variables."""
-    return [check for watch in plan.watches for check in _of(watch, pid)]
+def presence_checks(plan: Plan) -> list[Check]:
+    """Return what to look at for the kernel variables of a plan."""
+    return [check for watch in plan.watches for check in _of(watch)]
 
 
-def _of(watch: Watch, pid: int | None) -> Iterable[Check]:
+def _of(watch: Watch) -> Iterable[Check]:
     variable, root = watch.variable, watch.request.target.root
     name = watch.name
     if variable.module is not None:
@@ -64,11 +64,6 @@ def _of(watch: Watch, pid: int | None) -> Iterable[Check]:
             f"{name} is not watched any more: task {root.pid} ended",
             lambda: os.path.isdir(task),
         )
-    if variable.space is Space.USER and pid is not None:
-        before = _file_at(pid, variable.address)
-        if before is not None:
-            message = f"{name} is not watched any more: its memory was unmapped"
-            yield watch.index, message, lambda: _file_at(pid, variable.address) in (before, _ENDED)
 
 
 def _loaded(folder: str) -> int | None:
@@ -82,18 +77,73 @@ def _loaded(folder: str) -> int | None:
         return None
 
 
-_ENDED = (0, 0, "ended")
+class Hold(NamedTuple):
+    """What holds a user variable in a process's memory, as it was when the variable was found.
+
+    Args:
+        address: Of the variable.
+        start: Where the file that it is part of begins in memory. Of memory that belongs to no file, ``address``.
+        key: What is mapped there (`Mapping.file_key`).
+        shared: True if the variable lies in memory that other processes may have, too.
+        program: The file is the process's program, which is there until the next exec.
+    """
+
+    address: int
+    start: int
+    key: tuple[int, int, str]
+    shared: bool
+    program: bool = False
+
+    @property
+    def has_file(self) -> bool:
+        """True if a file is mapped there, not memory without a name."""
+        return self.key[1] != 0
+
+    def there(self, mappings: Sequence[Mapping]) -> bool:
+        """Return True if the same is still mapped."""
+        return any(self.start in mapping and mapping.file_key == self.key for mapping in mappings)
+
+    def among(self, mappings: Sequence[Mapping]) -> bool:
+        """Return True if another process's memory has the same: the same file anywhere, or memory at that address."""
+        if self.has_file:
+            return any(mapping.file_key == self.key for mapping in mappings)
+        return self.there(mappings)
 
 
-def _file_at(pid: int, address: int) -> tuple[int, int, str] | None:
-    """What is mapped at an address; ``_ENDED`` where the process is gone, or about to be: others see to that."""
+def hold_at(mappings: Sequence[Mapping], address: int) -> Hold | None:
+    """Return what holds the variable at ``address``; None where nothing is mapped.
+
+    A loaded file begins with its first page. Zeroed data lies in memory without a name right behind the mappings of
+    its file (fs/binfmt_elf.c, set_brk; the dynamic linker does the same).
+    """
+    at = next((number for number, mapping in enumerate(mappings) if address in mapping), None)
+    if at is None:
+        return None
+    shared = "s" in mappings[at].perms
+    front = at
+    while not mappings[front].inode and front and mappings[front - 1].end == mappings[front].start:
+        front -= 1
+    key = mappings[front].file_key
+    if shared or not mappings[front].is_file or (mappings[at].path and front != at):
+        return Hold(address, address, mappings[at].file_key, shared)
+    for mapping in reversed(mappings[: front + 1]):
+        if mapping.file_key == key and mapping.offset == 0:
+            return Hold(address, mapping.start, key, shared)
+    return Hold(address, mappings[front].start, key, shared)
+
+
+def maps_of(pid: int) -> list[Mapping]:
+    """Return the mappings of a process; none where it is gone, or about to be, or may not be looked into."""
     try:
-        mappings = read_maps(pid)
+        return read_maps(pid)
     except KsymError:
-        return _ENDED
-    if not mappings:
-        return _ENDED
-    for mapping in mappings:
-        if address in mapping:
-            return mapping.file_key
-    return None
+        return []
+
+
+def place_is_there(place: Place, holds: dict[int, Hold]) -> bool:
+    """Return False if what held a place's variables is not in its process's memory any more.
+
+    A process that has ended, or is about to, still counts: others see to that.
+    """
+    mappings = maps_of(place.pid)
+    return not mappings or all(hold.there(mappings) for hold in holds.values())

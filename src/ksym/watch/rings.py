@@ -20,7 +20,8 @@ from ksym.linux.cpus import online_cpus
 from ksym.linux.files import read_text
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample
 from ksym.linux.ring import Ring
-from ksym.watch.plan import Plan, PlannedEvent
+from ksym.symbols.variable import Space
+from ksym.watch.plan import Place, Plan, PlannedEvent, Watch
 
 if TYPE_CHECKING:
     from ksym.program.engine import Engine
@@ -61,10 +62,12 @@ class Rings:
         """Bytes of the rings that are mapped next."""
         self.rings: list[Ring] = []
         self.planned: dict[tuple[int, int], PlannedEvent] = {}
-        """What a record's (identifier, number of the piece) stands for; those of events that are gone stay in it."""
+        """What a record's (identifier, `origin`) stands for; those of events that are gone stay in it."""
         self._sideband_ids: list[int] = []
         self._owners: dict[int, PerfEvent] = {}
         self._others: list[PerfEvent] = []
+        self._outputs: list[tuple[PerfEvent, Watch]] = []
+        self._places: list[Place] = []
 
     @property
     def sample_type(self) -> int:
@@ -77,20 +80,28 @@ class Rings:
         """Identifiers of the sideband's events, gone ones included."""
         return tuple(self._sideband_ids)
 
-    def open(self, places: Iterable[tuple[int, int]], *, may_vanish: bool) -> None:
-        """Open the sideband at each (pid, cpu), and a ring and the output events on each new CPU.
+    def open(
+        self, sideband: Iterable[tuple[int, int]], places: Iterable[Place] = (), *, may_vanish: bool
+    ) -> None:
+        """Open the sideband, and a ring and the output events on each new CPU.
 
         Where the rings do not all fit into the memory that may be locked, all of them are made smaller.
 
         Args:
-            places: Where.
+            sideband: Each (pid, cpu) whose names, forks, exits and mappings are to be reported.
+            places: Where user variables lie, besides what was told before.
             may_vanish: A thread that has ended meanwhile is passed over.
 
         Raises:
             OSError: the kernel refused.
             KsymError: it allows no memory for the smallest rings.
         """
-        places = list(places)
+        for place in places:
+            if place not in self._places:
+                self._places.append(place)
+                for event, watch in self._outputs:
+                    self._note(event, watch, place)
+        sideband = list(sideband)
         held = (
             len(self.rings),
             len(self._others),
@@ -100,13 +111,13 @@ class Rings:
         )
         while True:
             try:
-                self._open_all(places, may_vanish=may_vanish)
+                self._open_all(sideband, may_vanish=may_vanish)
                 return
             except _NoRoom as error:
                 # Events are opened anew, as their wake-ups depend on the size.
                 self._undo(*held)
                 if self.size // 2 < mmap.PAGESIZE:
-                    raise _no_room(len({cpu for _, cpu in places})) from error
+                    raise _no_room(len({cpu for _, cpu in sideband})) from error
                 self.size //= 2
 
     def _undo(
@@ -117,14 +128,15 @@ class Rings:
             ring.close()
         for event in self._others[others:]:
             event.close()
+        self._outputs = [each for each in self._outputs if each[0] not in self._others[others:]]
         for cpu in self._owners.keys() - owners:
             self._owners.pop(cpu).close()
         for key in self.planned.keys() - planned:
             del self.planned[key]
         del self.rings[rings:], self._others[others:], self._sideband_ids[ids:]
 
-    def _open_all(self, places: Sequence[tuple[int, int]], *, may_vanish: bool) -> None:
-        for pid, cpu in places:
+    def _open_all(self, sideband: Sequence[tuple[int, int]], *, may_vanish: bool) -> None:
+        for pid, cpu in sideband:
             try:
                 self._open_sideband(pid, cpu)
             except OSError as error:
@@ -140,6 +152,8 @@ class Rings:
             flags |= Flag.INHERIT
         if self._names_user_code:
             flags |= Flag.MMAP | Flag.MMAP2
+        if any(watch.variable.space is Space.USER for watch in self._plan.watches):
+            flags |= Flag.MMAP_DATA  # what comes to a variable's address is not the variable
         attr = Attr(
             perf_event.TYPE_SOFTWARE,
             perf_event.COUNT_SW_DUMMY,
@@ -182,8 +196,20 @@ class Rings:
             self._others.append(event)
             event.output_to(self._owners[cpu])
             outputs.update(cpu.to_bytes(4, "little"), event.fd.to_bytes(4, "little"))
-            for number, piece in enumerate(watch.pieces):
-                self.planned[event.id, number] = PlannedEvent(watch, piece, -1, cpu)
+            self._outputs.append((event, watch))
+            self._note(event, watch, None)
+            for place in self._places:
+                self._note(event, watch, place)
+
+    def _note(self, event: PerfEvent, watch: Watch, place: Place | None) -> None:
+        """Note what the records of an output event stand for."""
+        from ksym.program.layout import origin  # needed where programs run alone
+
+        if (place is None) == (watch.variable.space is Space.USER) or (place and not place.has(watch)):
+            return
+        for number, piece in enumerate(watch.pieces):
+            key = event.id, origin(number, place.number if place else 0)
+            self.planned[key] = PlannedEvent(watch, piece, -1, event.cpu, place=place)
 
     def take(self, planned: PlannedEvent, event: PerfEvent) -> None:
         """Let a breakpoint write its samples into its CPU's ring."""
@@ -202,6 +228,7 @@ class Rings:
         for event in [event for event in self._others if event.cpu == cpu]:
             event.close()
             self._others.remove(event)
+        self._outputs = [each for each in self._outputs if each[0].cpu != cpu]
         owner = self._owners.pop(cpu, None)
         if owner:
             owner.close()
@@ -217,6 +244,7 @@ class Rings:
             event.close()
         self.rings.clear()
         self._others.clear()
+        self._outputs.clear()
         self._owners.clear()
 
 

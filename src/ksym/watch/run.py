@@ -13,11 +13,13 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
+from typing import Protocol
 
 from ksym.errors import KsymError
 from ksym.linux.cpus import CpuEvents
+from ksym.symbols.variable import Space
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.guard import LOOK_SECONDS, Guard
 from ksym.watch.launch import Command
@@ -109,6 +111,42 @@ class Undisturbed(Signals):
         self._close()
 
 
+class Follower(Protocol):
+    """Keeps watching user variables as processes start, run other programs, map and unmap files."""
+
+    def begin(self) -> None:
+        """Begin, once everything is armed."""
+        ...
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is something to `follow`; -1: there is none."""
+        ...
+
+    def follow(self) -> list[str]:
+        """Do what has come up; return what to tell of it."""
+        ...
+
+    def look(self) -> list[str]:
+        """To be called every LOOK_SECONDS; return what to tell."""
+        ...
+
+    def notes(self) -> list[str]:
+        """Return what the summary tells of the whole run."""
+        ...
+
+    def unwatched(self) -> set[int]:
+        """Return the numbers of the user variables that are watched nowhere, and will not be any more."""
+        ...
+
+    def survivors(self) -> list[tuple[int, str]]:
+        """Return the PID and name of each process that has a watched variable and was not named by the user."""
+        ...
+
+    def close(self) -> None:
+        """Hold nobody any more."""
+        ...
+
+
 class Run:
     """The life of an armed watch.
 
@@ -116,13 +154,14 @@ class Run:
         armed: What is planted; enabled by ``rounds``.
         signals: Installed handlers.
         command: COMMAND, let go once armed.
-        pid: A process whose end ends the run.
+        pids: Processes whose end ends the run, once nothing that they started has a watched variable any more.
         duration: Seconds after which the run ends.
         every: Seconds between rounds that the caller wants, whatever happens.
         fixed_cpus: The user chose the CPUs (-C): others that come are not covered.
         guard: Disarms what costs too much; None: nobody does.
         presence: Tells what is not there any more.
         whereabouts: Tells what leads elsewhere meanwhile.
+        follower: Follows the processes of user variables.
     """
 
     def __init__(
@@ -131,25 +170,27 @@ class Run:
         signals: Signals,
         *,
         command: Command | None = None,
-        pid: int | None = None,
+        pids: Sequence[int] = (),
         duration: float | None = None,
         every: float = ROUND_SECONDS,
         fixed_cpus: bool = False,
         guard: Guard | None = None,
         presence: Presence | None = None,
         whereabouts: Whereabouts | None = None,
+        follower: Follower | None = None,
     ) -> None:
         self._armed, self._signals, self._command = armed, signals, command
+        self._follower = follower
         self._duration, self._every = duration, every
         self._guard, self._presence = guard, presence or Presence(())
         self._whereabouts = whereabouts or Whereabouts(())
         self._cpu_events: CpuEvents | None = None
-        self._pidfd = -1
-        if pid is not None and command is None:
-            # pidfd_open(2) came in 5.3; before it the end of the process is seen at the next round.
-            with contextlib.suppress(OSError):
-                self._pidfd = os.pidfd_open(pid)
-        self._pid = pid if command is None else None
+        self._pids = {} if command else {pid: _pidfd(pid) for pid in pids}
+        """The processes that still run, each with its pidfd; -1 where there is none."""
+        self._named_pids = bool(self._pids)
+        self._whose = "COMMAND" if command else _named("process", "processes", map(str, pids))
+        self._waits = False
+        self._poll: select.poll | None = None
         self._cpus = set(armed.scope.cpus)
         self._chosen_cpus = frozenset(armed.scope.cpus) if fixed_cpus else None
         self._deadline: float | None = None
@@ -163,6 +204,8 @@ class Run:
         """Told of each note at once."""
         self.on_mapped: Callable[[bytes], None] = lambda records: None
         """Given the records of mappings as soon as they are made, before the rounds."""
+        self.on_wait: Callable[[str], None] = lambda text: None
+        """Told once why the run goes on though COMMAND, or the process that was named, has ended."""
         self.armed_at = 0.0
         self.ended_by = ""
         self.behind = False
@@ -202,8 +245,12 @@ class Run:
             self.armed_at = time.monotonic()
             if self._duration is not None:
                 self._deadline = self.armed_at + self._duration
+            if self._follower:
+                self._follower.begin()
             if self._command:
                 self._command.go()
+            if self._follower:
+                self._tell(self._follower.follow())
 
     def rounds(self) -> Iterator[None]:
         """Arm, start COMMAND, and yield once a round until the run is over; then disarm.
@@ -218,22 +265,36 @@ class Run:
             self._armed.disable()
             self.close()
         self.look(over=True)
+        if self._follower:
+            self.notes += self._follower.notes()
+        if self._waits and (left := self._survivors()):
+            verb = "runs" if left.startswith("process ") else "run"
+            self._note(f"{left} still {verb} with {self._names()}, not watched any more")
 
     def close(self) -> None:
         """Close what it waited for; after the rounds there is nothing left to close."""
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        for pidfd in self._pids.values():
+            if pidfd >= 0:
+                os.close(pidfd)
+        self._pids = {}
+        if self._follower:
+            self._follower.close()
         if self._cpu_events:
             self._cpu_events.close()
             self._cpu_events = None
 
     def _loop(self) -> Iterator[None]:
         cpu_events = self._cpu_events
-        poll = select.poll()
+        poll = self._poll = select.poll()
         poll.register(self._signals.fileno(), select.POLLIN)
-        if self._pidfd >= 0:
-            poll.register(self._pidfd, select.POLLIN)
+        for pidfd in self._pids.values():
+            if pidfd >= 0:
+                poll.register(pidfd, select.POLLIN)
+        follower = self._follower
+        holds = follower.fileno() if follower else -1
+        if holds >= 0:
+            poll.register(holds, select.POLLIN)
+        lives: set[int] = set()
         if cpu_events:
             poll.register(cpu_events.fileno(), select.POLLIN)
         rings = self._register_rings(poll, set())
@@ -244,9 +305,11 @@ class Run:
         due = self.armed_at + self._every
         self._look = self.armed_at + LOOK_SECONDS
         while not self._over():
+            if self._waits:
+                lives = _watch_ends(poll, lives, self._armed.lives.fds())
             now = time.monotonic()
             until = due if deadline is None else min(due, deadline)
-            if self._guard or self._presence or self._whereabouts:
+            if self._guard or self._presence or self._whereabouts or follower:
                 until = min(until, self._look)
             wait = 0.0 if self.behind else min(max(0.0, until - now), _LONGEST_WAIT_SECONDS)
             events = poll.poll(wait * 1000)
@@ -259,7 +322,14 @@ class Run:
                 if event & select.POLLHUP and fd in rings | early:
                     poll.unregister(fd)
                     rings.discard(fd)
+                if event & select.POLLHUP and fd in lives:
+                    poll.unregister(fd)
+                    lives.discard(fd)
             self._signals.clear()
+            if holds in woken and follower:
+                self._tell(follower.follow())
+                if follower.fileno() < 0:
+                    poll.unregister(holds)
             if time.monotonic() >= self._look:
                 self.look()
                 self._look = time.monotonic() + LOOK_SECONDS
@@ -275,18 +345,42 @@ class Run:
     def _over(self) -> bool:
         if self._signals.received:
             self.stop(self._signals.received.name)
-        elif self._command and self._command.poll() is not None:
-            self.stop("COMMAND ended")
-        elif self._pid is not None and self._process_gone(self._pid):
-            self.stop(f"process {self._pid} ended")
+        elif self._ended() and not self._lives_on():
+            self.stop(f"{self._whose} ended")
         elif self._deadline is not None and time.monotonic() >= self._deadline:
             self.stop("duration over")
         return self._stopped
 
-    def _process_gone(self, pid: int) -> bool:
-        if self._pidfd >= 0:
-            return _readable(self._pidfd, 0)
-        return not os.path.exists(f"/proc/{pid}")
+    def _ended(self) -> bool:
+        """Return True if COMMAND has ended, or all processes that were named."""
+        if self._command:
+            return self._command.poll() is not None
+        for pid, pidfd in list(self._pids.items()):
+            if _readable(pidfd, 0) if pidfd >= 0 else not os.path.exists(f"/proc/{pid}"):
+                del self._pids[pid]
+                if pidfd >= 0:
+                    if self._poll:
+                        self._poll.unregister(pidfd)
+                    os.close(pidfd)
+        return self._named_pids and not self._pids
+
+    def _lives_on(self) -> bool:
+        """Return True while something that was started there still has a watched variable."""
+        if self._follower is None or not self._armed.lives.living():
+            return False
+        if not self._waits:
+            self._waits = True
+            who = self._survivors() or "a process that it started"
+            self.on_wait(f"{self._whose} ended; {who} still has {self._names()}; Ctrl-C ends")
+        return True
+
+    def _survivors(self) -> str:
+        found = self._follower.survivors() if self._follower else []
+        return _named("process", "processes", (f"{pid} ({name})" for pid, name in found))
+
+    def _names(self) -> str:
+        watches = self._armed.plan.watches
+        return ", ".join(watch.name for watch in watches if watch.variable.space is Space.USER)
 
     def _register_rings(self, poll: select.poll, before: set[int]) -> set[int]:
         now = self._armed.ring_fds()
@@ -323,9 +417,16 @@ class Run:
             self._armed.disable(index)
             self._gone.add(index)
             told.append(message)
-        for message in (*told, *self._whereabouts.look(over=over)):
+        if self._follower and not over:
+            told += self._follower.look()
+        self._tell([*told, *self._whereabouts.look(over=over)])
+
+    def _tell(self, told: list[str]) -> None:
+        for message in told:
             self._note(message)
         off = self._gone | (self._guard.disarmed if self._guard else set())
+        if self._follower:
+            off |= self._follower.unwatched()
         if told and len(off) == len(self._armed.plan.watches) and self._command is None:
             self.stop("nothing is watched any more")
 
@@ -356,3 +457,31 @@ def _readable(fd: int, milliseconds: float | None) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(milliseconds))
+
+
+def _pidfd(pid: int) -> int:
+    """Return a descriptor that is readable once the process has ended; -1 before Linux 5.3, which has none."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return -1
+
+
+def _watch_ends(poll: select.poll, before: set[int], now: set[int]) -> set[int]:
+    """Let ``poll`` report the ends of those that have not been reported yet."""
+    over = select.poll()
+    for fd in now:
+        over.register(fd, 0)
+    left = now - {fd for fd, _ in over.poll(0)}
+    for fd in before - left:
+        with contextlib.suppress(KeyError):
+            poll.unregister(fd)
+    for fd in left - before:
+        poll.register(fd, 0)
+    return left
+
+
+def _named(one: str, many: str, names: Iterable[str]) -> str:
+    """``process 7``, ``processes 7, 8``; empty where there are none."""
+    words = list(names)
+    return f"{one if len(words) == 1 else many} {', '.join(words)}" if words else ""

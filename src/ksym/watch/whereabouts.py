@@ -56,10 +56,10 @@ def _fires(watch: Watch, watches: Sequence[Watch]) -> bool:
     """True if asking where a watch leads is an access that another one would see: reading kernel memory is."""
     again = watch.variable.again
     ranges = [
-        range(other.address(part, cpu) - _POINTER + 1, other.address(part, cpu) + part.length)
+        range(address - _POINTER + 1, address + part.length)
         for other in watches
         if other.variable.space is Space.KERNEL
         for part in other.pieces
-        for cpu in other.variable.per_cpu or (0,)
+        for address in (other.base(cpu) + part.offset for cpu in other.variable.per_cpu or (0,))
     ]
     return again is not None and any(address in each for address in again.reads for each in ranges)

@@ -12,12 +12,11 @@ OLD = 5
 
 WRITES = {
     "old": 2 * OLD, "young": 3, "from_young": 5, "child": 7, "grandchild": 11, "vforked": 2, "of_thread": 17,
-    "before_exec": 4, "parent": 13,
+    "before_exec": 4, "parent": 13, "behind_exec": 2 * 19,
 }  # fmt: skip
-"""Writes by each function, in a process that the variable is watched in."""
+"""Writes by each function. Two processes execute the program again, and are watched again."""
 
-_UNSEEN = 19
-"""Writes behind an exec, of a variable at the same address."""
+_BEHIND = 19
 
 _SOURCE = r"""
 #define _GNU_SOURCE
@@ -37,7 +36,7 @@ extern char **environ;
 static sem_t start;
 static char *self;
 ACTOR(old, 2) ACTOR(young, 3) ACTOR(from_young, 5) ACTOR(child, 7) ACTOR(grandchild, 11) ACTOR(vforked, 2)
-ACTOR(of_thread, 17) ACTOR(before_exec, 4) ACTOR(parent, 13) ACTOR(behind_exec, UNSEEN) ACTOR(churned, 1)
+ACTOR(of_thread, 17) ACTOR(before_exec, 4) ACTOR(parent, 13) ACTOR(behind_exec, BEHIND) ACTOR(churned, 1)
 
 static void wait_for(pid_t pid) { int status; if (waitpid(pid, &status, 0) != pid || status) _exit(9); }
 static void *run_old(void *unused) { sem_wait(&start); old(); return 0; }
@@ -55,14 +54,14 @@ static void *run_young(void *unused) {
 }
 static void *run_exec(void *unused) {
     before_exec();
-    execl(self, self, "unseen", (char *)0);
+    execl(self, self, "behind", (char *)0);
     _exit(9);
 }
 
 static void family(void) {
     pthread_t thread;
     pid_t pid;
-    char *words[] = {self, "unseen", 0};
+    char *words[] = {self, "behind", 0};
     pthread_create(&thread, 0, run_young, 0);
     pthread_join(thread, 0);
     if (!(pid = fork())) {
@@ -89,7 +88,7 @@ int main(int count, char **words) {
     pthread_t threads[OLD], thread;
     char line[64];
     self = words[0];
-    if (count > 1 && !strcmp(words[1], "unseen")) { behind_exec(); return 0; }
+    if (count > 1 && !strcmp(words[1], "behind")) { behind_exec(); return 0; }
     setvbuf(stdout, 0, _IOLBF, 0);
     for (int i = 0; i < OLD; i++) pthread_create(&threads[i], 0, run_old, 0);
     if (count > 1) {
@@ -113,5 +112,5 @@ def program(folder: Path) -> Path:
 
     With ``churn`` it starts threads that write once each, one after the other, for ever.
     """
-    flags = (f"-DOLD={OLD}", f"-DUNSEEN={_UNSEEN}")
+    flags = (f"-DOLD={OLD}", f"-DBEHIND={_BEHIND}")
     return build(folder, "prog", _SOURCE, "-g", "-O1", "-pthread", "-no-pie", "-w", *flags)
