@@ -112,8 +112,8 @@ def test_a_filter_of_ptrace_is_named_as_the_cause(tmp_path: Path) -> None:
     need("gcc")
     build(tmp_path, "lone", "int lone; int main(void) { return ++lone - 1; }", "-g")
     done = under_a_filter(("ptrace",), "trace", "./lone:lone", "--", "./lone", cwd=tmp_path)
-    assert done.returncode == 126, done
-    assert done.stderr.startswith(f"ksym: cannot run ./lone: a seccomp filter forbids ptrace {SEEN}")
+    assert done.returncode == 125, done
+    assert done.stderr.startswith(f"ksym: cannot wait for ./lone: a seccomp filter forbids ptrace {SEEN}")
 
 
 @pytest.mark.parametrize(("scope", "told"), [("0\n", False), ("1\n", False), ("2\n", False), ("3\n", True)])

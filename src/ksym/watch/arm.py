@@ -250,7 +250,7 @@ class ArmedWatch:
         return (
             planned.piece is watch.pieces[0]
             and planned.role is watch.roles[0]
-            and planned.cpu in (-1, self.scope.cpus[0])
+            and planned.cpu in (-1, *self.scope.cpus[:1])
         )
 
     def _connect(self, armed: ArmedEvent) -> None:

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ksym.errors import KsymError
-from ksym.linux import bpf, ptrace
+from ksym.linux import bpf, privileges, ptrace
 from ksym.linux.bpf_asm import Program
 from ksym.linux.bpf_ring import BpfRing
 from ksym.linux.files import read_text
@@ -123,6 +123,9 @@ class Probes:
             raise Refused("holding in the kernel needs a second CPU")
         if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
             raise Refused("programs in the kernel have other process numbers than this PID namespace")
+        # A held process is stopped by ptrace: without that it would run on unseen.
+        if (forbidden := privileges.no_tracing()) is not None:
+            raise Refused(*forbidden)
         try:
             self._open(pids, tree=tree)
             self._stay_reachable(cpus)

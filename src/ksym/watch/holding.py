@@ -33,7 +33,8 @@ class Holder:
     """Holds each process that has mapped all wanted files, until it is released.
 
     A process that has them at another place than when it was released last (a library that came back, another
-    program after exec) is held again.
+    program after exec) is held again. Where programs in the kernel hold, so is one that has just unmapped a wanted
+    file.
 
     Args:
         wanted: The files.
