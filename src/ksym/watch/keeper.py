@@ -129,8 +129,15 @@ def _serve(connection: socket.socket, way: Way) -> None:
     poll = select.poll()
     poll.register(connection, select.POLLIN)
     poll.register(way, select.POLLIN)
+    # The connection ends with ksym, unless a process that another thread of it has just forked holds a copy of its end.
+    ksym = -1
+    with contextlib.suppress(OSError):  # pidfd_open(2) came in 5.3; the parent may be gone already
+        ksym = os.pidfd_open(os.getppid())
+        poll.register(ksym, select.POLLIN)
     while True:
         ready = {fd for fd, _ in poll.poll()}
+        if ksym in ready:
+            return
         if way.fileno() in ready:
             way.turn()
         if connection.fileno() in ready:
