@@ -19,6 +19,7 @@ from ksym.symbols.nearest import suggestion
 from ksym.symbols.types import Array, Field, Pointer, Struct, Type, resolve
 from ksym.symbols.variable import KERNEL_HALF, Again, Fact
 
+_SET_LATER = "if the program sets it only as it runs, start it, and use -p PID once it has"
 _ERR_PTR = 4095
 """MAX_ERRNO of include/linux/err.h: pointers this near to the top are error codes."""
 _FIRST_PAGE = 4096
@@ -238,6 +239,8 @@ class _Here:
         if value < _FIRST_PAGE:
             what = "NULL" if not value else f"{value:#x}, which is no address"
             todo = "choose an object in which it points to something"
+            if self.location.address < KERNEL_HALF:
+                todo = _SET_LATER
             raise self.error(f"the pointer ({kind.name}) before this step is {what}", todo, LeadsNowhere)
         if value >= 2**64 - _ERR_PTR:
             why = f"the pointer ({kind.name}) before this step holds the error {value - 2**64}"
@@ -252,8 +255,7 @@ class _Here:
             self.memory.read(value, 1)
         except MemoryFault as fault:
             why = f"the pointer ({kind.name}) before this step holds {value:#x}, where there is nothing"
-            todo = "if the program sets it only as it starts, start it first, and watch it with -p PID"
-            raise self.error(why, todo) from fault
+            raise self.error(why, _SET_LATER) from fault
 
     def bit_field(self, address: int, found: Field, bits: tuple[int, int]) -> Location:
         """The smallest naturally aligned unit that holds the bits, as the hardware can watch it."""
