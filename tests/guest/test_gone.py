@@ -106,7 +106,8 @@ def test_recording_follows_a_cpu_that_goes_and_comes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["stat", "trace"])
 def test_a_cpu_that_goes_while_it_is_hit(verb: str, tmp_path: Path) -> None:
     told = tmp_path / "err"
-    words = (verb, "-q", "-v", "--guard", "off", "panic_on_oops:-w-", *shell(hitting(told, tmp_path)))
+    options = ("--no-fold",) if verb == "trace" else ()
+    words = (verb, "-q", "-v", "--guard", "off", *options, "panic_on_oops:-w-", *shell(hitting(told, tmp_path)))
     with told.open("a") as err:  # the script empties it
         done = subprocess.run(
             command(*words), stdout=subprocess.PIPE, stderr=err, text=True, env=environment(), timeout=LIMIT
