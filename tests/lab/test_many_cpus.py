@@ -25,7 +25,8 @@ int main(void) { for (int i = 0; i < 200; i++) level = i; return 0; }
 """
 USER = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all"
 SCRIPT = """
-cp {program} /tmp/levels; chmod 755 /tmp/levels; mkdir -m 777 /tmp/here; cd /tmp/here
+cp {program} /tmp/levels; cp -a {sources} /tmp/sources; chmod -R go+rX /tmp/levels /tmp/sources
+mkdir -m 777 /tmp/here; cd /tmp/here
 sysctl -q -w kernel.perf_event_paranoid=2
 run() {{
     ( ulimit -l $1; shift; exec {user} /usr/bin/python3 -m ksym "$@" -- /tmp/levels ) 2>&1 >/dev/null; echo status $?
@@ -47,9 +48,9 @@ def said(image_of: ImageOf, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """The messages of each run, and its status."""
     folder = tmp_path_factory.mktemp("levels")
     program = build(folder, "levels", PROGRAM, "-g", "-O1")
-    script = SCRIPT.format(program=program, user=USER)
+    script = SCRIPT.format(program=program, sources=TREE / "src", user=USER)
     out, err = io.BytesIO(), io.BytesIO()
-    environment = {"PYTHONPATH": str(TREE / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"PYTHONPATH": "/tmp/sources", "PYTHONDONTWRITEBYTECODE": "1"}
     job = Job(
         ["sh", "-c", script], cwd=Path("/"), environment=environment, readable=[folder, TREE], limit=300
     )
