@@ -18,6 +18,7 @@ import pytest
 
 import ksym as api
 from ksym.linux.libc import MACHINE
+from native.programs import reloading
 from native.running import ONE_LINE, ended, nobody_command, started, summary
 from support.program import command, environment, ksym
 from synthetic.compile import build
@@ -87,37 +88,6 @@ int main(int count, char **words) {
     }
     execl("/proc/self/exe", words[0], next, (char *)0);
     return 9;
-}
-"""
-PLUGIN = "volatile long level = 5; volatile long zeroed; void step(long by) { level += by; zeroed += by; }"
-HOST = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-int main(int count, char **words) {
-    int foreign = count > 2;
-    for (int life = 1; life <= atoi(words[1]); life++) {
-        void *plugin = dlopen("./libplug.so", RTLD_NOW);
-        if (!plugin) return 9;
-        void (*step)(long) = (void (*)(long))dlsym(plugin, "step");
-        volatile long *level = dlsym(plugin, "level");
-        step(life);
-        step(life);
-        dlclose(plugin);
-        if (foreign) {
-            void *page = (void *)((uintptr_t)level & -4096);
-            int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE;
-            if (mmap(page, 4096, PROT_READ | PROT_WRITE, flags, -1, 0) != page) return 8;
-            for (int i = 0; i < 25; i++) *level = i;
-            munmap(page, 4096);
-        }
-        /* the next life lies elsewhere */
-        if (life % 2) mmap(0, 1 << 16, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    }
-    return 0;
 }
 """
 
@@ -332,8 +302,8 @@ def host() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ksym-test-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        build(folder, "libplug.so", PLUGIN, "-g", "-O1", "-fPIC", "-shared")
-        yield build(folder, "host", HOST, "-g", "-O1", "-ldl")
+        build(folder, "libplug.so", reloading.PLUGIN, "-g", "-O1", "-fPIC", "-shared")
+        yield build(folder, "host", reloading.HOST, "-g", "-O1", "-ldl")
 
 
 @pytest.mark.parametrize("request_", ["./libplug.so:level:-w-", "./libplug.so:level:-w- if changed"])
@@ -343,8 +313,7 @@ def test_a_library_that_comes_back_begins_a_new_life(
 ) -> None:
     result = ksym("trace", request_, "--format", "json", "--", "./host", "4", *more, cwd=host.parent)
     assert result.status == 0
-    expected = [(5 + step * life, 5 + (step + 1) * life) for life in range(1, 5) for step in range(2)]
-    assert values(result.rows()) == expected
+    assert values(result.rows()) == reloading.levels(4)
 
 
 def test_zeroed_data_that_comes_back_is_zero(host: Path) -> None:
