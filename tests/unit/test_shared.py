@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ksym.program.layout import MOST_BYTES, Frame, padded
 from ksym.program.shared import MARK_BYTES, Cell, Chain, Control, Shape, Shared, Slot, Window
+from ksym.watch.arm import ArmedWatch
+from ksym.watch.guard import Guard, HitCost, Limit
 
 _WATCHES = st.lists(
     st.tuples(st.sampled_from([(False, False), (True, False), (False, True)]), st.integers(1, 12)),
@@ -135,3 +139,26 @@ def test_a_hit_on_the_stack(length: int) -> None:
     assert frame.flags + frame.size == 0
     assert frame.free % 8 == 0
     assert frame.free <= frame.flags
+
+
+@given(SHAPES)
+def test_windows_of_all_cpus_begin_anew_when_a_watch_is_taken_off(shape: Shape) -> None:
+    """Its hits are in those of other CPUs, too: one hit of another watch there would take that off as well."""
+    state, cells = bytearray(shape.state_bytes), bytearray(b"\1" * shape.cells_bytes)
+    slot = shape.slot(0) + Slot.TRIPPED
+    state[slot : slot + 8] = (7).to_bytes(8, "little")
+    shared = Shared(shape, memoryview(state), memoryview(cells))
+    plan = SimpleNamespace(watches=[SimpleNamespace(index=0, name="busy")])
+    off: list[int] = []
+    armed = SimpleNamespace(engine=SimpleNamespace(shared=shared), plan=plan, disable=off.append)
+    guard = Guard(cast(ArmedWatch, armed), Limit(0.1, HitCost(1000, stops_on_demand=False)), (True,))
+    assert len(guard.look()) == 1
+    assert off == [0]
+    for cpu in range(shape.cpus):
+        part = cells[cpu * shape.cpu_bytes :][: shape.cpu_bytes]
+        hits, rest = part[Window.HITS : Window.HITS + 8], part[: Window.HITS] + part[Window.HITS + 8 :]
+        assert not any(hits)
+        assert set(rest) <= {1}
+    cells[Window.HITS] = 5
+    assert guard.look() == []  # it was told before
+    assert cells[Window.HITS] == 5

@@ -277,6 +277,11 @@ class Shared:
         """Set a number of the control part."""
         self._state[field // 8] = value
 
+    def begin_windows(self) -> None:
+        """Let the guard's windows of all CPUs start anew: a watch that is off has made hits in them."""
+        for cpu in range(self._shape.cpus):
+            self._cells[(cpu * self._shape.cpu_bytes + Window.HITS) // 8] = 0
+
     def taken(self) -> int:
         """Hits counted against the limit, those that came too late included."""
         return self._state[Control.TAKEN // 8]

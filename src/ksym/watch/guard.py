@@ -180,6 +180,8 @@ class Guard:
                         watch.index, hits, seconds, engine.shared.slot(watch.index, Slot.TRIPPED_CPU)
                     )
                 )
+        if told:  # the program did so on its own CPU alone
+            engine.shared.begin_windows()
         return told
 
     def _counted(self) -> list[str]:
