@@ -74,6 +74,14 @@ def test_a_condition_knows_what_a_child_began_with(
     assert f"ksym: {len(kept)} hits, 0 lost" in counted.err
 
 
+def test_memory_that_is_shared_only_after_it_was_watched(tmp_path: Path) -> None:
+    program = build(tmp_path, "prog", memories.COVERED, "-g", "-O1")
+    rows, _ = trace(program, "./prog:common[0]:-w-")
+    assert changes(rows) == memories.COVERED_SHOWN
+    rows, _ = trace(program, "./prog:common[0]:-w- if old == 15")
+    assert changes(rows) == [(15, 17)]
+
+
 @pytest.mark.parametrize("access", ["-w-", "rw-"])
 def test_a_child_of_a_process_that_goes_on_writing(access: str, tmp_path: Path) -> None:
     program = build(tmp_path, "prog", memories.HASTY, "-g", "-O1", "-pthread")

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from ksym.linux.files import read_text
 from ksym.linux.memory import Memory, MemoryFault
 
-PRESENT, HUGE = 1 << 0, 1 << 7
+PRESENT, WRITABLE, HUGE = 1 << 0, 1 << 1, 1 << 7
 """Bits of a page table entry (Intel SDM volume 3, 4.5)."""
 _PAGE = 4096
 _GIB = 1 << 30

@@ -100,12 +100,7 @@ class _Code:
         self._look_up_chain(_MEMORY, following)
         asm.load(R1, R10, _CHILD)
         asm.store(R10, _KEY, R1)
-        asm.mov(R3, R0)
-        asm.map_descriptor(R1, "chains")
-        asm.mov(R2, R10)
-        asm.add(R2, _KEY)
-        asm.mov(R4, 0)
-        asm.call(Helper.MAP_UPDATE_ELEM)
+        self._begin_chain(R0)
         self._look_up_chain(_CHILD, following)
         asm.mov(R7, R0)
         asm.store(R7, Chain.LOCK, 0)
@@ -121,12 +116,47 @@ class _Code:
                 asm.store(R7, Chain.KNOWN, 1)
                 asm.jump(following)
         asm.place(unread)
+        if self.walk is not None:
+            self._share(following)
         asm.comment("where others write in the parent's memory, the copy may be of another moment")
         self._users(_MEMORY, unsure)
         asm.jump(following, R1, "==", 1)
         asm.place(unsure)
         asm.store(R7, Chain.KNOWN, 0)
         asm.store(R7, Chain.SEED, 0)
+
+    def _share(self, following: Label) -> None:
+        """Where parent and child have the same memory at key r9, give both one chain; r7 is the child's.
+
+        A fork makes what is private read-only for both, and lets the child map anew what is shared (copy_page_range).
+        So the memory is shared if the parent may still write it, and the child has not mapped it.
+        """
+        asm = self.asm
+        private, shared = asm.new_label("private"), asm.new_label("shared")
+        for each in self._variables(private):
+            self._read(each, _MEMORY, private, writable=True)
+            asm.jump(shared)
+        asm.place(shared)
+        asm.comment("a number that no memory has had")
+        asm.call(Helper.KTIME_GET_NS)
+        asm.store(R10, _ADDRESS, R0)
+        self._look_up_chain(_MEMORY, private)
+        asm.mov(R8, R0)
+        asm.load(R1, R10, _ADDRESS)
+        asm.store(R10, _KEY, R1)
+        asm.mov(R1, R9)
+        asm.alu(R1, ">>", KEY_SHIFT)
+        asm.alu(R1, "<<", KEY_SHIFT)
+        asm.store(R10, _KEY + 8, R1)
+        self._begin_chain(R8)
+        look_up(asm, "chains", _KEY)
+        asm.jump(private, R0, "==", 0)
+        asm.store(R0, Chain.LOCK, 0)
+        asm.load(R1, R10, _ADDRESS)
+        for chain in (R7, R8):
+            asm.store(chain, Chain.SHARED, R1)
+        asm.jump(following)
+        asm.place(private)
 
     def exec(self) -> None:
         """``sched_process_exec(task, old_pid, bprm)``: the task has new memory."""
@@ -224,7 +254,7 @@ class _Code:
             asm.atomic_add(R3, Slot.LEFT, R1)
             asm.jump(following)
 
-    def _read(self, each: Followed, memory: int, failed: Label) -> None:
+    def _read(self, each: Followed, memory: int, failed: Label, *, writable: bool = False) -> None:
         """Read the variable of key r9; where there is no way to another's memory, it must be the task's own."""
         asm = self.asm
         if each.length % 8:
@@ -241,7 +271,7 @@ class _Code:
         asm.store(R10, _ADDRESS, R3)
         read_value(
             asm, self.walk, memory=memory, address=_ADDRESS, expected=each.address, length=each.length, to=_VALUE,
-            table=_TABLE, failed=failed,
+            table=_TABLE, failed=failed, writable=writable,
         )  # fmt: skip
 
     def _variables(self, none: Label) -> Iterator[Followed]:
@@ -282,6 +312,16 @@ class _Code:
         asm.store(R10, _KEY + 8, R9)
         look_up(asm, "chains", _KEY)
         asm.jump(none, R0, "==", 0)
+
+    def _begin_chain(self, like: int) -> None:
+        """Begin a chain with the key on the stack, as a copy of the one that a register points to."""
+        asm = self.asm
+        asm.mov(R3, like)
+        asm.map_descriptor(R1, "chains")
+        asm.mov(R2, R10)
+        asm.add(R2, _KEY)
+        asm.mov(R4, 0)
+        asm.call(Helper.MAP_UPDATE_ELEM)
 
     def _forget(self, memory: int) -> None:
         """Delete all that is known of an address space; r6 to r9 are lost where there is anything."""

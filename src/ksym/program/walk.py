@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R10, Assembler, Helper, Label
-from ksym.linux.direct_map import HUGE, PRESENT, DirectMap
+from ksym.linux.direct_map import HUGE, PRESENT, WRITABLE, DirectMap
 
 _PAGE = 4096
 
@@ -28,7 +28,7 @@ def read_kernel(asm: Assembler, to: int, length: int, failed: Label) -> None:
 
 def read_value(
     asm: Assembler, layout: DirectMap, *, memory: int, address: int, expected: int, length: int, to: int, table: int,
-    failed: Label,
+    failed: Label, writable: bool = False,
 ) -> None:  # fmt: skip
     """Read a user variable page by page: neighbours in one mapping are none in the other. r0 to r5 are lost.
 
@@ -42,6 +42,7 @@ def read_value(
         to: Where on the stack the value goes.
         table: A word on the stack, lost.
         failed: Where to go if it cannot be read.
+        writable: Read it only where its task may write it as it is mapped now.
     """
     parts = list(_parts(expected, length))
     if length & (length - 1) or length > 8 or len(parts) > 1:
@@ -56,7 +57,7 @@ def read_value(
             asm.add(R1, part.start - at)
             asm.store(R10, address, R1)
             at = part.start
-        _walk(asm, layout, memory, address, table, failed)
+        _walk(asm, layout, memory, address, table, failed, PRESENT | WRITABLE if writable else PRESENT)
         read_kernel(asm, to + part.start, len(part), failed)
 
 
@@ -69,8 +70,10 @@ def _parts(address: int, length: int) -> Iterator[range]:
         at += size
 
 
-def _walk(asm: Assembler, layout: DirectMap, memory: int, address: int, table: int, failed: Label) -> None:
-    """r3 = where the kernel has the byte mapped."""
+def _walk(
+    asm: Assembler, layout: DirectMap, memory: int, address: int, table: int, failed: Label, needed: int
+) -> None:
+    """r3 = where the kernel has the byte mapped, if all entries on the way have the ``needed`` bits."""
     asm.comment("mm->pgd")
     asm.load(R3, R10, memory)
     asm.add(R3, layout.pgd)
@@ -84,8 +87,8 @@ def _walk(asm: Assembler, layout: DirectMap, memory: int, address: int, table: i
         asm.add(R3, R1)
         read_word(asm, table, failed)
         asm.mov(R1, R3)
-        asm.alu(R1, "&", PRESENT)
-        asm.jump(failed, R1, "==", 0)
+        asm.alu(R1, "&", needed)
+        asm.jump(failed, R1, "!=", needed)
         if shift in (30, 21):
             small = asm.new_label("small_pages")
             asm.mov(R1, R3)

@@ -143,3 +143,28 @@ int main(void) {
   return 0;
 }
 """
+
+COVERED = """
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+/* The program shares its own variable's page with its children, by a mapping over it that nobody has told of. */
+int common[1024] __attribute__((aligned(4096))) = {5};
+static void wait_for(pid_t child) { if (waitpid(child, 0, 0) != child) abort(); }
+int main(void) {
+  int file = memfd_create("common", 0); pid_t child;
+  if (write(file, common, sizeof common) != sizeof common) abort();
+  mmap(common, sizeof common, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, file, 0);
+  common[0] *= 3;
+  if (!(child = fork())) {
+    common[0] += 2;
+    if (!(child = fork())) { common[0] *= 7; _exit(0); }
+    wait_for(child); common[0] += 4; _exit(0);
+  }
+  wait_for(child); common[0] *= 9;
+  return 0;
+}
+"""
+COVERED_SHOWN = [(5, 15), (15, 17), (17, 119), (119, 123), (123, 1107)]
