@@ -110,11 +110,16 @@ def written(program: str, *scopes_and_name: str) -> str:
 
     >>> written("./a:b", "parse.c", "state")
     "'./a:b':parse.c::state"
+    >>> written("./a", "main.count"), written("./a", "count.0")
+    ("./a:'main.count'", './a:count.0')
     """
     head = program if re.fullmatch(r"[^:'\"\\\s]+", program) else in_quotes(program)
+    *scopes, name = scopes_and_name
     plain = re.compile(r"[^\W\d][\w$]*(\.[\w$]+)*")
-    name = [part if plain.fullmatch(part) else in_quotes(part) for part in scopes_and_name]
-    return f"{head}:{'::'.join(name)}"
+    parts = [part if plain.fullmatch(part) else in_quotes(part) for part in scopes]
+    # After a variable's name, `.x` is a member, and `.0` is not.
+    parts.append(name if re.fullmatch(r"[^\W\d][\w$]*(\.\d[\w$]*)*", name) else in_quotes(name))
+    return f"{head}:{'::'.join(parts)}"
 
 
 Root = Symbol | TaskRoot | Address | Cast | UserSymbol
