@@ -52,7 +52,7 @@ int main(void) {
 #ifdef LINKED
     printf("%p ", (void *)where_level());
 #else
-    if (OTHERS) dlopen("./other.so", RTLD_NOW | OTHERS);
+    if (OTHERS >= 0) dlopen("./other.so", RTLD_NOW | OTHERS);
     say(dlopen("./library.so", RTLD_NOW));
     if (TWICE) say(dlmopen(LM_ID_NEWLM, "./library.so", RTLD_NOW));
 #endif
@@ -95,7 +95,9 @@ def hosted(
     build(folder, "other.so", OTHER, "-O1", "-fPIC", "-shared", *machine)
     build(folder, "library.so", LIBRARY, "-g", "-O1", "-fPIC", "-shared", *seen, *library, *machine)
     defaults = [
-        f"-D{name}=0" for name in ("OTHERS", "TWICE") if not any(f.startswith(f"-D{name}") for f in host)
+        f"-D{name}={value}"
+        for name, value in (("OTHERS", -1), ("TWICE", 0))
+        if not any(f.startswith(f"-D{name}") for f in host)
     ]
     path = build(folder, "host", HOST, "-g", "-O1", *defaults, *host, *machine)
     env = os.environ | ({"LD_PRELOAD": str(folder / "other.so")} if preload else {})
@@ -125,6 +127,29 @@ def test_the_copy_that_the_library_uses(
     library, host, preload, whose = CASES[case]
     with hosted(tmp_path, library, host, preload, *machine) as (pid, addresses):
         assert [(copy.address, copy.home.basename) for copy in used(pid, tmp_path)] == [(addresses[0], whose)]
+
+
+@pytest.mark.parametrize(
+    ("how", "rival"), [("RTLD_GLOBAL", "other.so"), ("RTLD_LOCAL", "other.so"), ("-1", None)]
+)
+def test_what_may_have_been_made_global_is_told_of(
+    tmp_path: Path, how: str, rival: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the library were not relocated yet, and its process ended before it could be asked."""
+    monkeypatch.setattr(copies._Linker, "bound", lambda *_: None)
+    monkeypatch.setattr(copies._Linker, "_word", lambda *_: 0)
+    with hosted(tmp_path, (), (f"-DOTHERS={how}", *OPENED), False) as (pid, _):
+        (copy,) = used(pid, tmp_path)
+        assert copy.home.basename == "library.so"
+        assert (copy.rival.basename if copy.rival else None) == rival
+        with Process(pid) as process:
+            found = resolve_user(UserSymbol(str(tmp_path / "library.so"), "level", Span(0, 1)), process)
+    if rival is None:
+        assert found.again is None
+    else:
+        assert found.again is not None
+        assert found.again.now() is None
+        assert found.again.unseen.startswith("other.so was opened before library.so and has level, too")
 
 
 def test_only_the_linker_knows_what_was_made_global(tmp_path: Path) -> None:

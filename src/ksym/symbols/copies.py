@@ -12,7 +12,7 @@ copies of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ksym.linux.memory import MemoryFault
@@ -33,12 +33,15 @@ class Copy:
         symbol: Its symbol there.
         library: The library whose code uses it, at this place in memory.
         linked: Asks the library's relocations which address it uses; None once they were followed, or there are none.
+        rival: An object that was opened before the library and has the variable, too. If it was opened with
+            RTLD_GLOBAL, which only the dynamic linker knows, the library uses that one; None if there is none.
     """
 
     home: LoadedObject
     symbol: ElfSymbol
     library: LoadedObject
     linked: Callable[[], int | None] | None = field(default=None, compare=False)
+    rival: LoadedObject | None = field(default=None, compare=False)
 
     @property
     def address(self) -> int:
@@ -108,7 +111,9 @@ def _first(linker: _Linker, own: Copy, exported: Sequence[Definition], reference
         return own
     first = linker.first(own, exported)
     if first is None:
-        return own
+        slots = [each for each in references if each.is_slot]
+        rival = linker.rival(own, exported) if slots else None
+        return replace(own, linked=linker.asking(own, slots), rival=rival) if rival else own
     home, symbol = first
     return Copy(home, symbol, own.library, linker.asking(own, references) if references else None)
 
@@ -171,12 +176,15 @@ class _Linker:
     def asking(self, own: Copy, references: Sequence[Reference]) -> Callable[[], int | None]:
         """How to see later on which address the linker has set; None as long as it has set none."""
         before = {each: self._word(own.library, each) for each in references}
+        found: int | None = None
 
         def now() -> int | None:
+            nonlocal found
             set_since = (
                 word for each, was in before.items() if (word := self._word(own.library, each)) != was
             )
-            return next((word for word in set_since if word), None)
+            found = found or next((word for word in set_since if word), None)
+            return found
 
         return now
 
@@ -187,18 +195,31 @@ class _Linker:
         for home in self._scope(own.library):
             if home.path == own.library.path and home.bias == own.library.bias:
                 return None
-            for wanted in exported:
-                for each in home.elf.dynamic.definitions(wanted.symbol.name):
-                    if each.serves(wanted.version):
-                        return home, each.symbol
+            symbol = _serving(home, exported)
+            if symbol is not None:
+                return home, symbol
         return None
+
+    def rival(self, own: Copy, exported: Sequence[Definition]) -> LoadedObject | None:
+        """The first object that has a definition, and may have been made global by dlopen(3)."""
+        opened = self._up_to(own.library)[:-1]
+        return next((each for each in opened if _serving(each, exported) is not None), None)
 
     def _scope(self, library: LoadedObject) -> list[LoadedObject]:
         """The objects in which the library's symbols are looked for, up to itself, in order.
 
         What was there when the program started serves everybody; what was opened later serves those that it brought
-        along. (dlopen(3) can make more of it global, which only the linker knows: its relocations tell, once done.)
+        along. (dlopen(3) can make more of it global, which only the linker knows: see ``rival``.)
         """
+        objects = self._up_to(library)
+        start = _started(objects)
+        opened = [each for each in objects[start:-1] if library in _brought(each, objects)]
+        return objects[:start] + [
+            each for each in objects[start:-1] if any(each in _brought(root, objects) for root in opened)
+        ]
+
+    def _up_to(self, library: LoadedObject) -> list[LoadedObject]:
+        """What its namespace has loaded before a library, and itself; nothing if it is in a namespace of its own."""
         space = next((s for s in self._spaces if any(one.bias == library.bias for one in s)), None)
         if space is None:
             # It is being loaded. If the first namespace has it already, this is another one.
@@ -212,15 +233,19 @@ class _Linker:
                 break
             if (loaded := self._loaded(one)) is not None:
                 objects.append(loaded)
-        objects.append(library)
-        start = _started(objects)
-        opened = [each for each in objects[start:-1] if library in _brought(each, objects)]
-        return objects[:start] + [
-            each for each in objects[start:-1] if any(each in _brought(root, objects) for root in opened)
-        ]
+        return [*objects, library]
 
     def _loaded(self, one: Linked) -> LoadedObject | None:
         return self._process.holder(one.dynamic, one.bias)
+
+
+def _serving(home: LoadedObject, exported: Sequence[Definition]) -> ElfSymbol | None:
+    """Return the first of an object's definitions that some of a library's own could be bound to."""
+    for wanted in exported:
+        for each in home.elf.dynamic.definitions(wanted.symbol.name):
+            if each.serves(wanted.version):
+                return each.symbol
+    return None
 
 
 def _brought(root: LoadedObject, objects: Sequence[LoadedObject]) -> list[LoadedObject]:

@@ -165,7 +165,14 @@ def _again(copy: Copy, label: str) -> Again | None:
         f"{label} is not the variable that was watched, at {copy.address:#x}: the dynamic linker has bound its library "
         "to the one at {now}; start the program and use -p PID"
     )
-    return Again(copy.linked, told)
+    unseen = ""
+    if copy.rival is not None:
+        unseen = (
+            f"{copy.rival.basename} was opened before {copy.library.basename} and has {copy.symbol.readable_name}, "
+            "too: which of both the dynamic linker chose is not known, as the process ended between two looks, "
+            f"0.2 s apart; watch the other as {written(copy.rival.path, *split_name(copy.symbol.readable_name))}"
+        )
+    return Again(copy.linked, told, unseen=unseen)
 
 
 def _choose(loaded: LoadedObject, name: str, label: str, execute: bool) -> ElfSymbol:
