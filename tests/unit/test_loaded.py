@@ -21,7 +21,9 @@ def test_a_process_that_ended_and_was_not_waited_for_has_nothing_mapped(spec: st
     try:
         with Process(pid) as process:
             assert not process.biases(spec)
-            with pytest.raises(KsymError, match=f"it has ended and waits for its parent, process {os.getpid()}"):
+            with pytest.raises(
+                KsymError, match=f"it has ended and waits for its parent, process {os.getpid()}"
+            ):
                 process.find_object(spec)
     finally:
         os.waitpid(pid, 0)
