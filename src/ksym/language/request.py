@@ -114,11 +114,12 @@ def written(program: str, *scopes_and_name: str) -> str:
     ("./a:'main.count'", './a:count.0')
     """
     head = program if re.fullmatch(r"[^:'\"\\\s]+", program) else in_quotes(program)
-    *scopes, name = scopes_and_name
-    plain = re.compile(r"[^\W\d][\w$]*(\.[\w$]+)*")
-    parts = [part if plain.fullmatch(part) else in_quotes(part) for part in scopes]
-    # After a variable's name, `.x` is a member, and `.0` is not.
-    parts.append(name if re.fullmatch(r"[^\W\d][\w$]*(\.\d[\w$]*)*", name) else in_quotes(name))
+    # After a variable's name, `.x` is a member, and `.0` is not; a scope may be `parse.c`.
+    last = len(scopes_and_name) - 1
+    plain = [r"[^\W\d][\w$]*(\.[\w$]+)*"] * last + [r"[^\W\d][\w$]*(\.\d[\w$]*)*"]
+    parts = [
+        part if re.fullmatch(plain[at], part) else in_quotes(part) for at, part in enumerate(scopes_and_name)
+    ]
     return f"{head}:{'::'.join(parts)}"
 
 
