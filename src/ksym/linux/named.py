@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
-import tempfile
 from dataclasses import dataclass
 
 _PIECE = 1 << 20
@@ -70,6 +68,8 @@ class NamedFile:
         if now := self._name():
             return Lost("it was renamed" + (", and another file has its name" if replaced else ""), now)
         why = f"{'another file was put in its place' if replaced else 'it was removed'} while it was written"
+        import tempfile  # late: few runs come here
+
         failed = None
         for folder in (os.path.dirname(self.path), tempfile.gettempdir()):
             try:
@@ -113,6 +113,8 @@ class NamedFile:
             finally:
                 os.close(folder)
         # A file that has no name left cannot get one again (linkat: ENOENT).
+        import shutil  # late: few runs come here
+
         made = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(f"/proc/self/fd/{self._fd}", "rb") as source, open(made, "wb") as copy:

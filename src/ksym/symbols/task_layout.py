@@ -6,8 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ksym.symbols.btf import Btf
-from ksym.symbols.path import find_member
-from ksym.symbols.types import Struct, resolve
+from ksym.symbols.types import Struct
 
 
 class TaskLayout(NamedTuple):
@@ -54,13 +53,10 @@ def task_layout(btf: Btf) -> TaskLayout | None:
     """The layout of a kernel's tasks; None where its BTF lacks a part of it."""
 
     def offset(kind: str, *names: str) -> int:
-        found, total = btf.find("struct", kind), 0
-        for name in names:
-            member = find_member(found, name) if isinstance(found, Struct) else None
-            if member is None:
-                raise LookupError(name)
-            total, found = total + member.offset, resolve(member.type)
-        return total
+        found = btf.offset(kind, *names)
+        if found is None:
+            raise LookupError(names)
+        return found
 
     upid = btf.find("struct", "upid")
     if not isinstance(upid, Struct):

@@ -15,8 +15,6 @@ from ksym.linux.files import read_text
 from ksym.linux.memory import MemoryFault
 from ksym.linux.namespaces import own_pid_namespace
 from ksym.symbols.kernel import Kernel
-from ksym.symbols.path import find_member
-from ksym.symbols.types import Struct, resolve
 
 _MOST = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _TRIES = 5
@@ -57,19 +55,13 @@ class TaskList:
 
     def offset(self, kind: str, *names: str) -> int:
         """Byte offset of a member, nested members one after the other."""
-        found = self._btf.find("struct", kind)
-        total = 0
-        for name in names:
-            member = find_member(found, name) if isinstance(found, Struct) else None
-            if member is None:
-                raise KsymError(
-                    "cannot find tasks",
-                    f"this kernel's {kind} has no {name}",
-                    "report it with the kernel's version",
-                )
-            total += member.offset
-            found = resolve(member.type)
-        return total
+        found = self._btf.offset(kind, *names)
+        if found is None:
+            raise KsymError(
+                "cannot find tasks", f"this kernel's {kind} has no {'.'.join(names)}",
+                "report it with the kernel's version",
+            )  # fmt: skip
+        return found
 
     def pointer(self, address: int) -> int:
         """The pointer that is stored at ``address``."""

@@ -13,11 +13,11 @@ _SHORT_NS = 100_000_000
 LONG_NS = 8_000_000_000
 """Bound of a hold at a file's first instruction: resolving names in large files takes seconds. The kernel complains of
 a CPU that does nothing else for 20 s (kernel.watchdog_thresh)."""
-_QUICK_TURNS, _SLOW_TURNS, LONG_TURNS = 100, 250, 400
-_QUICK_COPIES, _SLOW_COPIES, LONG_COPIES = 1, 8, 24
+_SHORT_HOLD = ((20, 1, COPY_BYTES // 4), (20, 1, COPY_BYTES), (60, 8, COPY_BYTES))
+LONG_TURNS, LONG_COPIES = 400, 6
 """Turns of the loops, and copies in each. A turn is as long as an answer may have to wait; most come in the first few.
-All turns together bound the hold, where the clock does not. The verifier goes through every turn: it takes some
-milliseconds for so many, and follows no more than 8,192 branches (BPF_COMPLEXITY_LIMIT_JMP_SEQ)."""
+All turns together bound the hold, where the clock does not. The verifier goes through every turn, and ksym waits for
+it: so there are few, and they get longer. It follows no more than 8,192 branches (BPF_COMPLEXITY_LIMIT_JMP_SEQ)."""
 
 KEY_AT, VALUE_AT, EVENT_AT, _NAME_AT = -8, -24, -56, -72  # places on the stack
 _FORCE_WAKEUP = 2  # BPF_RB_FORCE_WAKEUP
@@ -106,12 +106,12 @@ def hold_shortly(asm: Assembler, offsets: Offsets, moment: Moment) -> None:
     be_the_only_one(asm, offsets, one_less)
     publish(asm, moment, one_less)
     asm.mov(R8, R9)
-    for turns, copies in ((_QUICK_TURNS, _QUICK_COPIES), (_SLOW_TURNS, _SLOW_COPIES)):
+    for turns, copies, size in _SHORT_HOLD:
         again = asm.new_label("again")
         asm.mov(R9, 0)
         asm.place(again)
         look_for_answer(asm, one_less)
-        spend_time(asm, copies)
+        spend_time(asm, copies, size)
         asm.call(Helper.KTIME_GET_NS)
         asm.alu(R0, "-", R8)
         asm.jump(late, R0, ">", _SHORT_NS)
@@ -194,12 +194,12 @@ def send(asm: Assembler, ring: str) -> None:
     asm.call(Helper.RINGBUF_OUTPUT)
 
 
-def spend_time(asm: Assembler, copies: int) -> None:
-    """Copy memory: without a branch, which the verifier would have to follow, and without a lock."""
+def spend_time(asm: Assembler, copies: int, size: int = COPY_BYTES) -> None:
+    """Copy memory to itself: without a branch, which the verifier would have to follow, and without a lock."""
     for _ in range(copies):
         asm.map_value(R1, "control", Control.COPIED)
-        asm.mov(R2, COPY_BYTES)
-        asm.map_value(R3, "control", Control.COPIED + COPY_BYTES)
+        asm.mov(R2, size)
+        asm.map_value(R3, "control", Control.COPIED)
         asm.call(Helper.PROBE_READ_KERNEL)
 
 

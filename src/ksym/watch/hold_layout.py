@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 from ksym.errors import KsymError
 from ksym.symbols.btf import Btf
-from ksym.symbols.path import find_member
-from ksym.symbols.types import Struct, resolve
 
 MOST_MEMBERS = 1 << 14
 EVENT = struct.Struct("=IIIII4xQ")
 """A record of ``events``: thread, process, Moment, how many programs the process has executed, CPU, time in ns."""
 
-COPY_BYTES = 1 << 18
-"""Of the memory that a hold copies to spend its time; some 20 us a copy."""
+COPY_BYTES = 1 << 20
+"""Of the memory that a hold copies to spend its time; some 80 us a copy."""
 NAME_BYTES = 16
 """Of a file's name, as programs compare it: at most 15, and a NUL."""
 MEMBER_BYTES, WAITING_BYTES, RANGE_BYTES = 8, 16, 16
@@ -65,7 +63,7 @@ class Control(enum.IntEnum):
     """When the long hold began, as its event has it."""
     COPIED = 32
     """What a hold copies to spend its time."""
-    BYTES = 32 + 2 * COPY_BYTES
+    BYTES = 32 + COPY_BYTES
 
 
 class Offsets(NamedTuple):
@@ -112,23 +110,21 @@ class Files(NamedTuple):
     names: tuple[bytes, ...]
 
 
-def kernel_offsets() -> Offsets:
+def kernel_offsets(kernel: Btf) -> Offsets:
     """Ask BTF.
 
+    Args:
+        kernel: The running kernel's.
+
     Raises:
-        KsymError: The kernel has none, or a member is not there.
+        KsymError: A member is not there.
     """
-    kernel = Btf.vmlinux()
 
     def offset(kind: str, *names: str) -> int:
-        found, total = kernel.find("struct", kind), 0
-        for name in names:
-            member = find_member(found, name) if isinstance(found, Struct) else None
-            if member is None:
-                raise KsymError(f"cannot look into {kind}", f"this kernel's has no {name}")
-            total += member.offset
-            found = resolve(member.type)
-        return total
+        found = kernel.offset(kind, *names)
+        if found is None:
+            raise KsymError(f"cannot look into {kind}", f"this kernel's has no {'.'.join(names)}")
+        return found
 
     return Offsets(
         tgid=offset("task_struct", "tgid"), signal=offset("task_struct", "signal"),
