@@ -18,17 +18,18 @@ from ksym.linux.cpus import possible_cpus
 from ksym.linux.libc import MACHINE
 from ksym.linux.namespaces import own_pid_namespace
 from ksym.program.layout import Frame, Sees, padded
-from ksym.program.lifecycle import Followed, lifecycle_programs
 from ksym.program.shared import MEMORY_BYTES, PLACES, Chain, Control, Shape, Shared, key_of
 from ksym.program.spec import Condition, Spec, Ways
 from ksym.program.wants import Sink, Wants
 from ksym.program.watch_program import COMM_BYTES, COUNT_KEY_BYTES, watch_program
-from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Place, Plan, Role, Watch
 
 if TYPE_CHECKING:
     from ksym.language.condition import Condition as Judgement
+
+if TYPE_CHECKING:
+    from ksym.symbols.address_spaces import AddressSpaces
 
 _COUNTS, _MEMORIES = 16384, 4096
 """Places and threads that ``counts`` tells apart; processes whose values are told apart."""
@@ -211,14 +212,20 @@ class Engine:
 
     def _follow_memory(self) -> None:
         """Let chains follow address spaces through forks and ends; where the kernel refuses, they go by process."""
-        followed = [
-            Followed(watch.index, watch.variable.address, watch.variable.length, trips_itself(watch))
+        watches = [
+            watch
             for watch in self.plan.watches
             if watch.variable.space is Space.USER and frame_of(watch, self.wants.sink).padded
         ]
         self.by_memory = False
-        if not followed or self._spaces is None or self.wants.tasks is None:
+        if not watches or self._spaces is None or self.wants.tasks is None:
             return
+        from ksym.program.lifecycle import Followed, lifecycle_programs  # late: for user variables alone
+
+        followed = [
+            Followed(watch.index, watch.variable.address, watch.variable.length, trips_itself(watch))
+            for watch in watches
+        ]
         for name in ("chains", "memories"):
             self._maps[name] = self._map(name)
         maps = {name: each.fd for name, each in self._maps.items()}

@@ -14,10 +14,8 @@ from ksym.errors import KsymError
 from ksym.language.request import Request
 from ksym.linux.maps import shared_memory
 from ksym.linux.namespaces import own_pid_namespace
-from ksym.program.bind import bind, needs_program
 from ksym.program.engine import Engine, EngineRefused, frame_of
 from ksym.program.wants import Sink, Wants
-from ksym.symbols.address_spaces import AddressSpaces
 from ksym.symbols.functions import Functions
 from ksym.symbols.kernel import Kernel
 from ksym.symbols.resolver import Resolver
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from ksym.runs.held import Held, Spot
     from ksym.runs.planting import Planting
     from ksym.runs.unseen import Unseen
+    from ksym.symbols.address_spaces import AddressSpaces
 
 _LOG_LINES = 12
 """Of the verifier's log, from its end."""
@@ -44,6 +43,8 @@ def bind_conditions(
     Raises:
         RequestError: one does not fit its variable.
     """
+    from ksym.program.bind import bind  # late: few runs have a condition
+
     conditions: list[Condition | None] = []
     for request, variable in found:
         if request.condition is None:
@@ -75,8 +76,7 @@ def engine_for(
         try:
             made = wants._replace(guarded=guarded, kernel_accesses=planting.options.kernel_accesses)
             made = wants_for(plan, made, kernel)
-            spaces = AddressSpaces(kernel, made.tasks) if made.tasks and kernel.memory_or_none else None
-            engine = Engine(plan, made, spaces)
+            engine = Engine(plan, made, _spaces(made, kernel))
         except EngineRefused as refused:
             why = refused.why
             if planting.verbose and refused.log:
@@ -94,6 +94,14 @@ def engine_for(
     if wants.sink is not Sink.RECORD:
         return None, [_late(why or "--no-bpf keeps programs out")]
     return None, [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"] if why else []
+
+
+def _spaces(wants: Wants, kernel: Kernel) -> AddressSpaces | None:
+    if wants.tasks is None or kernel.memory_or_none is None:
+        return None
+    from ksym.symbols.address_spaces import AddressSpaces  # late: few runs watch user variables
+
+    return AddressSpaces(kernel, wants.tasks)
 
 
 def _late(why: str) -> str:
@@ -119,6 +127,8 @@ def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
             what = f"judge the condition '{watch.request.condition}'"
             if wants.sink is Sink.NOTHING:
                 return what, "use ksym trace, or run it as root with BPF"
+            from ksym.program.bind import needs_program
+
             if needs_program(watch.condition):
                 return what, "compare pid, tid, cpu, comm, access or ip, or run it as root with BPF"
     return None

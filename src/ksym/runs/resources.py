@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import cached_property
@@ -101,7 +100,7 @@ def _renew_locks() -> None:
             for kind in [each for each in vars(module).values() if isinstance(each, type)]:
                 for each in vars(kind).values():
                     if isinstance(each, cached_property) and hasattr(each, "lock"):
-                        each.lock = threading.RLock()
+                        each.lock = sys.modules["threading"].RLock()
 
 
 _threads = [1]
@@ -109,7 +108,8 @@ _threads = [1]
 
 
 def _count_threads() -> None:
-    _threads[0] = threading.active_count()
+    threading = sys.modules.get("threading")  # few runs load it
+    _threads[0] = threading.active_count() if threading else 1
 
 
 def _in_child() -> None:

@@ -212,7 +212,7 @@ def open_session(
     requests = parse_requests(asked.requests, asked.condition, command=asked.command)
     with Resources() as stack:
         signals = stack.hold_context(signals or Signals())
-        command, pids = _start(asked, requests, signals, stack)
+        command, pids = _start(asked, requests, signals, stack, programs=planting.wants is not None)
         first = pids[0] if pids else None
         resolver = Resolver(vmlinux=asked.vmlinux, pid=first, self_pid=command.pid if command else None)
         stack.hold(resolver.close)
@@ -296,7 +296,7 @@ def _conditions(
 
 
 def _start(
-    asked: Asked, requests: list[Request], signals: Signals, stack: Resources
+    asked: Asked, requests: list[Request], signals: Signals, stack: Resources, *, programs: bool
 ) -> tuple[Command | None, tuple[int, ...]]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the processes they are in."""
     objects = _objects(requests)
@@ -316,16 +316,18 @@ def _start(
     stack.callback(command.close)
     if not objects:
         return command, asked.pids
-    return command, (_held(command, objects, signals),)
+    return command, (_held(command, objects, signals, programs=programs),)
 
 
-def _held(command: Command, objects: list[str], signals: Signals) -> int:
+def _held(command: Command, objects: list[str], signals: Signals, *, programs: bool) -> int:
     """Run COMMAND until a process has the objects in memory; returns it, held."""
     from ksym.symbols.wanted import Wanted
 
     program = command.argv[0]
     command.keeps_holder = True  # other processes, and further programs of this one, may have them, too
-    found = command.run_until(Wanted(objects), signals)
+    found = command.run_until(
+        Wanted(objects), signals, lambda: _load_what_follows(programs=programs)
+    )
     if found is not None:
         return found
     what = f"cannot watch {', '.join(objects)}"
@@ -354,6 +356,14 @@ def _holder(command: Command | None, requests: Sequence[Request], pids: Sequence
 
 def _objects(requests: Iterable[Request]) -> list[str]:
     return [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
+
+
+def _load_what_follows(*, programs: bool) -> None:
+    """Import what resolves a user variable, and what makes its programs."""
+    import ksym.symbols.process_names
+
+    if programs:
+        import ksym.runs.engines  # noqa: F401
 
 
 class _ScopeNow:

@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from ksym.errors import SHORT_OF
 from ksym.linux.files import StrPath, read_bytes
@@ -74,6 +75,10 @@ class BtfVariable(NamedTuple):
     """In bytes from the section's start."""
 
 
+_in_use: WeakValueDictionary[StrPath, Btf] = WeakValueDictionary()
+"""By path."""
+
+
 class Btf:
     """The types of one BTF blob, and through its base those it builds on.
 
@@ -93,10 +98,13 @@ class Btf:
 
     @classmethod
     def vmlinux(cls, directory: StrPath = DIRECTORY) -> Btf:
-        """The running kernel's."""
-        return cls(
-            _read(os.path.join(directory, "vmlinux"), "the kernel was built without CONFIG_DEBUG_INFO_BTF")
-        )
+        """The running kernel's; read anew only once nobody has it any more."""
+        path = os.path.join(directory, "vmlinux")
+        found = _in_use.get(path)
+        if found is None:
+            found = cls(_read(path, "the kernel was built without CONFIG_DEBUG_INFO_BTF"))
+            _in_use[path] = found
+        return found
 
     @classmethod
     def module(cls, name: str, base: Btf | None = None, directory: StrPath = DIRECTORY) -> Btf:

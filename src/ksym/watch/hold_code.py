@@ -13,7 +13,7 @@ _SHORT_NS = 100_000_000
 LONG_NS = 8_000_000_000
 """Bound of a hold at a file's first instruction: resolving names in large files takes seconds. The kernel complains of
 a CPU that does nothing else for 20 s (kernel.watchdog_thresh)."""
-_SHORT_HOLD = ((20, 1, COPY_BYTES // 4), (20, 1, COPY_BYTES), (60, 8, COPY_BYTES))
+_SHORT_HOLD = ((12, 1, COPY_BYTES // 4), (12, 1, COPY_BYTES), (12, 3, COPY_BYTES), (30, 16, COPY_BYTES))
 LONG_TURNS, LONG_COPIES = 400, 6
 """Turns of the loops, and copies in each. A turn is as long as an answer may have to wait; most come in the first few.
 All turns together bound the hold, where the clock does not. The verifier goes through every turn, and ksym waits for

@@ -15,7 +15,7 @@ EVENT = struct.Struct("=IIIII4xQ")
 """A record of ``events``: thread, process, Moment, how many programs the process has executed, CPU, time in ns."""
 
 COPY_BYTES = 1 << 20
-"""Of the memory that a hold copies to spend its time; some 80 us a copy."""
+"""Of the memory that a hold copies to spend its time; some 40 us a copy."""
 NAME_BYTES = 16
 """Of a file's name, as programs compare it: at most 15, and a NUL."""
 MEMBER_BYTES, WAITING_BYTES, RANGE_BYTES = 8, 16, 16

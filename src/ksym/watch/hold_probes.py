@@ -31,6 +31,7 @@ from ksym.linux.bpf_ring import BpfRing
 from ksym.linux.files import read_text
 from ksym.linux.libc import syscall
 from ksym.linux.perf_event import COUNT_SW_DUMMY, TYPE_SOFTWARE, Attr, PerfEvent
+from ksym.symbols.btf import Btf
 from ksym.symbols.wanted import Placement, Wanted
 from ksym.watch import hold_program as programs
 from ksym.watch.hold_cpus import allowed_cpus, bind, ring_for
@@ -135,7 +136,7 @@ class Probes:
             raise Refused(f"programs in the kernel are refused ({why})", _TO_DO) from error
 
     def _open(self, pids: Sequence[int], *, tree: bool) -> None:
-        self._offsets = offsets = kernel_offsets()
+        self._offsets = offsets = kernel_offsets(Btf.vmlinux())
         files = self._files()
         # The first event that follows a task waits for an RCU grace period, which a held process would block.
         self._events.append(PerfEvent(Attr(TYPE_SOFTWARE, COUNT_SW_DUMMY), pid=0, cpu=-1))
@@ -403,10 +404,12 @@ class Probes:
             for hold in holds:
                 self._let_one_go(hold)
         self._let_go()
-        # A program that had begun when its tracepoint was left may still hold: wait until all have ended.
-        with contextlib.suppress(OSError):
-            syscall("membarrier", _MEMBARRIER_GLOBAL, 0, 0)
-        self._let_go()
+        # A program that had begun when its tracepoint was left may still hold: wait until all have ended. It has
+        # looked up its process first, and a process that is there no more holds nobody.
+        if "members" in self._maps and any(self._maps["members"].items(MEMBER_BYTES)):
+            with contextlib.suppress(OSError):
+                syscall("membarrier", _MEMBARRIER_GLOBAL, 0, 0)
+            self._let_go()
         if self._ringer:
             os.kill(self._ringer, signal.SIGKILL)
             os.waitpid(self._ringer, 0)

@@ -12,7 +12,7 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
@@ -41,18 +41,29 @@ class Holder:
         pids: The processes to look at: COMMAND's, before it has executed anything, or running ones. What they
             start later is held, too.
         tree: ``pids`` is COMMAND's process. Without privileges only it can be followed, by tracing it.
+        meanwhile: Work of the caller's that is to be done anyway, while the keeper gets ready.
 
     Raises:
         CannotHold: Neither programs in the kernel nor ptrace(2) are allowed.
         NotPermitted: /proc is not mounted, so nothing could be seen of them.
     """
 
-    def __init__(self, wanted: Wanted, pids: Sequence[int], *, tree: bool = True) -> None:
+    def __init__(
+        self, wanted: Wanted, pids: Sequence[int], *, tree: bool = True,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
         what = f"cannot wait for {wanted}"
         check_mounted()
         # With all that the keeper needs: it finds that loaded, and ksym needs most of it later.
+        from ksym.symbols.btf import Btf
         from ksym.watch import hold_probes  # noqa: F401
+        from ksym.watch.hold_layout import kernel_offsets
         from ksym.watch.keeper import keep
+
+        with contextlib.suppress(KsymError):
+            # Once for both: the way to the records is found while they are looked for.
+            self._btf = Btf.vmlinux()
+            kernel_offsets(self._btf)
 
         self._held: list[int] = []
         self._notes: list[str] = []
@@ -75,6 +86,11 @@ class Holder:
         if self._keeper == 0:
             keep(theirs, wanted, list(pids), tree=tree)
         theirs.close()
+        try:
+            meanwhile()
+        except BaseException:
+            self.close()
+            raise
         word, _, text = self._receive().partition(" ")
         self.traces = word == "tracing"
         """COMMAND and all that it starts is traced; nobody else can trace it meanwhile, and setuid has no effect."""

@@ -15,15 +15,15 @@ import select
 import signal
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ksym.errors import KsymError
 from ksym.linux.libc import allow_tracing
-from ksym.watch.holding import Holder
 
 if TYPE_CHECKING:
     from ksym.symbols.wanted import Wanted
+    from ksym.watch.holding import Holder
 
 CANNOT_RUN, NOT_FOUND = 126, 127
 _LOOK_MILLISECONDS = 20
@@ -158,12 +158,15 @@ class Command:
                 todo = "name a program, or an interpreter in front of it"
             raise CommandError(f"cannot run {self.argv[0]}", why, todo, status)
 
-    def run_until(self, wanted: Wanted, signals: Interruption) -> int | None:
+    def run_until(
+        self, wanted: Wanted, signals: Interruption, meanwhile: Callable[[], object] = lambda: None
+    ) -> int | None:
         """Run COMMAND until it, or a process that it started, has mapped the wanted files.
 
         Args:
             wanted: The files.
             signals: One that was received ends the wait.
+            meanwhile: See Holder.
 
         Returns:
             The process, held; None if COMMAND ended without, or the user wants to end.
@@ -172,7 +175,9 @@ class Command:
             CannotHold: COMMAND cannot be held, so it has not run.
             CommandError: exec failed.
         """
-        self.holder = holder = Holder(wanted, [self.pid])
+        from ksym.watch.holding import Holder  # late: needed for user variables alone
+
+        self.holder = holder = Holder(wanted, [self.pid], meanwhile=meanwhile)
         self._open_gate()
         with _ChildWatch(self.pid) as ended:
             poll = select.poll()
