@@ -325,9 +325,7 @@ def _held(command: Command, objects: list[str], signals: Signals, *, programs: b
 
     program = command.argv[0]
     command.keeps_holder = True  # other processes, and further programs of this one, may have them, too
-    found = command.run_until(
-        Wanted(objects), signals, lambda: _load_what_follows(programs=programs)
-    )
+    found = command.run_until(Wanted(objects), signals, lambda: _load_what_follows(programs=programs))
     if found is not None:
         return found
     what = f"cannot watch {', '.join(objects)}"
