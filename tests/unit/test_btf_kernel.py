@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from ksym.symbols.btf import DIRECTORY, Btf
-from ksym.symbols.path import find_member
+from ksym.symbols.path import find_member, member_names
 from ksym.symbols.types import Array, Enum, Field, Integer, Pointer, Struct, resolve
 
 VMLINUX = Path(DIRECTORY) / "vmlinux"
@@ -51,6 +51,40 @@ def test_task_struct(btf: Btf) -> None:
     assert isinstance(parent.type, Pointer)
     assert parent.type.target == task
     assert 0 < comm.offset < task.size
+
+
+@pytest.mark.parametrize(
+    "name", ["task_struct", "signal_struct", "mm_struct", "file", "inode", "dentry", "page"]
+)
+def test_offsets_are_those_of_the_types(btf: Btf, name: str) -> None:
+    """Bit fields apart, whose unit may begin before them; members of unnamed structs and unions are among these."""
+    kind = btf.find("struct", name)
+    assert isinstance(kind, Struct)
+    members = [find_member(kind, member) for member in member_names(kind)]
+    whole = [member for member in members if member and not member.bits]
+    assert len(whole) > 3
+    assert {each.name: btf.offset(name, each.name) for each in whole} == {
+        each.name: each.offset for each in whole
+    }
+
+
+def test_offset_of_a_nested_member(btf: Btf) -> None:
+    path = find_member(btf.find("struct", "file"), "f_path")  # type: ignore[arg-type]
+    assert path
+    dentry = find_member(resolve(path.type), "dentry")  # type: ignore[arg-type]
+    assert dentry
+    assert btf.offset("file", "f_path", "dentry") == path.offset + dentry.offset
+
+
+def test_offset_of_what_is_not_there(btf: Btf) -> None:
+    assert btf.offset("file", "no_such_member") is None
+    assert btf.offset("file", "f_path", "no_such_member") is None
+    assert btf.offset("file", "f_inode", "i_ino") is None, "a pointer is not what it leads to"
+    assert btf.offset("no_such_struct", "x") is None
+
+
+def test_it_is_read_once_while_it_is_in_use(btf: Btf) -> None:
+    assert Btf.vmlinux() is btf
 
 
 def test_kernel_param_has_the_layout_of_its_section(btf: Btf) -> None:
