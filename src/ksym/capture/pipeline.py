@@ -22,7 +22,7 @@ from ksym.capture.records import (
     Record,
     SampleRecord,
 )
-from ksym.capture.sites import Named, Site, Sites
+from ksym.capture.sites import USER_SPACE, Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
 from ksym.language.request import Mode
@@ -225,19 +225,26 @@ class Pipeline:
         elif isinstance(record, MmapRecord):
             if self._ownership:
                 self._learn(self._ownership.mapped(record))
+            self._forget(record)
             if self._follower:
                 self._follower.mapped(record)
         elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
             self._tasks.apply(record)
             if self._ownership:
                 self._learn(self._ownership.changed(record))
-            if ended_address_space(record) is not None and self._sites.forget(record.pid):
-                for key in [key for key in self._origins if key[3] == record.pid]:
-                    del self._origins[key]
+            self._forget(record)
             if self._follower:
                 self._follower.changed(record)
             if isinstance(record, ExitRecord) and record.pid == record.tid:
                 self._ended(record.pid)
+
+    def _forget(self, record: Record) -> None:
+        """Drop what is known of code that the record replaces."""
+        replaced = replaced_code(record)
+        if replaced is not None and self._sites.forget(*replaced):
+            pid, addresses = replaced
+            for key in [key for key in self._origins if key[3] == pid and key[2] - 1 in addresses]:
+                del self._origins[key]
 
     def _stack(self, pid: int, chain: tuple[int, ...], execute: bool) -> tuple[Named, ...]:
         """The call chain, named; all but the innermost are return addresses, so behind the call.
@@ -249,6 +256,18 @@ class Pipeline:
         return tuple(
             self._sites.name(pid, ip, behind=number > 0 or behind) for number, ip in enumerate(addresses)
         )
+
+
+def replaced_code(record: Record) -> tuple[int, range] | None:
+    """Return the process and the addresses at which other code may lie from a record on; None where nothing changed.
+
+    The process is new, runs a new program, has ended, or has mapped a file. A file's own segments come one over the
+    other, too: nothing was known of them by then.
+    """
+    if isinstance(record, MmapRecord):
+        return record.pid, range(record.start, record.start + record.length)
+    pid = ended_address_space(record)
+    return None if pid is None else (pid, USER_SPACE)
 
 
 def ended_address_space(record: Record) -> int | None:

@@ -22,6 +22,10 @@ _BEHIND = 16
 """Code bytes behind an address that are kept with it: one instruction's."""
 
 
+USER_SPACE = range(-1, KERNEL_HALF)
+"""All addresses of a process; a site's is that of the byte before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """An address in code, named.
@@ -139,16 +143,26 @@ class Sites:
             site = self._cache[key] = self._make(pid, ip, execute, bits)
         return site
 
-    def forget(self, pid: int) -> bool:
-        """Drop what is known of a process's user-space code; whether there was anything."""
+    def forget(self, pid: int, addresses: range = USER_SPACE) -> bool:
+        """Drop what is known of a process's user-space code; return True if there was anything.
+
+        Args:
+            pid: The process.
+            addresses: Where other code has come to; left out: anywhere.
+        """
         if pid not in self._user_pids:
             return False
-        self._user_pids.discard(pid)
+        sites = [key for key in self._cache if key[0] == pid and key[1] - 1 in addresses]
+        names = [key for key in self._names if key[0] == pid and key[1] in addresses]
+        if addresses == USER_SPACE:
+            self._user_pids.discard(pid)
+        elif not (sites or names):
+            return False
         for bits in (32, 64):
             self._decoders.pop((pid, bits), None)
-        for site in [site for site in self._cache if site[0] == pid]:
+        for site in sites:
             del self._cache[site]
-        for name in [name for name in self._names if name[0] == pid]:
+        for name in names:
             del self._names[name]
         return True
 

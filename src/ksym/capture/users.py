@@ -116,9 +116,7 @@ class Users:
 
     def read(self, pid: int, address: int, length: int) -> bytes:
         """See sites.UserCode."""
-        data = self._live_bytes(pid, address, length)
-        if data:
-            return data
+        # The file first: by now the process may have other code there.
         for ancestor in self._line(pid):
             record = self._record(ancestor, address)
             image = self._image(record) if record else None
@@ -127,6 +125,10 @@ class Users:
                     return image.elf.bytes_at(address - record.start + record.offset, length, "code")
                 except KsymError:
                     return b""
+        data = self._live_bytes(pid, address, length)
+        if data:
+            return data
+        for ancestor in self._line(pid):
             # It may have run and ended between two rounds: what it had mapped at the start was opened then.
             live = self._live.get(ancestor)
             data = live.read(address, length) if live else b""

@@ -275,8 +275,9 @@ class _Decoding:
         """
         source = self._source
         source.code.follow(self._changes)
-        eras = Eras(self._changes, self._table["pid"], self._of, self._first)
         place = self._table["place"]
+        ip = np.array([ip for _, _, ip in source.places], np.uint64)[place]
+        eras = Eras(self._changes, self._table["pid"], ip, self._of, self._first)
         era = np.zeros(len(place), np.intp)
         if eras.of is not None:
             user = np.array([ip < KERNEL_HALF for _, _, ip in source.places], np.bool_)

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from functools import cached_property
 
-from ksym.capture.pipeline import ended_address_space
+from ksym.capture.pipeline import replaced_code
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.users import Image, Users, open_image
@@ -63,13 +63,12 @@ class ForeignCode:
         while self._next < len(self._changes) and self._changes[self._next][0] <= hit:
             record = self._changes[self._next][1].record
             self._next += 1
+            replaced = replaced_code(record)
+            if replaced is not None:
+                self._sites.forget(*replaced)
             if isinstance(record, MmapRecord):
                 self._users.mapped(record)
-                continue
-            ended = ended_address_space(record)
-            if ended is not None:
-                self._sites.forget(ended)
-            if isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
+            elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
                 self._users.changed(record)
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ksym.capture.instructions import available
-from ksym.capture.pipeline import USER_CODE, ended_address_space
+from ksym.capture.pipeline import USER_CODE, ended_address_space, replaced_code
 from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.records import CONTEXT_LEAST, CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
 from ksym.capture.sites import Sites
@@ -191,28 +191,37 @@ class Namer:
             self._note("pointers", names)
 
     def _follow(self, other: Record) -> None:
+        replaced = replaced_code(other)
+        if replaced is not None and self._sites.forget(*replaced):
+            pid, code = replaced
+            self._known = {place for place in self._known if place[1] != pid or place[2] - 1 not in code}
+            self._names = {name for name in self._names if name[0] != pid or name[1] - 1 not in code}
+            self._chains = {chain for chain in self._chains if chain[1] != pid}
         if isinstance(other, MmapRecord):
             self._users.mapped(other)
         elif isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
-            if ended_address_space(other) is not None and self._sites.forget(other.pid):
-                self._known = {place for place in self._known if place[1] != other.pid}
-                self._names = {name for name in self._names if name[0] != other.pid}
-                self._chains = {chain for chain in self._chains if chain[1] != other.pid}
             self._users.changed(other)
 
 
 def _splits(found: Sequence[Found], others: Sequence[Record]) -> Iterator[Record]:
     """The records in front of which hits are to be named, as their processes' addresses mean something else behind it.
 
-    That is so where a process with hits, or one that it was forked from, runs another program, and where its number is
-    that of one that has just ended.
+    That is so where a process with hits, or one that it was forked from, runs another program, where its number is
+    that of one that has just ended, and where it maps a file at the address of a hit: what has made the hit may be what
+    was there before.
     """
+    hits = {(pid, ip) for each in found for _, pid, ip in each.places}
+    chained = {pid for each in found for _, pid, _ in each.chains}
     pids = {pid for each in found for places in (each.places, each.chains) for _, pid, _ in places}
     pids |= {other.parent_pid for other in others if isinstance(other, ForkRecord) and other.pid in pids}
     ended = set()
     for other in others:
         if isinstance(other, ExitRecord) and other.pid == other.tid:
             ended.add(other.pid)
+        elif isinstance(other, MmapRecord):
+            code = range(other.start, other.start + other.length)
+            if other.pid in chained or any(pid == other.pid and ip - 1 in code for pid, ip in hits):
+                yield other
         elif (
             isinstance(other, (CommRecord, ForkRecord))
             and ended_address_space(other) in pids

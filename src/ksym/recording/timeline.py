@@ -8,35 +8,39 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.pipeline import ended_address_space
-from ksym.capture.records import CommRecord, ForkRecord
+from ksym.capture.pipeline import replaced_code
+from ksym.capture.records import CommRecord, ForkRecord, MmapRecord
 from ksym.recording.noted import ALWAYS, Era
-from ksym.recording.numbering import Ints, distinct, numbered
+from ksym.recording.numbering import Ints, distinct, grouped, numbered
 from ksym.recording.sideband import Change
 
 Ranked = Sequence[tuple[int, Change]]
 """Changes with their ranks (`sideband.ranks`), in order."""
 _RANK_BITS = 40
+_FACTOR = 1_000_003
+"""Makes one number of the ranks of several changes; a small one, as numbers wrap around."""
 
 
 class Eras:
-    """The times between which the addresses of a process meant something else, by number.
+    """The times between which an address of a process meant something else, by number.
 
     Args:
         changes: What changed processes.
         pid: Of what hits have in common.
+        ip: The same.
         common: Of each hit, the number of what it has in common with others.
         first: The first hit of each number.
     """
 
-    def __init__(self, changes: Ranked, pid: Ints, common: Ints, first: Ints) -> None:
-        pids, number = distinct(pid)
-        known = {each: at for at, each in enumerate(pids.tolist())}
+    def __init__(self, changes: Ranked, pid: Ints, ip: Ints, common: Ints, first: Ints) -> None:
+        self._spaces, number = _spaces(changes, pid, ip, first)
         ends = []
         for rank, change in changes:
-            ended = ended_address_space(change.record)
-            if ended in known:
-                ends.append((known[ended], rank, change.order, change.record.time))
+            replaced = replaced_code(change.record)
+            if replaced is not None:
+                for of in self._spaces.get(replaced[0], {}):
+                    if self._spaces[replaced[0]][of] in replaced[1]:
+                        ends.append((of, rank, change.order, change.record.time))
         ends.sort()
         self._ends = ends
         self.of: Ints | None = None
@@ -46,7 +50,8 @@ class Eras:
         if not ends:
             return
         keys = np.array([of << _RANK_BITS | rank for of, rank, _, _ in ends], np.int64)
-        begins, last = np.full(len(pids), len(common)), np.full(len(pids), -1)
+        count = int(number.max()) + 1
+        begins, last = np.full(count, len(common)), np.full(count, -1)
         np.minimum.at(begins, number, first)
         np.maximum.at(last, number, len(common) - 1 - numbered(common[::-1])[1])
         if not any(begins[of] < rank <= last[of] for of, rank, _, _ in ends):
@@ -67,6 +72,39 @@ class Eras:
             _, _, end, time = self._ends[number]
             era = era._replace(end=end, end_time=time)
         return era
+
+
+def _spaces(changes: Ranked, pid: Ints, ip: Ints, first: Ints) -> tuple[dict[int, dict[int, int]], Ints]:
+    """Number the places whose meaning changes at the same times.
+
+    All addresses of a process change together when it runs another program. Those at which it maps files while it has
+    hits change by themselves.
+
+    Args:
+        changes: What changed processes.
+        pid: Of each place.
+        ip: Of each place, the address that was reported.
+        first: The first hit of each place.
+
+    Returns:
+        By process, the number of each of its spaces with an address in it; and the number of each place.
+    """
+    before = (ip - 1).astype(np.uint64)  # a site is that of the byte before
+    covers = np.zeros(len(pid), np.int64)
+    begins = dict.fromkeys(pid.tolist(), 1 << 62)
+    for each, hit in zip(pid.tolist(), first.tolist(), strict=True):
+        begins[each] = min(begins[each], hit)
+    for rank, change in changes:
+        record = change.record
+        if isinstance(record, MmapRecord) and rank > begins.get(record.pid, 1 << 62):
+            end = min(record.start + record.length, (1 << 64) - 1)
+            inside = (pid == record.pid) & (before >= np.uint64(record.start)) & (before < np.uint64(end))
+            covers[inside] = covers[inside] * _FACTOR + rank
+    number, example = grouped(pid, covers)
+    spaces: dict[int, dict[int, int]] = {}
+    for of, place in enumerate(example.tolist()):
+        spaces.setdefault(int(pid[place]), {})[of] = int(before[place])
+    return spaces, number
 
 
 def thread_names(
