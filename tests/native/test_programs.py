@@ -280,4 +280,4 @@ def test_a_pointer_that_the_program_sets_as_it_starts(tmp_path: Path) -> None:
     assert (result.status, result.out) == (125, "")
     assert "before this step holds 0x" in result.err
     assert "where there is nothing" in result.err
-    assert result.err.endswith("watch it with -p PID\n")
+    assert result.err.endswith("start it, and use -p PID once it has\n")

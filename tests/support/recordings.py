@@ -17,7 +17,7 @@ from ksym.capture.instructions import Instruction
 from ksym.capture.judge import judges
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
-from ksym.capture.sites import Named, Site, Sites
+from ksym.capture.sites import USER_SPACE, Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
 from ksym.language.parser import parse_request
@@ -43,9 +43,10 @@ class FakeSites(Sites):
         self._code = code
         self._programs: dict[int, int] = {}
 
-    def forget(self, pid: int) -> bool:
-        self._programs[pid] = self._programs.get(pid, 0) + 1
-        return super().forget(pid)
+    def forget(self, pid: int, addresses: range = USER_SPACE) -> bool:
+        if addresses == USER_SPACE:
+            self._programs[pid] = self._programs.get(pid, 0) + 1
+        return super().forget(pid, addresses)
 
     def _make(self, pid: int, ip: int, execute: bool, bits: int | None) -> Site:
         named = self.name(pid, ip, behind=not execute)

@@ -57,6 +57,9 @@ _RING_BYTES = 1 << 16
 _THREADS = 1 << 12
 _LAST_ANSWERS_SECONDS = 0.5
 _MEMBARRIER_GLOBAL = 1  # MEMBARRIER_CMD_GLOBAL, linux/membarrier.h: an RCU grace period (4.3)
+_TRANSLATORS = ("valgrind", "qemu-", "drrun")
+"""Programs that read the code of another one instead of executing it: they would take a uprobe's breakpoint for code, and
+end with SIGTRAP. They trace nobody, so what they run needs no uprobe."""
 _TO_DO = "run it as root"
 
 
@@ -301,7 +304,11 @@ class Probes:
 
     def _pass(self, event: _Event) -> None:
         """Let a thread go on that has not mapped what is wanted; before the first of them, see the module, 2."""
-        first = event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED) and not self._entries_open
+        first = (
+            event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED)
+            and not self._entries_open
+            and not name_of(event.pid).startswith(_TRANSLATORS)
+        )
         status = None
         if first and self._state(event) == Answer.WAITS:
             status = self._stop(event, Answer.NOT_YET)
