@@ -162,11 +162,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name.startswith("-"):
-        raise UsageError(
-            "cannot read the command line",
-            f"there is no option {name}",
-            "see ksym --help",
-        )
+        raise _before_the_command(arguments)
     if name not in COMMANDS:
         from ksym.symbols.nearest import suggestion
 
@@ -180,6 +176,19 @@ def _dispatch(arguments: list[str]) -> int:
     args = parse(name, module, rest)
     allow_files(LEAST_FILES)
     return int(module.run(args))
+
+
+def _before_the_command(arguments: list[str]) -> UsageError:
+    """Return the error for options before the command, as git and perf take them."""
+    at = next((at for at, each in enumerate(arguments) if each in COMMANDS), None)
+    if at is None:
+        why, todo = f"there is no option {arguments[0]}", "see ksym --help"
+    else:
+        import shlex
+
+        why = f"option {arguments[0]} stands before the command {arguments[at]}"
+        todo = f"run `ksym {shlex.join([arguments[at], *arguments[:at], *arguments[at + 1 :]])}`"
+    return UsageError("cannot read the command line", why, todo)
 
 
 def _needs_no_symbols(word: str) -> bool:

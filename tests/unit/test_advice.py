@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -21,8 +22,9 @@ from typing import NamedTuple
 
 import pytest
 
+from ksym.__main__ import _before_the_command
 from ksym.commands import trace
-from ksym.commands.parser import make_parser, parse
+from ksym.commands.parser import _FOREIGN_OPTIONS, make_parser, parse
 from ksym.errors import KsymError
 from ksym.language.condition_parser import parse_condition
 from ksym.language.parser import parse_request
@@ -419,8 +421,16 @@ def of_privileges(patch: pytest.MonkeyPatch) -> Iterator[Said]:
 
 
 def of_commands() -> Iterator[Said]:
-    for words in (["pid_max", "--nothing"], ["pid_max", "-w-"], ["pid_max", "--"]):
+    for words in (["pid_max", "--nothing"], ["pid_max", "-w-"], ["pid_max", "--"], ["pid_max", "--", "-g"]):
         yield Said(said(partial(parse, "trace", trace, words)), parse_request)
+    for option in _FOREIGN_OPTIONS:
+        yield Said(said(partial(parse, "trace", trace, ["pid_max", option])), _option_of_trace)
+    yield Said(_before_the_command(["-p", "1", "trace", "pid_max"]).todo, parse_request)
+
+
+def _option_of_trace(form: str) -> object:
+    condition = shlex.split(form)
+    return parse_condition(condition[-1]) if len(condition) == 1 else parse("trace", trace, condition)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ksym.__main__ import main
 from ksym.errors import KsymError, NoSuchVariable, NotPermitted, NotWatchable
 from ksym.language.parser import parse_request
 from ksym.runs.slips import explain
@@ -78,8 +79,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             ["./notes.txt:gauge", "--", "./meter"],
-            "cannot watch ./notes.txt:gauge: ./notes.txt is neither a program nor a library, not a program; "
-            "write ./meter:gauge",
+            "cannot watch ./notes.txt:gauge: ./notes.txt is neither a program nor a library; write ./meter:gauge",
+        ),
+        (
+            ["gaugf", "--", "./meter"],
+            "cannot watch gaugf: the kernel has no variable gaugf that ksym can find, and ./meter has none of that "
+            "name; did you mean ./meter:gauge?",
+        ),
+        (
+            ["main", "--", "./meter"],
+            "cannot watch main: it is a function of ./meter; watch its execution with ./meter:main:--x",
+        ),
+        (
+            ["./meter:gauge", "--", "meter"],
+            "cannot run meter: it is in no directory of PATH, but in this directory; write ./meter",
+        ),
+        (
+            ["./meter:gauge", "--", "--limit", "3"],
+            "cannot read the command line: --limit after -- is taken for COMMAND; put options before --",
+        ),
+        (
+            ["-e", "./meter:gauge", "--", "./meter"],
+            "cannot read the command line: there is no option -e; leave it out, REQUEST stands by itself",
         ),
     ],
 )
@@ -89,7 +110,7 @@ def test_a_slip_is_told_before_command_runs(folder: Path, words: list[str], said
             command(verb, *words), capture_output=True, text=True, env=environment(), cwd=folder
         )
         assert done.stderr == f"ksym: {said}\n"
-        assert done.returncode in (2, 125)
+        assert done.returncode in (2, 125, 127)
         assert done.stdout == ""
     assert not (folder / "ran").exists()
 
@@ -133,3 +154,11 @@ def test_a_misspelt_path_is_told(folder: Path) -> None:
         cwd=folder,
     )
     assert done.stderr == "ksym: cannot watch ./mter: there is no file ./mter; did you mean ./meter?\n"
+
+
+def test_options_before_the_command_are_put_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-p", "1", "trace", "v if new > 1"]) == 2
+    assert capsys.readouterr().err == (
+        "ksym: cannot read the command line: option -p stands before the command trace; "
+        "run `ksym trace -p 1 'v if new > 1'`\n"
+    )

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 _MOST_DIGITS = 18
+_FOREIGN_OPTIONS = {
+    **dict.fromkeys(("-e", "--event"), "leave it out, REQUEST stands by itself"),
+    **dict.fromkeys(("-a", "--all-cpus"), "leave it out, all CPUs are watched without -C"),
+    **dict.fromkeys(("-t", "--tid"), "write --if 'tid == TID'"),
+    **dict.fromkeys(("-u", "--uid", "--filter"), "write --if CONDITION, as in --if 'pid == 1'"),
+    **dict.fromkeys(("-c", "-n", "--count"), "to end after N accesses write --limit N"),
+    "--call-graph": "write -g",
+    **dict.fromkeys(("-i", "--input"), "leave it out, FILE stands by itself"),
+}
+"""Options of perf, trace-cmd and BCC's tools that ksym's commands lack, and what to do instead."""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -57,7 +67,9 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         word = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
-        if word != message.partition(" ")[0] and not word.strip("rwx-"):
+        if word != message.partition(" ")[0] and word in _FOREIGN_OPTIONS:
+            message, todo = f"there is no option {word}", _FOREIGN_OPTIONS[word]
+        elif word != message.partition(" ")[0] and not word.strip("rwx-"):
             message, todo = f"{word} stands apart", "put ACCESS right after the variable, as in pid_max:-w-"
         else:
             todo = f"see {self.prog} --help"
@@ -78,6 +90,9 @@ def parse(name: str, module: ModuleType, arguments: Sequence[str]) -> argparse.N
         words, command = words[:at], words[at + 1 :]
         if not command:
             raise UsageError("cannot read the command line", "nothing follows --", "name a COMMAND after it")
+        if command[0].startswith("-"):
+            why = f"{command[0]} after -- is taken for COMMAND"
+            raise UsageError("cannot read the command line", why, "put options before --")
     parser = make_parser(name, module)
     try:
         args = parser.parse_intermixed_args(words)

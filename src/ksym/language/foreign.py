@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Requests in the words of gdb, perf and bpftrace, and the same in ksym's."""
+"""Requests in the words of gdb, perf, bpftrace and drgn, and the same in ksym's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from ksym.errors import RequestError
 from ksym.language.tokens import Source, is_decimal, quote
 
 _GDB = {"watch": "-w-", "rwatch": "r--", "awatch": "rw-", "break": "--x", "hbreak": "--x", "thbreak": "--x"}
-_BPFTRACE = ("watchpoint", "asyncwatchpoint")
+_BPFTRACE = ("watchpoint", "asyncwatchpoint", "w", "aw")
+_OF_FUNCTIONS = ("kprobe", "kretprobe", "fentry", "fexit", "uprobe", "uretprobe")
+_DRGN = ("prog[", "per_cpu(", "find_task(")
 _OPERATORS = ":=<>!/[.-+|@,"
 _ACCESSES = {"r": "r--", "w": "-w-", "rw": "rw-", "x": "--x"}
 
@@ -18,7 +20,7 @@ def check_foreign(source: Source) -> None:
     Raises:
         RequestError: It is; the message has ksym's spelling.
     """
-    if (error := _from_gdb(source) or _from_perf(source)) is not None:
+    if (error := _from_gdb(source) or _from_perf(source) or _from_drgn(source)) is not None:
         raise error
 
 
@@ -40,11 +42,14 @@ def _from_gdb(source: Source) -> RequestError | None:
 
 def _from_perf(source: Source) -> RequestError | None:
     kind, *parts = source.text.split()[0].split(":")
+    if kind in _OF_FUNCTIONS and parts and parts[-1]:
+        why = f"{quote(kind)} is a probe of bpftrace's"
+        return source.error(why, f"write {':'.join(parts)}:--x", 0, len(kind))
     if not parts or not parts[0].lower().startswith("0x"):
         return None
     address, _, length = parts[0].partition("/")
-    if kind in _BPFTRACE and len(parts) == len(("ADDRESS", "LENGTH", "MODE")) and is_decimal(parts[1]):
-        length, access = parts[1], "".join(sorted(parts[2], key="rwx".find))
+    if kind in _BPFTRACE and 2 <= len(parts) <= len(("ADDRESS", "LENGTH", "MODE")) and is_decimal(parts[1]):
+        length, access = parts[1], "".join(sorted(parts[2] if parts[2:] else "rw", key="rwx".find))
         why = f"{quote(kind)} is a probe of bpftrace's"
     elif kind == "mem":
         access = parts[1] if len(parts) > 1 else "rw"
@@ -54,3 +59,20 @@ def _from_perf(source: Source) -> RequestError | None:
     access = "--x" if access == "x" else _ACCESSES.get(access, access)
     end = "" if access == "--x" or not length else f"/{length}"
     return source.error(why, f"write {address}{end}:{access}", 0, len(kind))
+
+
+def _from_drgn(source: Source) -> RequestError | None:
+    text = source.text
+    if not text.startswith(_DRGN):
+        return None
+    import re
+
+    plain = re.sub(r"""prog\[(["'])(\w+)\1\]""", r"\2", text)
+    if found := re.fullmatch(r"per_cpu\((\w+), *(\d+)\)(.*)", plain):
+        plain = f"{found[1]}{found[3]}@cpu{found[2]}"
+    else:
+        plain = re.sub(r"^find_task\((?:prog, *)?(\d+)\)", r"task(\1)", plain)
+    if plain == text or plain.startswith(_DRGN):
+        return None
+    end = min(text.find(each) for each in "([" if each in text)
+    return source.error(f"{quote(text[:end])} is a word of drgn's", f"write {plain}", 0, end)

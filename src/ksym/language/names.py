@@ -29,6 +29,7 @@ from ksym.language.tokens import (
 
 _HEX = "0123456789abcdef"
 _ADDRESS_LIMIT = 1 << 64
+_DIGITS_OF_PID = 7  # PID_MAX_LIMIT is 4194304, linux/threads.h
 
 
 class Names(Cursor):
@@ -127,7 +128,10 @@ class Names(Cursor):
             if token.kind == END:
                 raise self.refuse(f"the name {whose} is missing", "put it in front of ACCESS", token)
             if token.kind == NUMBER:
-                raise self.refuse(f"the name {whose} cannot begin with a digit", "write its name", token)
+                todo = "write its name"
+                if self.object_end is None and (colon := token.start - 1) > 0 and is_decimal(token.text):
+                    todo = f"write {self.slice(self.start, colon)}/{token.text} for a length"
+                raise self.refuse(f"the name {whose} cannot begin with a digit", todo, token)
             if token.kind in (STRING, CHARACTER):
                 todo = f"write {token.text.strip(token.text[0]) or 'its name'}"
                 raise self.refuse("names of the kernel stand without quotes", todo, token)
@@ -186,6 +190,8 @@ class Names(Cursor):
             return number(self.source, token)
         if is_decimal(token.text):
             todo = f"write 0x{token.text}" if len(token.text) <= 16 else "write it with 0x"
+            if len(token.text) <= _DIGITS_OF_PID:
+                todo += f"; a process is given as -p {token.text}, besides the variable"
             raise self.refuse("addresses are written in hexadecimal", todo, token)
         todo = "check its spelling" if token.text.lower().strip(_HEX) else f"write 0x{token.text}"
         raise self.refuse("a name cannot begin with a digit, and an address begins with 0x", todo, token)

@@ -20,10 +20,15 @@ from ksym.language.tokens import Source, in_quotes, is_decimal, is_digit, is_wor
 if TYPE_CHECKING:
     from ksym.language.condition import Condition
 
+_SYSCTLS = ("kernel", "vm", "net", "fs")
 _CLEAR_ALL = ("", "0", "*:---")
 GDB_COMMANDS = frozenset(("watch", "rwatch", "awatch", "break", "hbreak", "thbreak"))
-_FOREIGN = GDB_COMMANDS | {"mem", "watchpoint", "asyncwatchpoint"}
-"""With what requests of gdb, perf and bpftrace begin."""
+_FOREIGN = GDB_COMMANDS | {
+    "mem", "watchpoint", "asyncwatchpoint", "w", "aw",
+    "kprobe", "kretprobe", "fentry", "fexit", "uprobe", "uretprobe",
+    "prog", "per_cpu", "find_task",
+}  # fmt: skip
+"""The words that begin requests of gdb, perf, bpftrace and drgn."""
 
 
 def parse_request(text: str, *, seed: bool = False, is_file: Callable[[str], bool] | None = None) -> Request:
@@ -48,7 +53,7 @@ def parse_request(text: str, *, seed: bool = False, is_file: Callable[[str], boo
         return Request(Target(star, (), None, "*"), Mode.CLEAR, None, source.text)
     if not source.text:
         raise source.error("it is empty", "name a variable, as in pid_max:rw-", 0)
-    if not seed and source.text.partition(" ")[0].partition(":")[0] in _FOREIGN:
+    if not seed and _first_word(source.text) in _FOREIGN:
         from ksym.language.foreign import check_foreign
 
         check_foreign(source)
@@ -61,6 +66,13 @@ def parse_request(text: str, *, seed: bool = False, is_file: Callable[[str], boo
             raise source.error(why, todo, condition_start - len("if"), len(source.text))
         condition = _parse_condition(source, condition_start)
     return Request(target, mode, condition, source.text)
+
+
+def _first_word(text: str) -> str:
+    end = 0
+    while end < len(text) and is_word_char(text[end]):
+        end += 1
+    return text[:end]
 
 
 def _with_quotes(text: str, is_file: Callable[[str], bool]) -> str:
@@ -125,7 +137,13 @@ def _parse_head(source: Source, end: int, *, seed: bool) -> tuple[Target, Mode]:
         why = f"the name of a variable of {quote(program)} is missing"
         if file := _kernel_file(program):
             raise source.error(*file, 0, end)
+        joined = first < 0 and _joined_otherwise(program)
+        if joined:
+            raise source.error(*joined, 0, end)
         raise source.error(why, f"write {program}:VARIABLE", max(first, end - 1) if first < 0 else first)
+    if is_user and text.startswith("::", first) and not text.startswith(":::", first):
+        why = "one ':' stands between a program and its variable"
+        raise source.error(why, f"write {program}:{text[first + 2 :].strip()}", first, first + 2)
     start = first + 1 if is_user else 0
     colons = _single_colons(text, start, end)
     colon = _access_colon(source, colons, start, end, is_user=is_user, seed=seed)
@@ -144,9 +162,21 @@ def _parse_head(source: Source, end: int, *, seed: bool) -> tuple[Target, Mode]:
     return parse_target(source, 0, target_end, first if is_user else None), mode
 
 
+def _joined_otherwise(program: str) -> tuple[str, str] | None:
+    """Return why ``./prog!counter`` is refused, which lldb and DTrace would take, and what to write."""
+    for mark in "!`":
+        path, found, name = program.rpartition(mark)
+        if found and path and name and all(map(is_word_char, name)):
+            return f"':' stands between a program and its variable, not {quote(mark)}", f"write {path}:{name}"
+    return None
+
+
 def _kernel_file(path: str) -> tuple[str, str] | None:
     """Why a file of the kernel's is no variable, and what to write for the one behind it."""
     parts = path.split("/")
+    if parts[0] in _SYSCTLS and parts[-1]:
+        why = "that is a sysctl, not a variable"
+        return why, f"write the variable behind it, often called {parts[-1].replace('-', '_')}"
     if path.startswith("/sys/module/") and len(parts) == len(("", "sys", "module", "M", "parameters", "P")):
         return "that is a file, not a variable", f"write {parts[3]}:{parts[5]}"
     if path.startswith("/proc/sys/") and parts[-1]:
@@ -181,7 +211,10 @@ def _check_scope(source: Source, scope: str, colon: int) -> None:
     if "." not in scope or scope[0] in "*(&" or not all(is_word_char(c) or c in "-.+~" for c in scope):
         return
     rest = source.text[colon:]
-    raise source.error(f"no module is called {quote(scope)}", f"write ./{scope}{rest} for a file", 0, colon)
+    why, todo = f"no module is called {quote(scope)}", f"write ./{scope}{rest} for a file"
+    if is_decimal(rest[1:].strip()):
+        why, todo = "a line of a source file cannot be watched", "name a variable, as in ./PROGRAM:VARIABLE"
+    raise source.error(why, todo, 0, colon)
 
 
 def _single_colons(text: str, start: int, end: int) -> list[int]:
@@ -194,6 +227,13 @@ def _single_colons(text: str, start: int, end: int) -> list[int]:
             colons.append(at)
             at += 1
     return colons
+
+
+def _name_after(source: Source, colon: int, end: int) -> str:
+    """Return what stands after a colon if it is a variable's name and cannot be meant as ACCESS; else nothing."""
+    tail = source.text[colon + 1 : end].strip()
+    is_name = len(tail) > len("rw-") and all(map(is_word_char, tail)) and not is_digit(tail[0])
+    return tail if is_name and not looks_like_access(tail) else ""
 
 
 def _access_colon(
@@ -220,6 +260,13 @@ def _access_colon(
         program = source.text[: start - 1]
         todo = f"name a variable, as in {program}:VARIABLE, or a function, as in {program}:FUNCTION:--x"
         raise source.error("a line of a source file cannot be watched", todo, start, end)
+    if is_user and "[" in source.text[start:end] and source.text.find("]", colons[-1], end) > 0:
+        at = source.text.rfind("[", start, colons[-1])
+        todo = f"watch the bytes from its start on, as in {source.text[:at]}/8"
+        raise source.error("an index is one number", todo, at, end)
+    if is_user and (name := _name_after(source, colons[-1], end)):
+        why = f"'::' stands between {quote(source.text[start : colons[-1]].strip())} and a variable of it"
+        raise source.error(why, f"write {source.text[: colons[-1]]}::{name}", colons[-1])
     if is_user or len(colons) == 2:
         return colons[-1]
     tail = source.text[colons[0] + 1 : end]

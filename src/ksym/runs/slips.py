@@ -79,13 +79,14 @@ def check_programs(requests: Sequence[Request], command: Sequence[str]) -> None:
         todo = others or "name the program that is made of it"
         if kind == _SCRIPT:
             todo = others or "name the program that it runs"
+        end = "" if kind == _NEITHER else ", not a program"
         raise NoSuchVariable(
-            f"cannot watch {request.target.text}", f"{root.object} is {kind}, not a program", todo,
+            f"cannot watch {request.target.text}", f"{root.object} is {kind}{end}", todo,
             place=request.place(root.span),
         )  # fmt: skip
 
 
-_SCRIPT = "a script"
+_SCRIPT, _NEITHER = "a script", "neither a program nor a library"
 
 
 def _kind(path: str) -> str:
@@ -100,7 +101,7 @@ def _kind(path: str) -> str:
         return {_ET_REL: "an object file", _ET_CORE: "a core dump"}.get(kind, "")
     if path.endswith(_SOURCES):
         return "a source file"
-    return _SCRIPT if head[:2] == b"#!" else "neither a program nor a library"
+    return _SCRIPT if head[:2] == b"#!" else _NEITHER
 
 
 def explain(
@@ -154,12 +155,34 @@ def _of_a_program(request: Request, root: Symbol, files: Sequence[str]) -> KsymE
             if _has(path, root.name):
                 why = f"the kernel has no variable {root.name} that ksym can find, but {path} has one"
                 return NoSuchVariable(what, why, f"write {_respelt(request, written(path, root.name))}")
-        return None
+        return _like_one_of_a_program(request, root, files)
     scope = request.text[root.span.start :].partition(":")[0]
     for path in (f"./{scope}", *(each for each in files if os.path.basename(each) == scope)):
         if _has(path, root.name):
             why = f"there is no module {scope}, but a program {path}"
             return NoSuchVariable(what, why, f"write {_respelt(request, written(path, root.name))}")
+    return None
+
+
+def _like_one_of_a_program(request: Request, root: Symbol, files: Sequence[str]) -> KsymError | None:
+    """Explain a bare name that is a function of COMMAND, or resembles a variable of it; None if it is neither."""
+    from ksym.symbols.nearest import did_you_mean, nearest
+
+    what, unknown = (
+        f"cannot watch {request.target.text}",
+        f"the kernel has no variable {root.name} that ksym can find",
+    )
+    for path in files:
+        symbols = _symbols(path)
+        if any(name == root.name for name, is_function in symbols if is_function):
+            return NoSuchVariable(
+                what,
+                f"it is a function of {path}",
+                f"watch its execution with {written(path, root.name)}:--x",
+            )
+        if close := nearest(root.name, {name for name, is_function in symbols if not is_function}):
+            forms = [_respelt(request, written(path, name)) for name in close]
+            return NoSuchVariable(what, f"{unknown}, and {path} has none of that name", did_you_mean(forms))
     return None
 
 
@@ -249,6 +272,21 @@ def _has(path: str, name: str) -> bool:
             elf.close()
     except KsymError:
         return False
+
+
+def _symbols(path: str) -> list[tuple[str, bool]]:
+    """Return the names of a program's symbols, with True for those of functions; nothing if it cannot be read."""
+    from ksym.symbols.elf import ElfFile
+
+    try:
+        elf = ElfFile(path)
+        try:
+            names = {(name, False) for table in elf.tables for name in table.variable_names()}
+            return sorted(names | {(name, True) for table in elf.tables for name in table.function_names()})
+        finally:
+            elf.close()
+    except KsymError:
+        return []
 
 
 def _name_at(path: str, address: int) -> str:

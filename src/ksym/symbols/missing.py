@@ -116,10 +116,10 @@ def _missing_in_scope(
             why = f"no parameter of {scope} has that name, and {_NO_DATA}"
         todo = did_you_mean([f"{scope}:{name}" for name in close])
         return NoSuchVariable(what, why, todo or f"see /sys/module/{scope}/parameters")
-    if table.find(symbol.name):
-        return NotWatchable(
-            what, f"there is no module {scope}, but {symbol.name} is a symbol", f"write {symbol.name}"
-        )
+    if symbols := table.find(symbol.name):
+        end = ":--x" if all(each.is_text for each in symbols) else ""
+        why = f"there is no module {scope}, but {symbol.name} is a symbol"
+        return NotWatchable(what, why, f"write {symbol.name}{end}")
     if symbols := table.find(scope):
         mode = "--x" if all(each.is_text for each in symbols) else "rw-"
         return NotWatchable(

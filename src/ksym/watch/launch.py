@@ -101,7 +101,10 @@ class Command:
             why = "it is a directory" if os.path.isdir(name) else "it is not executable"
             raise CommandError(f"cannot run {name}", why, "name a program", CANNOT_RUN)
         where = "there is no such file" if "/" in name else "it is in no directory of PATH"
-        raise CommandError(f"cannot run {name}", where, "check the spelling of COMMAND", NOT_FOUND)
+        todo = "check the spelling of COMMAND"
+        if os.path.isfile(name) and os.access(name, os.X_OK):
+            where, todo = f"{where}, but in this directory", f"write ./{name}"
+        raise CommandError(f"cannot run {name}", where, todo, NOT_FOUND)
 
     def _become(self, gate: int, failure: int) -> None:
         """In the child: wait for the gate, then run COMMAND."""
