@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -16,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from ksym.errors import KsymError
+from ksym.errors import SHORT_OF, KsymError
 from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols.elf import ElfFile
 from ksym.symbols.wanted import Wanted
 from ksym.watch import hold_probes
 from ksym.watch.holding import CannotHold, Holder
-from ksym.watch.keeper import Refused
+from ksym.watch.keeper import Refused, _explained
 from ksym.watch.launch import Command
 from ksym.watch.run import Undisturbed
 from synthetic.compile import build
@@ -409,7 +410,7 @@ def test_a_tracer_of_ksym_is_named(folder: Path) -> None:
         pytest.skip("strace is not installed")
     code = f"""
 from ksym.watch import hold_probes
-from ksym.watch.keeper import Refused
+from ksym.watch.keeper import Refused, _explained
 from ksym.watch.launch import Command
 from ksym.watch.run import Undisturbed
 from ksym.symbols.wanted import Wanted
@@ -438,3 +439,10 @@ def test_a_name_that_no_memory_map_has() -> None:
 
 def test_it_is_an_error_of_ksym() -> None:
     assert issubclass(CannotHold, KsymError)
+
+
+def test_a_keeper_that_lacks_memory_says_so() -> None:
+    for error in (MemoryError(), OSError(errno.ENOMEM, "no memory")):
+        why, todo = _explained(error)
+        assert (why, todo) == SHORT_OF[errno.ENOMEM]
+    assert _explained(ValueError("odd"))[0] == "ValueError: odd"

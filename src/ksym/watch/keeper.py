@@ -13,6 +13,7 @@ keeper, and everything goes on.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -20,6 +21,7 @@ import socket
 from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
+from ksym.errors import SHORT_OF
 from ksym.symbols.wanted import Wanted
 
 _LONGEST = 1 << 12
@@ -83,13 +85,19 @@ def keep(connection: socket.socket, wanted: Wanted, pids: Sequence[int], *, tree
     except Refused as refused:
         voice.say(f"refused {refused.why}; {refused.todo}")
     except BaseException as error:  # the keeper must never return into ksym's code
-        voice.say(f"refused {type(error).__name__}: {error}; ")
+        voice.say(f"refused {'; '.join(_explained(error))}")
         if os.environ.get("KSYM_DEBUG"):
             import traceback
 
             traceback.print_exc()
     finally:
         os._exit(0)
+
+
+def _explained(error: BaseException) -> tuple[str, str]:
+    """Return why the keeper failed, and what to do, if ksym knows."""
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    return SHORT_OF.get(number or 0, (f"{type(error).__name__}: {error}", ""))
 
 
 def _leave_the_rest(connection: socket.socket) -> None:
