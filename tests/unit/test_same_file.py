@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ksym.recording.reader import open_recording
-from support.program import environment
+from support.program import command, environment
 from support.recordings import TOTAL, FakeArmed, Recorded, ksym, small_recording
 
 COMMANDS = {
@@ -131,3 +131,29 @@ def test_a_recorder_that_was_killed_leaves_bytes_of_its_own(own: Path, tmp_path:
     assert open_recording(str(cut)).following == (
         f"another recording ({len(whole):,} bytes) follows its end and is not read"
     )
+
+
+@pytest.mark.parametrize("verb", ["trace", "record"])
+@pytest.mark.parametrize("name", [itself, hard_link, symbolic_link])
+@pytest.mark.parametrize("of", ["COMMAND", "REQUEST", "--vmlinux"])
+def test_what_is_run_or_read_is_not_overwritten(
+    tmp_path: Path, verb: str, name: Callable[[Path], str], of: str
+) -> None:
+    program = tmp_path / "tank"
+    program.write_bytes(b"\x7fELF, as far as that goes")
+    program.chmod(0o755)
+    words = {
+        "COMMAND": ["task(1).comm", "--", str(program)],
+        "REQUEST": [f"{program}:level", "--", "true"],
+        "--vmlinux": ["task(1).comm", "--vmlinux", str(program), "--", "true"],
+    }[of]
+    output = name(program)
+    done = subprocess.run(
+        command(verb, "-o", output, "-f", *words), capture_output=True, text=True, env=environment()
+    )
+    assert done.stderr == (
+        f"ksym: cannot write {output}: it is the file that is read, {program}; name another with -o\n"
+    )
+    assert done.returncode == 125
+    assert program.read_bytes().startswith(b"\x7fELF")
+    assert not list(tmp_path.glob("*.old"))

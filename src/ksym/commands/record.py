@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ksym.capture.sites import Sites
 from ksym.capture.users import Users
 from ksym.commands.parser import positive
-from ksym.commands.run_options import add_run_options, asked
+from ksym.commands.run_options import add_run_options, asked, check_output
 from ksym.errors import KsymError, UsageError
 from ksym.program.shared import Cell
 from ksym.program.wants import Sink, Wants
@@ -90,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             "cannot read the command line", "--limit keeps the first accesses, --max-size the last ones",
             "give one of them",
         )  # fmt: skip
+    check_output(args)
     compressor = _compressor() if args.compress else None
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
     # An access may take several hits, so their number is not counted in the kernel.

@@ -6,8 +6,10 @@ from __future__ import annotations
 import argparse
 
 from ksym.commands.parser import add_vmlinux, cpu_list, percent, pid_list, seconds
+from ksym.linux.files import find_program
 from ksym.runs.planting import TWINS
 from ksym.runs.session import Asked
+from ksym.views.target import check_apart
 
 
 def add_run_options(
@@ -65,3 +67,18 @@ def asked(args: argparse.Namespace) -> Asked:
         args.duration,
         args.vmlinux,
     )
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """Refuse an output file that is also read or run.
+
+    Raises:
+        KsymError: ``-o`` names COMMAND's program, the program of a request or the file of --vmlinux.
+    """
+    if args.output is None:
+        return
+    programs = [request.partition(":")[0] for request in args.requests if "/" in request]
+    command = find_program(args.command[0]) if args.command else None
+    for path in (command, args.vmlinux, *programs):
+        if path:
+            check_apart(path, args.output)

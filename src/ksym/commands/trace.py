@@ -14,7 +14,7 @@ from contextlib import closing, nullcontext
 
 from ksym.commands.actions import STOP, Action, Stopped, action_for, on_hit
 from ksym.commands.parser import add_no_fold, positive
-from ksym.commands.run_options import add_run_options, asked
+from ksym.commands.run_options import add_run_options, asked, check_output
 from ksym.errors import KsymError
 from ksym.program.wants import Sink, Wants
 from ksym.runs.live import Live
@@ -52,6 +52,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trace until COMMAND, the duration, the limit or Ctrl-C ends it."""
     check_raw(raw=args.raw, name=args.format)
+    check_output(args)
     options = Options(stacks=args.stacks, kernel_accesses=args.kernel_accesses)
     stop = args.on_hit == STOP
     # A row may take several hits, so its number is counted here; a stop is a hit's, and counted in the kernel.
