@@ -32,7 +32,7 @@ def test_a_command_past_its_limit_is_killed_with_its_children(
         assert reading.read() == b"", "one of them still lives"
     if way == "finish":
         assert told == [
-            "--on-hit: 1 command killed, with what they started: they had not ended 0 s after the run"
+            "--on-hit: 1 command killed, with their process groups: they had not ended 0 s after the run"
         ]
 
 

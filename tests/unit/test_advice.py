@@ -11,6 +11,7 @@ import errno
 import itertools
 import os
 import re
+import resource
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -395,6 +396,12 @@ def of_refusals() -> Iterator[Said]:
         planned = PlannedEvent(of.watches[0], of.watches[0].pieces[0], 5, 1)  # type: ignore[attr-defined]
         error = refusals.explain(OSError(number, "x"), planned, of, kernel_accesses=kernel)  # type: ignore[arg-type]
         yield Said(error.todo, parse_request)
+    planned = PlannedEvent(plans[0].watches[0], plans[0].watches[0].pieces[0], 5, 1)  # type: ignore[attr-defined]
+    for limit in (1 << 25, resource.RLIM_INFINITY):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
+            error = refusals.explain(OSError(errno.ENOMEM, "x"), planned, plans[0])  # type: ignore[arg-type]
+            yield Said(error.todo, parse_request)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(refusals, "holders", lambda: [Holder(7, "gdb", "debugs pid 8")])
         of = plans[1]

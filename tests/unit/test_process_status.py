@@ -21,8 +21,9 @@ LEADER_GONE = r"""
 #include <stdio.h>
 #include <stdlib.h>
 int kept = 1;
-static void *stay(void *unused) { puts("on"); fflush(stdout); getchar(); exit(kept - 1); }
-int main(void) { pthread_t thread; pthread_create(&thread, 0, stay, 0); pthread_exit(0); }
+static pthread_t first;
+static void *stay(void *unused) { pthread_join(first, 0); puts("on"); fflush(stdout); getchar(); exit(kept - 1); }
+int main(void) { pthread_t thread; first = pthread_self(); pthread_create(&thread, 0, stay, 0); pthread_exit(0); }
 """
 
 
@@ -55,7 +56,31 @@ def test_a_process_that_has_ended_is_told_as_such() -> None:
 def test_a_process_whose_first_thread_has_ended_lives(tmp_path: Path) -> None:
     need("gcc")
     with running(build(tmp_path, "headless", LEADER_GONE, "-pthread")) as (pid, _):
-        check_process(pid, user=True)
+        while process_status._stat(pid)[0] != "Z":  # it has left its memory, and ends in a moment
+            os.sched_yield()
+        check_process(pid)
+        with pytest.raises(
+            KsymError, match="its first thread has ended, and with it what /proc shows of its memory"
+        ):
+            check_process(pid, user=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and become another user")
+def test_a_hidden_process_is_not_taken_for_none() -> None:
+    need("unshare", "mount")
+    # The sources may lie where another user cannot look: they are read before.
+    code = (
+        "import os, sys; sys.path.insert(0, os.environ['SOURCE']); from ksym.linux.process_status import check_process;"
+        "os.setgroups([]); os.setgid(65533); os.setuid(65533); check_process(1)"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", 'mount -t proc -o hidepid=2 proc /proc || exit 77; exec "$@"', "sh",
+         sys.executable, "-c", code],
+        capture_output=True, text=True, env={**environment(), "SOURCE": str(Path(process_status.__file__).parents[2])},
+    )  # fmt: skip
+    if done.returncode == 77:
+        pytest.skip("proc cannot be mounted here")
+    assert "it belongs to another user, and /proc is mounted with hidepid" in done.stderr
 
 
 def test_kernel_threads_have_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 import pytest
 
@@ -122,6 +123,15 @@ def test_other_refusals(monkeypatch: pytest.MonkeyPatch, number: int, text: str)
     monkeypatch.setattr(refusals, "paranoid", lambda: 2)
     of = plan("v")
     assert said(number, of, first(of, pid=5)).startswith(f"cannot watch v: {text}")
+
+
+def test_an_address_space_that_is_limited_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1 << 25, resource.RLIM_INFINITY))
+    of = plan("v")
+    assert said(errno.ENOMEM, of, first(of)) == (
+        "cannot watch v: the limit of its memory (ulimit -v) leaves no room for the ring buffers; "
+        "raise the limit with `ulimit -v`, or name fewer CPUs with -C"
+    )
 
 
 def test_no_perf_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

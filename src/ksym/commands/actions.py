@@ -140,7 +140,7 @@ class Execute:
         if self._killed:
             after = f"they had not ended {_PATIENCE_SECONDS:.0f} s after the run"
             told.append(
-                f"--on-hit: {number(self._killed, 'command')} killed, with what they started: {after}"
+                f"--on-hit: {number(self._killed, 'command')} killed, with their process groups: {after}"
             )
         if self._failed:
             times = f"last with exit status {self._last_failure}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from ksym.errors import KsymError
+from ksym.errors import KsymError, NotPermitted
 from ksym.linux.files import read_text
 
 _PF_KTHREAD = 0x00200000  # include/linux/sched.h
@@ -24,6 +24,9 @@ def check_process(pid: int, *, user: bool = False) -> None:
     """
     what = f"cannot watch process {pid}"
     if not os.path.exists(f"/proc/{pid}"):
+        if _is_hidden(pid):
+            why = "it belongs to another user, and /proc is mounted with hidepid, which hides it"
+            raise NotPermitted(what, why, "run it with sudo")
         raise KsymError(what, "there is no such process", "see ps -e")
     try:
         state, parent, flags = _stat(pid)
@@ -35,9 +38,24 @@ def check_process(pid: int, *, user: bool = False) -> None:
     if ended:
         why = f"it has ended and waits for its parent, process {parent}, to take its status"
         raise KsymError(what, why, "start it again with -- COMMAND")
+    if user and state in _ENDED:
+        # mm_access() of its first thread is what /proc/PID/maps shows, and exit_mm() has taken that away.
+        why = "its first thread has ended, and with it what /proc shows of its memory"
+        raise KsymError(what, why, "start it with -- COMMAND")
     if user and flags & _PF_KTHREAD:
         why = "it is a kernel thread, which has no programs and libraries"
         raise KsymError(what, why, "see ps -e for the processes, or name a variable of the kernel")
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return True for a process that is there and may not be seen: only then kill(2) fails with EPERM."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _stat(pid: int, file: str = "stat") -> tuple[str, int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 from ksym.errors import KsymError, NoRegisters, NotPermitted, NotWatchable
 from ksym.language.request import Address, Cast, Mode
@@ -69,6 +70,9 @@ def explain(
     if number == errno.EINVAL and planned:
         return _invalid(what, planned)
     if number == errno.ENOMEM:
+        if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            why = "the limit of its memory (ulimit -v) leaves no room for the ring buffers"
+            return KsymError(what, why, "raise the limit with `ulimit -v`, or name fewer CPUs with -C")
         return KsymError(what, "the kernel has no memory for the ring buffers", "name fewer CPUs with -C")
     return KsymError(what, os.strerror(number or 0), "`ksym doctor` shows what works here")
 
