@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-import signal
+import _signal  # type: ignore[import-not-found]  # signal imports enum: Ctrl-C would meanwhile end in a traceback
+import sys
 
 
 def _end_silently() -> None:
     """Until a command handles it, let Ctrl-C end the program without a word, also while it is still being imported."""
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as by nohup
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else it is ignored, as by nohup
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
-if __name__ == "__main__":
+# Other programs may import main(), and keep their handler.
+if __name__ == "__main__" or (sys.argv[:1] and sys.argv[0].endswith("/ksym")):
     _end_silently()
 
 import errno
 import gc
 import os
-import sys
 from collections.abc import Sequence
 from typing import NoReturn
 

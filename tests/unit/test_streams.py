@@ -103,3 +103,21 @@ def test_a_reader_of_stderr_that_has_seen_enough_is_no_loss(own: Path) -> None:
     ]
     assert subprocess.run(words, stderr=writing, env=environment()).returncode == 0
     os.close(writing)
+
+
+@pytest.mark.parametrize("name", ["/usr/bin/ksym", "/usr/bin/other"])
+def test_an_interrupt_while_ksym_is_imported_ends_it_without_a_word(name: str) -> None:
+    """Only as the program: others keep their handler."""
+    code = (
+        "import os, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'ksym.errors': os.kill(os.getpid(), 2)\n"
+        f"sys.argv = [{name!r}]\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "from ksym.__main__ import run\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    ended = name.endswith("/ksym")
+    assert (done.returncode, "KeyboardInterrupt" in done.stderr) == (-2, not ended)
+    assert not ended or done.stderr == ""
