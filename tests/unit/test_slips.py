@@ -95,6 +95,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "cannot run meter: it is in no directory of PATH, but in this directory; write ./meter",
         ),
         (
+            ["./meter:gauge", "--", "./meter -x"],
+            "cannot run ./meter -x: there is no such file; give its arguments as words of their own, without quotes",
+        ),
+        (
+            ["../:gauge", "--", "./meter"],
+            "cannot watch ../:gauge: ../ is a directory, not a program; write ./meter:gauge",
+        ),
+        (
             ["./meter:gauge", "--", "--limit", "3"],
             "cannot read the command line: --limit after -- is taken for COMMAND; put options before --",
         ),

@@ -23,6 +23,13 @@ _MODES = {
     "---": Mode.CLEAR,
 }
 _OF_PERF = {"r": Mode.READ, "w": Mode.WRITE, "rw": Mode.READ_WRITE, "x": Mode.EXECUTE}
+ACCESS_WORDS = {
+    **dict.fromkeys(("read", "ro"), "r--"),
+    **dict.fromkeys(("write", "wo"), "-w-"),
+    **dict.fromkeys(("readwrite", "read_write", "access"), "rw-"),
+    **dict.fromkeys(("exec", "execute"), "--x"),
+}
+"""Words for an access, with what is meant; they are refused."""
 _CHOICE = "use rw-, -w-, r-- or --x"
 
 
@@ -90,6 +97,8 @@ def _malformed(source: Source, text: str, start: int, target: str) -> RequestErr
 
 def _spelling(text: str) -> str | None:
     """The ACCESS that was surely meant: its letters put in order, unless x is mixed with others."""
+    if text.lower() in ACCESS_WORDS:
+        return ACCESS_WORDS[text.lower()]
     letters = set(text.lower()) - {"-"}
     spelling = "".join(letter if letter in letters else "-" for letter in _ORDER)
     return spelling if letters and letters <= set(_ORDER) and spelling in _MODES else None

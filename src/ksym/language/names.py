@@ -72,7 +72,10 @@ class Names(Cursor):
         # 16 digits that begin with ffff are a kernel address copied from /proc/kallsyms.
         if len(name) == 16 and name.lower().startswith("ffff") and not name.lower().strip(_HEX):
             token = self.tokens[self.at - 1]
-            raise self.refuse("this looks like an address without 0x", f"write 0x{name}", token)
+            text = self.source.text
+            whole = f"{text[: token.start].strip()}0x{text[token.start : self.end].strip()}"
+            todo = f"write {whole}" + ("/4" if whole == f"0x{name}" else "")
+            raise self.refuse("this looks like an address without 0x", todo, token)
         # modprobe takes '-' for '_'; the kernel itself knows the underscore alone.
         return Symbol(scope and scope.replace("-", "_"), name, Span(start, self.taken_end()))
 
@@ -141,8 +144,12 @@ class Names(Cursor):
                 raise self.refuse(why, f"write {program}:{rest}", token)
             if token.is_op(":"):
                 raise self.refuse("the module's name is missing before ':'", "write MODULE:SYMBOL", token)
-            if token.is_op("(") and self.object_end is not None:
+            if token.is_op("(", "*") and self.object_end is not None:
                 program, rest = self.slice(self.start, self.object_end), self.slice(token.start, self.end)
+                name = rest.rpartition(")")[2].strip()
+                if name and all(map(is_word_char, name)):
+                    raise self.refuse("a program's variable takes no cast", f"write {program}:{name}", token)
+            if token.is_op("(") and self.object_end is not None:
                 why = "a name that holds '(' stands in quotes"
                 raise self.refuse(why, f"write {program}:{in_quotes(rest)}", token)
             why = f"the name {whose} is expected, not {quote(token.text)}"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ksym.errors import Span
-from ksym.language.access import looks_like_access, parse_access
+from ksym.language.access import ACCESS_WORDS, looks_like_access, parse_access
 from ksym.language.request import Mode, Request, Symbol, Target
 from ksym.language.target import parse_target
 from ksym.language.tokens import Source, in_quotes, is_decimal, is_digit, is_word_char, quote, unquoted
@@ -233,7 +233,7 @@ def _name_after(source: Source, colon: int, end: int) -> str:
     """Return what stands after a colon if it is a variable's name and cannot be meant as ACCESS; else nothing."""
     tail = source.text[colon + 1 : end].strip()
     is_name = len(tail) > len("rw-") and all(map(is_word_char, tail)) and not is_digit(tail[0])
-    return tail if is_name and not looks_like_access(tail) else ""
+    return tail if is_name and not looks_like_access(tail) and tail.lower() not in ACCESS_WORDS else ""
 
 
 def _access_colon(
@@ -243,7 +243,7 @@ def _access_colon(
     if not colons:
         # ./prog:rw- has one colon, and a variable cannot be called 'rw-'.
         tail = source.text[start:end]
-        if is_user and "-" in tail and looks_like_access(tail):
+        if is_user and "-" in tail and not tail.strip().strip("rwx-"):
             todo = f"write {source.text[:start]}VARIABLE:{tail.strip()}"
             raise source.error("the name of the variable is missing", todo, start, end)
         return None
@@ -265,7 +265,12 @@ def _access_colon(
         todo = f"watch the bytes from its start on, as in {source.text[:at]}/8"
         raise source.error("an index is one number", todo, at, end)
     if is_user and (name := _name_after(source, colons[-1], end)):
-        why = f"'::' stands between {quote(source.text[start : colons[-1]].strip())} and a variable of it"
+        scope = source.text[start : colons[-1]].strip()
+        if "," in scope:
+            raise source.error(
+                "a request names one variable", "write a request for each", source.text.index(",")
+            )
+        why = f"'::' stands between {quote(scope)} and a variable of it"
         raise source.error(why, f"write {source.text[: colons[-1]]}::{name}", colons[-1])
     if is_user or len(colons) == 2:
         return colons[-1]

@@ -22,6 +22,23 @@ from ksym.language.tokens import (
     quote,
 )
 
+_ACCESSES = ("rw-", "-w-", "r--", "--x")
+_TYPE_WORDS = frozenset(
+    (
+        "int",
+        "char",
+        "long",
+        "short",
+        "unsigned",
+        "float",
+        "double",
+        "bool",
+        "struct",
+        "static",
+        "volatile",
+        "extern",
+    )
+)
 _INDEX_LIMIT = 1 << 32
 _PID_LIMIT = 1 << 22  # PID_MAX_LIMIT, linux/threads.h
 _CPU_LIMIT = 8192  # the largest CONFIG_NR_CPUS of x86, arch/x86/Kconfig
@@ -196,9 +213,18 @@ class _Parser(Casts):
     def leftover(self) -> RequestError:
         token = self.token
         before, rest = self.slice(self.start, token.start), self.slice(token.end, self.end)
+        if (access := self.slice(token.start, self.end)) in _ACCESSES:
+            return self.refuse("ACCESS follows a ':'", f"write {before}:{access}", token)
+        start = 0 if self.object_end is None else self.object_end + 1
+        if token.kind == WORD and self.slice(start, token.start) in _TYPE_WORDS and not rest:
+            todo = f"write {self.slice(self.start, start)}{token.text}"
+            return self.refuse("a variable is named without its type", todo, token)
         if self.object_end is not None and token.is_op("<", "("):
             program = self.slice(self.start, self.object_end + 1)
             name = self.source.text[self.object_end + 1 : self.end].strip()
+            if rest == ")" and all(map(is_word_char, name[:-2])):
+                why, todo = "a name takes no parentheses", f"write {before}, or {before}:--x for a function"
+                return self.refuse(why, todo, token)
             why = f"a name that holds {quote(token.text)} stands in quotes"
             return self.refuse(why, f"write {program}{in_quotes(name)}", token)
         if token.kind == WORD:
@@ -222,7 +248,7 @@ class _Parser(Casts):
             operator = "==" if token.text == "=" else token.text
             why, todo = "a condition follows 'if'", f"write {before} if new {operator} {rest}"
         elif token.is_op("("):
-            why, todo = "only task(PID) takes parentheses after a name", f"write {before}"
+            why, todo = "only task(PID) takes parentheses after a name", "name the variable itself"
         elif token.is_op(","):
             why, todo = "a request names one variable", "write a request for each"
         elif token.is_op("-") and rest and is_word_char(rest[0]) and not is_digit(rest[0]):

@@ -68,7 +68,7 @@ def check_programs(requests: Sequence[Request], command: Sequence[str]) -> None:
     """
     for request in requests:
         root = request.target.root
-        if not isinstance(root, UserSymbol) or "/" not in root.object or not os.path.isfile(root.object):
+        if not isinstance(root, UserSymbol) or "/" not in root.object or not os.path.exists(root.object):
             continue
         kind = _kind(root.object)
         if not kind:
@@ -91,6 +91,8 @@ _SCRIPT, _NEITHER = "a script", "neither a program nor a library"
 
 def _kind(path: str) -> str:
     """Return what a file is that no process can map as a program; empty for programs, and what cannot be read."""
+    if not os.path.isfile(path):
+        return "a directory" if os.path.isdir(path) else ""  # a FIFO would wait
     try:
         with open(path, "rb") as file:
             head = file.read(18)

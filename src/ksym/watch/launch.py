@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ksym.errors import KsymError
+from ksym.linux.files import find_program
 from ksym.linux.libc import allow_tracing
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class Command:
         todo = "check the spelling of COMMAND"
         if os.path.isfile(name) and os.access(name, os.X_OK):
             where, todo = f"{where}, but in this directory", f"write ./{name}"
+        elif " " in name and find_program(name.split()[0]) is not None:
+            todo = "give its arguments as words of their own, without quotes"
         raise CommandError(f"cannot run {name}", where, todo, NOT_FOUND)
 
     def _become(self, gate: int, failure: int) -> None:
