@@ -167,7 +167,9 @@ def observe(
     variable = variable_of(kind, bench.memory.address)
     found = [(parse_request(f"v{number}:{mode}"), variable) for number in range(1 + len(judging))]
     plan = make_plan(found, twin=twin, conditions=[None, *judging])
-    scope = Scope(tuple(online_cpus()), (Place(0, tuple(task.tid for task in bench.tasks)),), only_threads=True)
+    scope = Scope(
+        tuple(online_cpus()), (Place(0, tuple(task.tid for task in bench.tasks)),), only_threads=True
+    )
     engine = Engine(plan, wants_for(plan, Wants(Sink.RECORD), bench.kernel))
     try:
         with ArmedWatch(plan, lambda: scope, Options(ring_bytes=1 << 16), engine) as armed:

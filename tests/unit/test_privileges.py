@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ksym.linux import libc, privileges
+from ksym.symbols.kernel import memory_refusal
 from ksym.watch import refusals
 from support import filtered
 from support.program import environment
@@ -145,3 +147,10 @@ def test_what_reaches_the_kernel_is_not_filtered() -> None:
     if "True" in done.stdout and os.geteuid() != 0:
         pytest.skip("bpf(2) is refused to ordinary users before its arguments are looked at")
     assert done.stdout.split() == ["False"] * 4, done
+
+
+def test_a_filter_that_answers_as_an_old_kernel_does_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privileges, "is_filtered", lambda name: name == "bpf")
+    why, todo = memory_refusal(OSError(errno.ENOSYS, "x"))
+    assert why.startswith("a seccomp filter forbids bpf (Seccomp: 2 in /proc/self/status)")
+    assert "seccomp profile that allows bpf" in todo

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from ksym.__main__ import main
 from ksym.errors import KsymError, NoSuchVariable, NotPermitted, NotWatchable
 from ksym.language.parser import parse_request
-from ksym.runs.slips import explain
+from ksym.runs.slips import check_programs, explain
 from support.program import command, environment
 from synthetic.compile import build, need
 
@@ -170,3 +171,14 @@ def test_options_before_the_command_are_put_after_it(capsys: pytest.CaptureFixtu
         "ksym: cannot read the command line: option -p stands before the command trace; "
         "run `ksym trace -p 1 'v if new > 1'`\n"
     )
+
+
+def test_a_program_that_may_not_be_read_is_told_before_command_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(folder / "meter")
+    request = parse_request(f"{path}:gauge")
+    check_programs([request], [path])
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # root may read all
+    with pytest.raises(NotPermitted, match=f"this user may not read {path}; run it with sudo"):
+        check_programs([request], [path])

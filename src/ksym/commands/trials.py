@@ -94,7 +94,9 @@ def try_it(trial: Trial, resolver: Resolver) -> Outcome:
 
 def _tried(name: str, trial: Trial, resolver: Resolver, stack: Resources) -> Outcome:
     only_here = KERNEL_IN_TASKS or trial.variable.space is Space.USER
-    scope = Scope(tuple(online_cpus()), (Place(os.getpid(), (threading.get_native_id(),)),), only_threads=only_here)
+    scope = Scope(
+        tuple(online_cpus()), (Place(os.getpid(), (threading.get_native_id(),)),), only_threads=only_here
+    )
     planting = Planting(
         Options(ring_bytes=1 << 16),
         Wants(Sink.RECORD),

@@ -251,7 +251,11 @@ class Recorder:
         """What identifiers stand for, from that one on."""
         return [
             [
-                event, origin, planned.watch.index, planned.watch.pieces.index(planned.piece), planned.role.name,
+                event,
+                origin,
+                planned.watch.index,
+                planned.watch.pieces.index(planned.piece),
+                planned.role.name,
                 planned.base,
             ]
             for (event, origin), planned in list(self._armed.planned.items())[first:]

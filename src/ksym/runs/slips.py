@@ -65,12 +65,17 @@ def check_programs(requests: Sequence[Request], command: Sequence[str]) -> None:
 
     Raises:
         NoSuchVariable: A request names one.
+        NotPermitted: A request names one that this user may not read.
     """
     for request in requests:
         root = request.target.root
         if not isinstance(root, UserSymbol) or "/" not in root.object or not os.path.exists(root.object):
             continue
         kind = _kind(root.object)
+        if not kind and os.path.isfile(root.object) and not os.access(root.object, os.R_OK):
+            # Its processes may not be looked into either: would_dump() in fs/exec.c.
+            what, why = f"cannot watch {request.target.text}", f"this user may not read {root.object}"
+            raise NotPermitted(what, why, "run it with sudo", place=request.place(root.span))
         if not kind:
             continue
         stem = os.path.splitext(root.object)[0]

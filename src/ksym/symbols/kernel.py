@@ -206,7 +206,8 @@ def memory_refusal(error: OSError) -> tuple[str, str]:
 
     if is_confidential():
         return CONFIDENTIAL, CONFIDENTIAL_CURE
-    if error.errno in (errno.EPERM, errno.EACCES):
+    # A filter may also answer ENOSYS, as container engines do for calls that they do not know.
+    if error.errno in (errno.EPERM, errno.EACCES) or privileges.is_filtered("bpf"):
         found = privileges.refusal("bpf", privileges.BPF, privileges.SYS_ADMIN)
         found = found or privileges.refusal("bpf", privileges.PERFMON, privileges.SYS_ADMIN)
         if found is not None:
