@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,22 @@ def test_command_gets_what_it_is_to_inherit(tmp_path: Path) -> None:
         os.waitid(os.P_PID, command.pid, os.WEXITED | os.WNOWAIT)
         assert command.end() == 0
     assert target.read_text() == "yes\n"
+
+
+@pytest.mark.parametrize("how", ["SIGCHLD is ignored", "other code waits for it"])
+def test_an_end_whose_status_is_lost_is_seen(how: str) -> None:
+    before = signal.getsignal(signal.SIGCHLD)
+    if how.startswith("SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    command = Command(["false"])
+    try:
+        command.go()
+        with suppress(
+            ChildProcessError
+        ):  # without a handler the kernel reaps it, and then waitpid(2) returns
+            os.waitpid(command.pid, 0)
+        assert command.poll() == 0
+        assert command.end() == 0
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+        command.close()

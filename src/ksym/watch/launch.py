@@ -210,18 +210,25 @@ class Command:
         Other children of this process are not touched.
         """
         if self.status is None:
-            with contextlib.suppress(ChildProcessError):
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    self._ended(status)
+            self._reap(os.WNOHANG)
         return self.status
+
+    def _reap(self, options: int) -> None:
+        try:
+            pid, status = os.waitpid(self.pid, options)
+        except ChildProcessError:
+            # SIGCHLD is ignored, so the kernel has reaped it, or other code of this process has: it has ended, and
+            # its status is lost. subprocess takes that for 0, too.
+            pid, status = self.pid, 0
+        if pid:
+            self._ended(status)
 
     def _ended(self, status: int) -> None:
         self.status = _as_shells(status)
 
     def _wait(self) -> None:
-        with contextlib.suppress(ChildProcessError):
-            self._ended(os.waitpid(self.pid, 0)[1])
+        if self.status is None:
+            self._reap(0)
 
     def end(self, *, asked: bool = False, patience: float = 10.0) -> int | None:
         """End COMMAND if it still runs: SIGTERM, then SIGKILL after ``patience`` seconds; returns its status.
