@@ -115,6 +115,8 @@ class Probes:
         self._entries = 0
         """First instructions at which processes are held."""
         self._entries_open = False
+        self._translates = False
+        """COMMAND translates code: its processes must not find breakpoints in it."""
         self._held: dict[int, list[_Hold]] = {}
         """By process; the first one was told."""
         self._seen: dict[int, tuple[int, Placement]] = {}
@@ -304,10 +306,11 @@ class Probes:
 
     def _pass(self, event: _Event) -> None:
         """Let a thread go on that has not mapped what is wanted; before the first of them, see the module, 2."""
+        self._translates |= name_of(event.pid).startswith(_TRANSLATORS)
         first = (
             event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED)
             and not self._entries_open
-            and not name_of(event.pid).startswith(_TRANSLATORS)
+            and not self._translates
         )
         status = None
         if first and self._state(event) == Answer.WAITS:
