@@ -237,8 +237,9 @@ class Decoder:
         """One sample cannot be one; it and all behind it are left out."""
         self._only = False
         self._ids = np.zeros(0, np.uint64)
-        self._numbers = np.full((0, 1), -1, np.int64)
-        """Of each identifier, in the order of ``_ids``, and origin."""
+        self._origins = np.zeros(0, np.int64)
+        self._numbers = np.full((0, 0), -1, np.int64)
+        """Of each identifier, in the order of ``_ids``, and origin, in the order of ``_origins``."""
         self._padded, self._execute = (
             np.zeros(1, np.int64),
             np.zeros(1, np.bool_),
@@ -264,16 +265,16 @@ class Decoder:
         if self._only or not known:
             return
         ids = np.array([identifier for identifier, _ in known], np.uint64)
-        pieces = np.array([piece for _, piece in known], np.int64)
-        width = max(self._numbers.shape[1], int(pieces.max()) + 1)
-        fresh = np.array(sorted(set(ids.tolist()) - set(self._ids.tolist())), np.uint64)
-        if (len(self._ids) + len(fresh)) * width > _MOST_NUMBERS:
+        origins = np.array([origin for _, origin in known], np.int64)
+        all_ids = np.array(sorted({*ids.tolist(), *self._ids.tolist()}), np.uint64)
+        all_origins = np.array(sorted({*origins.tolist(), *self._origins.tolist()}), np.int64)
+        if len(all_ids) * len(all_origins) > _MOST_NUMBERS:
             raise ValueError("too many identifiers")
-        at = np.searchsorted(self._ids, fresh)
-        self._ids = np.insert(self._ids, at, fresh)
-        wider = np.pad(self._numbers, ((0, 0), (0, width - self._numbers.shape[1])), constant_values=-1)
-        self._numbers = np.insert(wider, at, -1, axis=0)
-        self._numbers[np.searchsorted(self._ids, ids), pieces] = list(known.values())
+        numbers_of = np.full((len(all_ids), len(all_origins)), -1, np.int64)
+        before = np.searchsorted(all_ids, self._ids), np.searchsorted(all_origins, self._origins)
+        numbers_of[np.ix_(*before)] = self._numbers
+        numbers_of[np.searchsorted(all_ids, ids), np.searchsorted(all_origins, origins)] = list(known.values())
+        self._ids, self._origins, self._numbers = all_ids, all_origins, numbers_of
 
     def take(self, piece: Piece) -> list[Other]:
         """Take the samples of a piece; returns its other records, with the number of hits in front of each."""
@@ -332,10 +333,10 @@ class Decoder:
         """Numbers of what was planned; -1 where nothing was."""
         if self._only:
             return np.zeros(len(row), np.int64)
-        width = self._numbers.shape[1]
-        if (inside := piece < width).all():
-            return self._numbers[row, piece]
-        return np.where(inside, self._numbers[row, np.minimum(piece, width - 1)], -1)
+        if not len(self._origins):
+            return np.full(len(row), -1, np.int64)
+        at = np.minimum(np.searchsorted(self._origins, piece), len(self._origins) - 1)
+        return np.where(self._origins[at] == piece, self._numbers[row, at], -1)
 
     def _add(self, hits: _Hits) -> None:
         """Take what was planned: few of many hits differ in more than time and values, so these few are looked up."""

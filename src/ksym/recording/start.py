@@ -88,9 +88,10 @@ class Start:
                 raise ValueError(event)
             place = None
             if base and of.variable.space is Space.USER:
-                if base[0] not in _ADDRESSES:
+                address = int(base[0])  # a number of another kind would be looked for in all of the range
+                if address not in _ADDRESSES:
                     raise ValueError(base)
-                place = Place(0, (), {of.index: int(base[0])})
+                place = Place(0, (), {of.index: address})
             added[identifier, int(origin)] = len(self.planned)
             self.planned.append(PlannedEvent(of, of.pieces[index], -1, -1, Role[role], place))
         self.numbers.update(added)

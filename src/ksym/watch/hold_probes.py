@@ -58,7 +58,7 @@ _THREADS = 1 << 12
 _LAST_ANSWERS_SECONDS = 0.5
 _MEMBARRIER_GLOBAL = 1  # MEMBARRIER_CMD_GLOBAL, linux/membarrier.h: an RCU grace period (4.3)
 _TRANSLATORS = ("valgrind", "qemu-", "drrun")
-"""Programs that read the code of another one instead of executing it: they would take a uprobe's breakpoint for code, and
+"""Programs that read another one's code instead of executing it: they would take a uprobe's breakpoint for code, and
 end with SIGTRAP. They trace nobody, so what they run needs no uprobe."""
 _TO_DO = "run it as root"
 
