@@ -631,16 +631,16 @@ def forged(change: Callable[[dict[str, Any]], object], *more: bytes) -> bytes:
 
 
 def test_a_table_of_identifiers_that_no_machine_has_is_refused(tmp_path: Path) -> None:
-    """A row has 256 pieces: as many rows as a list of some hundred KB names would take a gigabyte."""
+    """Each identifier has a row with a column for each origin: a list of 100 KB could ask for a gigabyte."""
     path = tmp_path / "x.data"
 
     def events(count: int) -> Callable[[dict[str, Any]], object]:
-        made = [[1000 + at, 255 * (at == 1), 0, 0, "ONLY"] for at in range(count)]
+        made = [[1000 + at, at, 0, 0, "ONLY"] for at in range(count)]
         return lambda start: start.update(events=made)
 
     path.write_bytes(forged(events(1000)))
     assert read(path) is not None
-    path.write_bytes(forged(events(1 << 16)))
+    path.write_bytes(forged(events(1 << 12)))
     with pytest.raises(KsymError) as caught:
         open_recording(str(path))
     assert "what it says of its watches is damaged" in caught.value.line()
