@@ -72,6 +72,27 @@ int main(int count, char **words) {
     return 3;
 }
 """
+RENEWED = r"""
+#include <unistd.h>
+volatile int done;
+int main(int count, char **words) {
+    int ends[2];
+    char c;
+    if (count > 1) {
+        done = 6;
+        return 0;
+    }
+    if (pipe(ends)) return 9;
+    if (!fork()) {
+        close(ends[1]);
+        if (read(ends[0], &c, 1)) _exit(9);  /* COMMAND has ended */
+        if (read(0, &c, 1) != 1) _exit(9);
+        done = 5;
+        execl(words[0], words[0], "renewed", (char *)0);
+    }
+    return 3;
+}
+"""
 AGAIN = r"""
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -259,6 +280,19 @@ def test_a_run_goes_on_with_the_child_that_command_leaves(verb: str, tmp_path: P
         assert {row["pid"] for row in rows_of(out)} == {pid}
     else:
         assert re.search(r"^ +4  ", out, re.M)
+
+
+@pytest.mark.parametrize("verb", ["trace", "stat"])
+def test_the_child_that_command_leaves_may_run_the_program_again(verb: str, tmp_path: Path) -> None:
+    program = build(tmp_path, "leaver", RENEWED, "-g", "-O1")
+    words = [verb, f"{program}:done:-w-", *(["--format", "json"] if verb == "trace" else [])]
+    with left(program, *words) as (process, _):
+        out, error = process.communicate("x", timeout=30)
+    assert process.returncode == 3, error
+    if verb == "trace":
+        assert values(rows_of(out)) == [(0, 5), (0, 6)]
+    else:
+        assert re.search(r"^ +2  ", out, re.M), out
 
 
 def test_a_run_that_is_ended_early_tells_who_goes_on(tmp_path: Path) -> None:

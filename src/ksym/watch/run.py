@@ -28,6 +28,8 @@ from ksym.watch.whereabouts import Whereabouts
 
 ROUND_SECONDS = 0.1
 """How long a row may wait to be shown, and records to be merged."""
+_EXEC_MILLISECONDS = 100.0
+"""How long to wait for the end of an exec, once COMMAND has ended."""
 _LONGEST_WAIT_SECONDS = 3600.0
 """poll(2) takes an int of milliseconds."""
 
@@ -366,13 +368,24 @@ class Run:
 
     def _lives_on(self) -> bool:
         """Return True while something that was started there still has a watched variable."""
-        if self._follower is None or not self._armed.lives.living():
+        if self._follower is None or not (self._armed.lives.living() or self._runs_again(self._follower)):
             return False
         if not self._waits:
             self._waits = True
             who = self._survivors() or "a process that it started"
             self.on_wait(f"{self._whose} ended; {who} still has {self._names()}; Ctrl-C ends")
         return True
+
+    def _runs_again(self, follower: Follower) -> bool:
+        """Return True if what seemed to be the last process's end is an exec of the program.
+
+        The kernel takes the events of a process off in the midst of exec, before the process can be held at its end.
+        """
+        holds = follower.fileno()
+        if not self._waits or holds < 0 or not _readable(holds, _EXEC_MILLISECONDS):
+            return False
+        self._tell(follower.follow())
+        return bool(self._armed.lives.living())
 
     def _survivors(self) -> str:
         found = self._follower.survivors() if self._follower else []
