@@ -58,7 +58,7 @@ def kinds(folder: Path) -> Iterator[Kind]:
     yield Kind("it is a directory", (parameter,), {"command": [str(folder)]}, 100)
     yield Kind("cannot use", (parameter,), {"vmlinux": "/etc/passwd"}, 5)
     yield Kind("it is offline or does not exist", (parameter,), {"cpus": [4095]}, 20)
-    yield Kind("the interpreter that its first line names", (parameter,), {"command": [str(script)]}, 10)
+    yield Kind("its first line names an interpreter", (parameter,), {"command": [str(script)]}, 10)
     yield Kind("cannot watch", (f"{prog}:itt",), {"command": [str(prog)]}, 20)
     yield Kind("cannot watch", (f"{prog}:it",), {"command": ["true"]}, 10)
     yield Kind("cannot watch no_such_variable", ("no_such_variable",), {}, 5)
