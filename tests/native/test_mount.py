@@ -92,7 +92,7 @@ def test_the_profile_has_every_hit(it: Mounted, variable: Sample) -> None:
         (FILTER, "task(4194304).comm:rw-", "no such task"),
         ("tracing_on", "2", "neither 0 nor 1"),
         ("current_tracer", "function", "ksym_tracer, nop"),
-        ("buffer_size_kb", "0", "no number from 1"),
+        ("buffer_size_kb", "0", "it is not a positive number"),
         ("trace_options", "values nosuch", "stacktrace"),
     ],
 )
