@@ -247,11 +247,14 @@ def test_a_script_whose_interpreter_is_missing(tmp_path: Path) -> None:
     assert "its first line names an interpreter that does not exist; correct that line" in result.err
 
 
-def test_a_second_run_of_the_program_is_said_not_to_be_watched(program: Path) -> None:
+def test_a_second_run_of_the_program_is_watched_too(program: Path) -> None:
     name = str(program)
-    result = ksym("stat", f"{name}:unused", "--", "sh", "-c", f"{name}; {name}; true")
-    assert result.status == 0, result.err
-    assert re.search(r"ksym: of the programs that COMMAND ran, process \d+ alone was watched\n", result.err)
+    hits = []
+    for script in (name, f"{name}; {name}; true"):
+        result = ksym("stat", f"{name}:counter:-w-", "--", "sh", "-c", script)
+        hits.append(int(summary(result.err).split()[1]))
+    assert hits[0] > 0
+    assert hits[1] == 2 * hits[0]
 
 
 @pytest.mark.parametrize("verb", ["trace", "stat"])

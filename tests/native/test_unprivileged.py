@@ -49,7 +49,7 @@ int main(int count, char **words) {
 """
 READS, WRITES = [("R", "reads")] * 3, [("W", "writes")] * 3
 ALL = [access for pair in zip(READS, WRITES, strict=True) for access in pair]
-REFUSED = "BPF is not permitted (CAP_BPF and CAP_PERFMON, or root; lockdown forbids it)"
+REFUSED = "it takes CAP_BPF, or root"
 LACKING = f"ksym: no values (OLD -> NEW), and a plain perf event for each hit: {REFUSED}"
 NEEDS_PROGRAM = "it needs a program in the kernel: "
 
