@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -240,6 +241,7 @@ def test_the_summary() -> None:
 def test_what_a_machine_does_not_allow(capsys: pytest.CaptureFixture[str]) -> None:
     made: Any = Session.__new__(Session)
     made.lacking = [f"no values: {HOSTILE}"]
+    made.run = SimpleNamespace(on_wait=None)
     made.tell_lacking()
     harmless(capsys.readouterr().err, lines=1)
 
