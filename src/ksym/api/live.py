@@ -81,7 +81,7 @@ def _access(caught: Caught, clock_offset: int) -> Access:
 
 
 class Accesses:
-    """What is caught, in order of time: iterate over it. Made by `trace`.
+    """The accesses of a run, in order of time: iterate over it. Made by `trace`.
 
     Several threads may take accesses at once: each access goes to one of them. A forked child may not, as the watch is
     its parent's: there every method raises KsymError, and the end of the block does nothing.
@@ -95,7 +95,7 @@ class Accesses:
         self._status: int | None = None
         self._batches = self._live.batches()
         self._turns = Turns()
-        """Whose turn it is to wait for accesses and to decode them."""
+        """Lets one thread at a time wait for accesses and decode them."""
         self._owner = os.getpid()
         self._ended = False
 
@@ -119,7 +119,7 @@ class Accesses:
                     self._waiting.extend(next(self._batches))
 
     def ready(self) -> list[Access]:
-        """What was caught up to now and not taken yet.
+        """Return the accesses that were caught up to now and not taken yet.
 
         Does not wait for accesses; while another thread does, it waits for the turn of this one (0.1 s at most).
 
@@ -150,7 +150,7 @@ class Accesses:
 
     @property
     def tally(self) -> Tally:
-        """What was seen, held against the counters: accesses, hits, lost and so on.
+        """The counts of the run, checked against the hardware's counters: accesses, hits, lost and so on.
 
         Raises:
             KsymError: see `__next__`.
