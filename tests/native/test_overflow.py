@@ -85,11 +85,14 @@ def test_off_and_on_again_it_goes_on_where_it_was() -> None:
 def test_another_period() -> None:
     """PERF_EVENT_IOC_PERIOD: the first hit behind it is a sample; the next one still comes by the old count.
 
-    The count down to a sample is set anew at the sample before it (kernel/events/core.c, perf_swevent_set_period).
+    The count down to a sample is set anew at the sample before it, and by the period before (kernel/events/core.c,
+    perf_swevent_set_period): also whenever the event comes back to its CPU behind another task. So no other
+    task may come between.
     """
 
     def work() -> list[list[int]]:
         area, cpu, seen = Area(), on_this_cpu(), []
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
         with opened(attr(W, area.start, 8, sample_period=10, sample_type=Sample.IDENTIFIER), cpu=cpu) as (
             event,
         ):

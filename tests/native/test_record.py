@@ -282,12 +282,13 @@ def test_pointers_have_the_names_that_trace_gives_them(tmp_path: Path) -> None:
 
 def test_script_writes_what_it_is_asked_for(loop: Path) -> None:
     record(loop)
-    whole = ksym("script", "x.data", cwd=loop.parent)
+    script = ("script", "--no-fold")
+    whole = ksym(*script, "x.data", cwd=loop.parent)
     assert whole.status == 0
     assert len(whole.out.splitlines()) == 1001
-    assert len(ksym("script", "--limit", "3", "x.data", cwd=loop.parent).out.splitlines()) == 4
-    assert len(ksym("script", "-q", "--only", "R", "x.data", cwd=loop.parent).out.splitlines()) == 200
-    assert ksym("script", "-o", "rows.txt", "x.data", cwd=loop.parent).out == ""
+    assert len(ksym(*script, "--limit", "3", "x.data", cwd=loop.parent).out.splitlines()) == 4
+    assert len(ksym(*script, "-q", "--only", "R", "x.data", cwd=loop.parent).out.splitlines()) == 200
+    assert ksym(*script, "-o", "rows.txt", "x.data", cwd=loop.parent).out == ""
     assert (loop.parent / "rows.txt").read_text() == whole.out
     assert (loop.parent / "rows.txt").stat().st_mode & 0o777 == 0o600
 

@@ -13,6 +13,7 @@ import pytest
 from ksym.__main__ import _needs_no_symbols
 from ksym.linux import files
 from ksym.linux.files import drop_ahead, read_ahead, read_bytes, read_text
+from support.descriptors import leaves_open
 
 LONG = bytes(range(256)) * 20_000
 """More than a piece."""
@@ -23,10 +24,9 @@ def two_cpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is left open."""
     drop_ahead()  # of other tests' command lines
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    descriptors = len(os.listdir("/proc/self/fd"))
-    yield
-    assert files._ahead == {}
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    with leaves_open():
+        yield
+        assert files._ahead == {}
 
 
 @pytest.fixture

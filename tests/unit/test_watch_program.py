@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +31,7 @@ from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import Plan, Role, make_plan
 from support.bpf import need_programs
 from support.conditions import MEMBER_VALUES, WHOLE_VALUES, conditions, functions_around, structs
+from support.descriptors import leaves_open
 
 IP = 0xFFFFFFFF8110BEEF
 FUNCTIONS = functions_around(IP)
@@ -169,15 +169,14 @@ class Spaces(AddressSpaces):
 
 def verify(plan: Plan, wants: Wants) -> list[tuple[int, int, Role]]:
     """Load a run's programs and close them again; which ones there were."""
-    before = len(os.listdir("/proc/self/fd"))
-    try:
-        loaded = Engine(plan, wants, Spaces() if wants.tasks else None)
-    except EngineRefused as refused:
-        raise AssertionError("\n".join([refused.why, *refused.log.splitlines()[-60:]])) from None
-    kinds = [(watch, piece, role) for watch, piece, role, _ in programs(plan, wants)]
-    assert len({loaded.program(*kind) for kind in kinds}) == len(kinds)
-    loaded.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    with leaves_open():
+        try:
+            loaded = Engine(plan, wants, Spaces() if wants.tasks else None)
+        except EngineRefused as refused:
+            raise AssertionError("\n".join([refused.why, *refused.log.splitlines()[-60:]])) from None
+        kinds = [(watch, piece, role) for watch, piece, role, _ in programs(plan, wants)]
+        assert len({loaded.program(*kind) for kind in kinds}) == len(kinds)
+        loaded.close()
     return kinds
 
 
@@ -265,12 +264,11 @@ def test_where_the_kernel_refuses_tracepoints_values_go_by_process(monkeypatch: 
         raise OSError(errno.EINVAL, "no")
 
     monkeypatch.setattr(bpf, "raw_tracepoint", refused)
-    before = len(os.listdir("/proc/self/fd"))
     plan = make_plan([(parse_request("./a:v"), replace(BIG, length=8, type=None))])
-    loaded = Engine(plan, Wants(Sink.RECORD, walk=FOUR_LEVELS, tasks=TASKS), Spaces())
-    assert not loaded.by_memory
-    loaded.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    with leaves_open():
+        loaded = Engine(plan, Wants(Sink.RECORD, walk=FOUR_LEVELS, tasks=TASKS), Spaces())
+        assert not loaded.by_memory
+        loaded.close()
 
 
 # Where values lie.
@@ -451,11 +449,9 @@ def test_a_refusal_is_told_in_a_clause(error: OSError, why: str, monkeypatch: py
     def load(*_: object, **__: object) -> int:
         raise error
 
-    before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(bpf, "load", load)
-    with pytest.raises(EngineRefused, match=f"^{why}$"):
+    with leaves_open(), pytest.raises(EngineRefused, match=f"^{why}$"):
         Engine(plan_of("a"), Wants(Sink.RECORD))
-    assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.parametrize(
