@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from ksym.recording.perf_file import CHECK, CONSTANT, HEADER, MAKER, NOTE_HEAD, RECORD, Kind, is_note, note
+from ksym.linux.perf_record import RECORD
+from ksym.recording.perf_file import CHECK, CONSTANT, HEADER, MAKER, NOTE_HEAD, Kind, is_note, note
 
 _NUMBERS = (
     0,

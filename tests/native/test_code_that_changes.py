@@ -48,6 +48,17 @@ def test_as_it_happens(shop: Path) -> None:
     assert made(done.out) == EXPECTED, done
 
 
+def test_counted(shop: Path) -> None:
+    """What a count cannot tell apart has an address, never the other one's name."""
+    done = ksym("stat", "--by", "function", "--json", "./shop:balance:-w-", "--", "./shop", cwd=shop)
+    hits = {row["function"]: row["hits"] for row in map(json.loads, done.out.splitlines())}
+    assert sum(hits.values()) == len(EXPECTED), done
+    assert hits.get("pay", 0) <= 3
+    assert hits.get("draw", 0) <= 3
+    unnamed = hits.get(None, 0)
+    assert (f"{unnamed} hits by address alone: other code came there meanwhile" in done.err) == bool(unnamed)
+
+
 def test_recorded(shop: Path) -> None:
     ksym("record", "-q", "-o", "x.data", "./shop:balance:-w-", "--", "./shop", cwd=shop)
     assert made(ksym("script", "--format", "json", "x.data", cwd=shop).out) == EXPECTED

@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -328,6 +330,55 @@ def test_each_run_of_a_program_in_a_script_is_watched(tmp_path: Path) -> None:
     script = f"{program} 0; {program} 0; {program} 1"
     result = ksym("trace", f"{program}:lives:-w-", "--format", "json", "--", "sh", "-c", script)
     assert values(result.rows()) == [(10, 10), (10, 10), (10, 11), (10, 10)]
+
+
+RUNS_TWO = r"""
+#include <unistd.h>
+volatile int steps;
+__attribute__((noinline)) void first(void) { steps++; }
+__attribute__((noinline)) void second(void) { steps += 2; }
+int main(int count, char **words) {
+    if (count > 1) { for (int i = 0; i < 7; i++) second(); return 0; }
+    for (int i = 0; i < 5; i++) first();
+    return execl(words[0], words[0], "second", NULL);
+}
+"""
+BOTH_TWICE = {("first", "runs-two"): 10, ("second", "runs-two"): 14}
+
+
+def test_the_code_of_each_run_of_a_program_is_named(tmp_path: Path) -> None:
+    """Also where nobody told of the process before it had the variable."""
+    program = build(tmp_path, "runs-two", RUNS_TWO, "-g", "-O1")
+    words = (f"{program}:steps:-w-", "--", "sh", "-c", f"{program}; true; {program}; true")
+    traced = ksym("trace", "--format", "json", *words).rows()
+    assert Counter((row["function"], row["module"]) for row in traced) == BOTH_TWICE
+    assert {row["comm"] for row in traced} == {"runs-two"}
+    counted = map(json.loads, ksym("stat", "--by", "function", "--json", *words).out.splitlines())
+    assert {(row["function"], row["module"]): row["hits"] for row in counted} == BOTH_TWICE
+    assert ksym("record", "-o", "x.data", *words, cwd=tmp_path).status == 0
+    read = ksym("script", "--format", "json", "x.data", cwd=tmp_path).rows()
+    assert [(row["function"], row["comm"], row["old"]) for row in read] == [
+        (row["function"], row["comm"], row["old"]) for row in traced
+    ]
+
+
+@pytest.mark.parametrize("more", [(), ("--no-bpf",)])
+def test_perf_reads_a_recording_of_processes_that_came_later(tmp_path: Path, more: tuple[str, ...]) -> None:
+    if shutil.which("perf") is None:
+        pytest.skip("perf is not installed")
+    program = build(tmp_path, "runs-two", RUNS_TWO, "-g", "-O1")
+    words = (f"{program}:steps:-w-", "--", "sh", "-c", f"{program}; true; {program}; true")
+    assert ksym("record", "-o", "x.data", *more, *words, cwd=tmp_path).status == 0
+    done = subprocess.run(
+        ["perf", "script", "-i", "x.data", "-F", "comm,ip,sym"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert Counter(tuple(line.split()[::2]) for line in done.stdout.splitlines()) == {
+        ("runs-two", "first"): 10, ("runs-two", "second"): 14,
+    }, done.stderr  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from ksym.capture.instructions import Instruction
 from ksym.capture.judge import judges
 from ksym.capture.merge import Merge
 from ksym.capture.pipeline import Pipeline
-from ksym.capture.sites import USER_SPACE, Named, Site, Sites
+from ksym.capture.replaced import USER_SPACE
+from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
 from ksym.language.parser import parse_request

@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ksym.capture.counted import Counted, Element, Images, Who
+from ksym.capture.counted import Counted, Element, Who
 from ksym.capture.instructions import Instruction
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named, Site
@@ -22,6 +22,7 @@ from ksym.commands.parser import parse
 from ksym.errors import UsageError
 from ksym.language.parser import parse_request
 from ksym.language.request import Mode
+from ksym.linux.clock import monotonic_ns
 from ksym.program.layout import Hit
 from ksym.symbols.variable import Space, Variable
 from ksym.views.counts import CountsTable, json_lines
@@ -59,6 +60,28 @@ class Code:
         instruction = Instruction(ip - 4, "some code", accesses, 8) if accesses else None
         return Site(ip, ip - 4, named, instruction, 8)
 
+    def forget(self, pid: int, addresses: range) -> bool:
+        return False
+
+
+class Kernel:
+    """Stands for Engine: what it counts."""
+
+    def __init__(self, counts: Sequence[Element] = (), comms: Sequence[Element] = ()) -> None:
+        self.elements, self.names = list(counts), comms
+        self.read = 0
+
+    def counts(self) -> list[Element]:
+        self.read += 1
+        return list(self.elements)
+
+    def comms(self) -> Sequence[Element]:
+        return self.names
+
+    def drop_counts(self, keys: Iterable[bytes]) -> None:
+        dropped = set(keys)
+        self.elements = [each for each in self.elements if each[0] not in dropped]
+
 
 def element(
     hits: Sequence[int], ip: int, tid: int = 7, *, watch: int = 0, flags: int = 0, pid: int = 7
@@ -70,8 +93,10 @@ def name(comm: str, tid: int = 7, pid: int = 7) -> Element:
     return (pid << 32 | tid).to_bytes(8, "little"), comm.encode().ljust(16, b"\0")
 
 
-def counted(*by: str, cpus: Sequence[int] = (0, 1), images: Images | None = None) -> Counted:
-    return Counted(MODES, Code(), by, cpus, images)
+def summed(
+    by: Sequence[str], counts: Sequence[Element], comms: Sequence[Element] = (), cpus: Sequence[int] = (0, 1)
+) -> dict[Who, int]:
+    return Counted(MODES, Code(), by, cpus, Users(), Kernel(counts, comms)).sum()
 
 
 def test_hits_of_one_function_are_summed_by_what_it_did() -> None:
@@ -81,7 +106,7 @@ def test_hits_of_one_function_are_summed_by_what_it_did() -> None:
         element([8, 16], 0x1020),
         element([32, 0], 0x2010),
     ]
-    assert counted("function").sum(table, []) == {
+    assert summed(["function"], table) == {
         Who(0, "RW", function="adder", module="prog"): 7,
         Who(0, "R", function="adder", module="prog"): 24,
         Who(0, "W", function="storer", module="prog"): 32,
@@ -89,7 +114,7 @@ def test_hits_of_one_function_are_summed_by_what_it_did() -> None:
 
 
 def test_functions_of_one_name_in_two_objects_are_two() -> None:
-    found = counted("function").sum([element([1], 0x2010), element([2], 0x3010)], [])
+    found = summed(["function"], [element([1], 0x2010), element([2], 0x3010)])
     assert {(who.function, who.module): hits for who, hits in found.items()} == {
         ("storer", "prog"): 1,
         ("storer", "other.so"): 2,
@@ -97,11 +122,11 @@ def test_functions_of_one_name_in_two_objects_are_two() -> None:
 
 
 def test_code_without_a_name_has_its_address() -> None:
-    assert counted("function").sum([element([3], 0x4010)], []) == {Who(0, "?", ip=0x4010): 3}
+    assert summed(["function"], [element([3], 0x4010)]) == {Who(0, "?", ip=0x4010): 3}
 
 
 def test_code_of_a_file_without_a_symbol_has_the_offset_in_it_wherever_it_lies() -> None:
-    found = counted("function").sum([element([1], 0x5010), element([2], 0x5020), element([4], 0x9010)], [])
+    found = summed(["function"], [element([1], 0x5010), element([2], 0x5020), element([4], 0x9010)])
     assert found == {
         Who(0, "W", "other.so", "other.so", offset=0x1010): 5,
         Who(0, "W", "other.so", "other.so", offset=0x1020): 2,
@@ -129,18 +154,19 @@ def test_code_of_a_file_without_a_symbol_has_the_offset_in_it_wherever_it_lies()
 def test_the_kernel_is_asked_for_the_type_before_the_instruction(
     ip: int, flags: int, watch: int, expected: str
 ) -> None:
-    (who,) = counted("cpu").sum([element([1], ip, flags=flags, watch=watch)], [])
+    (who,) = summed(["cpu"], [element([1], ip, flags=flags, watch=watch)])
     assert who.access == expected
 
 
 def test_executions_are_x() -> None:
-    (who,) = Counted([Mode.EXECUTE], Code(), ("task",), [0]).sum([element([1], 0x1010)], [])
+    kernel = Kernel([element([1], 0x1010)])
+    (who,) = Counted([Mode.EXECUTE], Code(), ("task",), [0], Users(), kernel).sum()
     assert who.access == "X"
 
 
 def test_threads_have_names() -> None:
     table = [element([1, 1], 0x2010, 7), element([5, 0], 0x2010, 8), element([9, 0], 0x2010, 9)]
-    assert counted("task").sum(table, [name("main"), name("worker", 8)]) == {
+    assert summed(["task"], table, [name("main"), name("worker", 8)]) == {
         Who(0, "W", comm="main", pid=7, tid=7): 2,
         Who(0, "W", comm="worker", pid=7, tid=8): 5,
         Who(0, "W", comm="?", pid=7, tid=9): 9,
@@ -148,24 +174,22 @@ def test_threads_have_names() -> None:
 
 
 def test_names_are_read_behind_the_counts() -> None:
-    order = []
+    class Named(Kernel):
+        def comms(self) -> Sequence[Element]:
+            return [name("main")] if self.read else []
 
-    def noted(what: str, element: Element) -> object:
-        order.append(what)
-        yield element
-
-    one = counted("task")
-    one.sum(noted("counts", element([1], 0x2010)), noted("names", name("main")))  # type: ignore[arg-type]
-    assert order == ["counts", "names"]
+    kernel = Named([element([1], 0x2010)])
+    (who,) = Counted(MODES, Code(), ("task",), (0, 1), Users(), kernel).sum()
+    assert who.comm == "main"
 
 
 def test_cpus_may_be_numbered_with_gaps() -> None:
-    found = counted("cpu", cpus=(0, 2, 5)).sum([element([1, 0, 3, 0, 0, 0], 0x2010)], [])
+    found = summed(["cpu"], [element([1, 0, 3, 0, 0, 0], 0x2010)], cpus=(0, 2, 5))
     assert {who.cpu: hits for who, hits in found.items()} == {0: 1, 5: 3}
 
 
 def test_each_cpu_has_an_idle_task_of_its_own() -> None:
-    found = counted("task").sum([element([4, 3], 0x2010, 0, pid=0)], [name("swapper/1", 0, 0)])
+    found = summed(["task"], [element([4, 3], 0x2010, 0, pid=0)], [name("swapper/1", 0, 0)])
     assert found == {
         Who(0, "W", comm="swapper/0", pid=0, tid=0): 4,
         Who(0, "W", comm="swapper/1", pid=0, tid=0): 3,
@@ -188,82 +212,135 @@ def test_no_hit_is_lost_by_summing(
     table = [
         element(hits, ip, tid, watch=watch, flags=flags) for (ip, tid, watch, flags), hits in elements.items()
     ]
-    one = counted(*by, cpus=(0, 1, 2))
-    found = one.sum(table, [])
-    assert one.sum(table, []) == found
+    one = Counted(MODES, Code(), by, (0, 1, 2), Users(), Kernel(table))
+    found = one.sum()
+    assert one.sum() == found
     for watch in (0, 1):
         total = sum(sum(hits) for (_, _, number, _), hits in elements.items() if number == watch)
         assert sum(hits for who, hits in found.items() if who.watch == watch) == total
 
 
-class Told:
-    """Stands for Users: what it is told of."""
+class Programs:
+    """Stands for Users and Sites: each process has one function, named like what it runs; libraries have theirs."""
 
-    def __init__(self) -> None:
-        self.mappings: list[int] = []
+    def __init__(self, **running: str) -> None:
+        self.running = {int(pid[1:]): program for pid, program in running.items()}
+        self.libraries: dict[int, tuple[range, str]] = {}
+
+    def replaces(self, record: MmapRecord) -> bool:
+        return record.pid in self.libraries
 
     def mapped(self, record: MmapRecord) -> None:
-        self.mappings.append(record.pid)
+        self.libraries[record.pid] = range(record.start, record.start + record.length), record.name
 
-    def changed(self, record: object) -> None:
-        assert not isinstance(record, CommRecord), "an exec would make it forget what the process ran before"
+    def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
+        if isinstance(record, ForkRecord):
+            self.running[record.pid] = self.running[record.parent_pid]
+        elif isinstance(record, CommRecord) and record.exec:
+            self.running[record.pid] = record.comm
+
+    def site(self, pid: int, ip: int, *, execute: bool, bits: int | None = None) -> Site:
+        addresses, library = self.libraries.get(pid, (range(0), ""))
+        function = library if ip - 1 in addresses else self.running[pid]
+        return Site(ip, ip - 4, Named(function, 0x10, owner="code"), None, 8)
+
+    def forget(self, pid: int, addresses: range) -> bool:
+        return True
 
 
-def followed(*records: CommRecord | ExitRecord | ForkRecord | MmapRecord) -> tuple[Images, Told]:
-    told = Told()
-    images = Images(cast(Users, told))
-    images.take(records)
-    return images, told
+def follow(programs: Programs, kernel: Kernel, by: str = "function") -> Counted:
+    return Counted(MODES, programs, [by], (0, 1), programs, kernel)
 
 
-def mapping(at: int, pid: int) -> MmapRecord:
-    return MmapRecord(at, pid, 0x1000, 0x1000, 0, "/prog")
+def by_function(one: Counted) -> dict[str | None, int]:
+    return {who.function: hits for who, hits in one.sum().items()}
 
 
-def test_a_fork_that_runs_another_program_made_its_hits_before() -> None:
-    images, told = followed(
-        mapping(1, 7), ForkRecord(2, 8, 8, 7, 7), ForkRecord(3, 9, 9, 8, 8), mapping(4, 8),
-        CommRecord(5, 9, 9, "true", True), mapping(6, 9), CommRecord(7, 8, 8, "named", False),
-    )  # fmt: skip
-    assert (images.owner(7), images.owner(8), images.owner(9)) == (7, 8, 8)
-    assert told.mappings == [7, 8]
+def mapping(at: int, pid: int, name: str) -> MmapRecord:
+    return MmapRecord(at, pid, 0x1000, 0x1000, 0, name)
+
+
+def test_what_was_counted_before_another_program_has_the_name_of_then() -> None:
+    kernel = Kernel([element([2, 3], 0x2010), element([1, 0], 0x3010, 9, pid=9)])
+    one = follow(Programs(p7="first", p9="other"), kernel)
+    one.follow([CommRecord(5, 7, 7, "named", False), CommRecord(6, 7, 7, "second", True)])
+    assert by_function(one) == {"first": 5, "other": 1}
+    kernel.elements[0] = element([4, 3], 0x2010)
+    assert by_function(one) == {"first": 5, "other": 1, "second": 2}
+    one.follow([CommRecord(7, 7, 7, "third", True)])
+    kernel.elements[0] = element([4, 13], 0x2010)
+    assert by_function(one) == {"first": 5, "other": 1, "second": 2, "third": 10}
+
+
+NEVER, EVER = 0, 1 << 62
+"""Before and after all looks."""
+
+
+def test_libraries_that_lie_at_one_address_in_turn_are_told_apart() -> None:
+    kernel = Kernel([element([7], 0x500)])
+    one = follow(Programs(p7="main"), kernel)
+    one.follow([mapping(NEVER, 7, "liba.so")])
+    assert kernel.read == 0, "nothing was there before"
+    kernel.elements.append(element([2], 0x1010))
+    one.sum()
+    one.follow([mapping(EVER, 7, "libb.so")])
+    kernel.elements[1] = element([5], 0x1010)
+    assert by_function(one) == {"main": 7, "liba.so": 2, "libb.so": 3}
+
+
+def test_hits_that_may_be_of_either_library_have_no_name() -> None:
+    kernel = Kernel([element([1], 0x1010)])
+    one = follow(Programs(p7="main"), kernel)
+    one.follow([mapping(NEVER, 7, "liba.so")])
+    assert by_function(one) == {"liba.so": 1}
+    between = monotonic_ns()
+    kernel.elements[0] = element([3], 0x1010)
+    assert by_function(one) == {"liba.so": 3}, "nothing else is known yet"
+    kernel.elements[0] = element([6], 0x1010)
+    one.follow([mapping(between, 7, "libb.so")])
+    kernel.elements[0] = element([10], 0x1010)
+    assert by_function(one) == {"liba.so": 1, None: 5, "libb.so": 4}
+    one.follow([mapping(EVER, 7, "libc.so")])
+    assert by_function(one) == {"liba.so": 1, None: 5, "libb.so": 4}
+
+
+def test_the_byte_before_the_address_tells_whose_code_it_is() -> None:
+    kernel = Kernel([element([2], 0x2000)])
+    one = follow(Programs(p7="main"), kernel)
+    one.follow([mapping(NEVER, 7, "liba.so")])
+    one.sum()
+    one.follow([mapping(EVER, 7, "libb.so")])
+    assert by_function(one) == {"liba.so": 2}
 
 
 def test_a_process_id_that_is_used_again_is_a_new_process() -> None:
-    images, told = followed(
-        ForkRecord(1, 8, 8, 7, 7), CommRecord(2, 8, 8, "true", True), ExitRecord(3, 8, 8), ForkRecord(4, 8, 8, 7, 7),
-        mapping(5, 8),
-    )  # fmt: skip
-    assert images.owner(8) == 8
-    assert told.mappings == [8]
+    kernel = Kernel([element([1], 0x2010, 8, pid=8)])
+    one = follow(Programs(p7="parent", p8="first"), kernel)
+    one.follow([ExitRecord(3, 8, 8), ForkRecord(4, 8, 8, 7, 7)])
+    kernel.elements[0] = element([3], 0x2010, 8, pid=8)
+    assert by_function(one) == {"first": 1, "parent": 2}
 
 
-def test_threads_are_no_processes() -> None:
-    images, _ = followed(ForkRecord(1, 7, 8, 7, 7), CommRecord(2, 7, 7, "true", True))
-    assert images.owner(7) == 7
+def test_processes_that_have_ended_leave_their_room() -> None:
+    kernel, first = Kernel(), 1 << 23  # no process has such a number: PID_MAX_LIMIT is 1 << 22
+    programs = Programs(p7="main")
+    one = follow(programs, kernel, "cpu")
+    for pid in range(first, first + 1000):
+        one.follow([ForkRecord(pid, pid, pid, 7, 7)])
+        kernel.elements.append(element([1, 2], 0x2010, pid, pid=pid))
+        one.follow([ExitRecord(pid, pid, pid)])
+        assert len(kernel.elements) < 100
+    assert {who.cpu: hits for who, hits in one.sum().items()} == {0: 1000, 1: 2000}
+    assert kernel.read < 30
 
 
-def test_processes_that_ended_are_let_go() -> None:
-    images, _ = followed()
-    for pid in range(100, 1200):
-        assert images.crowded == (pid >= 1124)
-        images.take(
-            [
-                ForkRecord(pid, pid, pid, 7, 7),
-                CommRecord(pid, pid, pid, "true", True),
-                ExitRecord(pid, pid, pid),
-            ]
-        )
-    images.let_go()
-    assert not images.crowded
-    assert not any(table for key, table in vars(images).items() if key != "_users")
-
-
-def test_code_is_asked_of_the_process_that_ran_it() -> None:
-    images, _ = followed(ForkRecord(2, 8, 8, 7, 7), CommRecord(5, 8, 8, "true", True))
-    code = Code()
-    Counted(MODES, code, ("function",), [0], images).sum([element([1], 0x2010, 8, pid=8)], [])
-    assert code.asked == [7]
+def test_a_process_whose_first_thread_has_ended_still_counts() -> None:
+    mine = os.getpid()
+    kernel = Kernel([element([1], 0x2010, mine, pid=mine)])
+    one = follow(Programs(**{f"p{mine}": "main"}), kernel)
+    one.follow([ExitRecord(1, mine, mine), *(ExitRecord(2, 1 << 23 | n, 1 << 23 | n) for n in range(100))])
+    kernel.elements = [element([5], 0x2010, mine, pid=mine)]
+    assert by_function(one) == {"main": 5}
 
 
 # -- printing ------------------------------------------------------------------------------------------

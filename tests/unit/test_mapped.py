@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from dataclasses import replace
@@ -12,8 +13,9 @@ import pytest
 
 from ksym.capture import mapped
 from ksym.capture.mapped import Kept, find
-from ksym.capture.records import ExitRecord, MmapRecord
+from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named
+from ksym.capture.usernames import UserNames
 from ksym.capture.users import Users
 from support.descriptors import leaves_open
 from synthetic import perf
@@ -176,3 +178,54 @@ def test_but_so_many_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             if fd is not None:
                 os.close(fd)
         kept.close()
+
+
+def test_a_child_has_the_code_that_its_parent_had_when_it_forked(tmp_path: Path, users: Users) -> None:
+    """Also once the parent runs another program, of which code lies at the same addresses."""
+    first, second = library(tmp_path / "lib.so"), library(tmp_path / "other.so")
+    parent, child, grandchild = GONE, GONE + 1, GONE + 2
+    assert first.start == second.start
+    users.mapped(first)
+    users.changed(ForkRecord(2, child, child, parent, parent))
+    users.changed(CommRecord(3, parent, parent, "other", True))
+    users.mapped(second)
+    users.changed(ForkRecord(4, grandchild, grandchild, child, child))
+    for pid, file in ((parent, "other.so"), (child, "lib.so"), (grandchild, "lib.so")):
+        assert users.name(pid, HERE) == replace(NAMED, owner=file)
+    users.close()
+
+
+def test_a_child_has_what_its_parent_had_from_the_start() -> None:
+    """What was mapped before anybody told of it is read while the parent runs it."""
+    me, child = os.getpid(), GONE + 1
+    address = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p).value or 0
+    known = Users(me)
+    known.changed(ForkRecord(2, child, child, me, me))
+    expected = known.name(me, address)
+    assert (expected.owner or "").startswith("libc")
+    known.changed(CommRecord(3, me, me, "other", True))
+    assert known.name(child, address) == expected
+    known.close()
+
+
+def test_of_a_long_line_of_forks_not_all_are_asked(users: Users, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(UserNames, "name", lambda names, ip: asked.append(names.pid))
+    for pid in range(GONE, GONE + 500):
+        users.changed(ForkRecord(pid, pid + 1, pid + 1, pid, pid))
+    assert users.name(GONE + 500, HERE) == Named(None, HERE)
+    assert asked == [GONE + 500 - age for age in range(65)]
+    users.close()
+
+
+def test_a_long_line_of_forks_takes_no_more_than_a_short_one(tmp_path: Path, users: Users) -> None:
+    """Neither time nor memory: each process maps something, and is forked from the one before."""
+    record = library(tmp_path / "lib.so")
+    for pid in range(GONE, GONE + 20_000):
+        users.mapped(replace(record, pid=pid, start=START + 0x10000 * (pid - GONE)))
+        users.changed(ForkRecord(pid, pid + 1, pid + 1, pid, pid))
+    last = GONE + 20_000
+    near, far = HERE + 0x10000 * 19_990, HERE
+    assert (users.name(last, near), users.name(last, far)) == (NAMED, Named(None, HERE))
+    assert users.name(GONE, far) == NAMED
+    users.close()

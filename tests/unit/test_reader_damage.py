@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ksym.capture.users import Users
 from ksym.errors import KsymError
 from ksym.language.parser import parse_request
+from ksym.linux.perf_record import record
 from ksym.program.layout import Hit
 from ksym.recording import header, stream
 from ksym.recording.hits import Decoder
@@ -34,7 +34,6 @@ from ksym.recording.perf_file import (
     Feature,
     Kind,
     note,
-    record,
 )
 from ksym.recording.reader import Recording, open_recording
 from ksym.recording.zstd import Compressor, ZstdMissing
@@ -528,27 +527,6 @@ def test_features_that_nobody_knows_are_not_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(header, "_at", counted)
     assert len(open_recording(str(path)).accesses()) == 1
     assert 0 < sum(size == 32 << 20 for size in asked) <= len(Feature)
-
-
-def test_a_long_line_of_forks_is_not_walked_for_each_hit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where nothing names the code, what a process was forked from is asked, but not thousands of generations."""
-    asked: list[int] = []
-
-    def name(self: Users, pid: int, ip: int) -> None:
-        asked.append(pid)
-
-    monkeypatch.setattr(Users, "_recorded_name", name)
-    lines = b"".join(
-        perf.fork(at, PID + at + 1, PID + at + 1, PID + at, PID + at)
-        + perf.sample(at, ip=0x401000, pid=PID + at + 1, tid=PID + at + 1)
-        for at in range(500)
-    )
-    perfs(tmp_path / "x.data", lines)
-    assert len(open_recording(str(tmp_path / "x.data")).accesses()) == 500
-    assert {PID, PID + 1, PID + 500} <= set(asked)  # near ones are
-    assert len(asked) < 500 * 200  # names are asked for with and without a step back
 
 
 def test_parents_that_are_their_own_children(tmp_path: Path) -> None:

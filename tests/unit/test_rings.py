@@ -56,6 +56,11 @@ def test_the_kernels_defaults(
     assert lockable_pages() is None
 
 
+def of_cpus(made: Rings) -> list[Any]:
+    """All but what passes for a ring."""
+    return [ring for ring in made.rings if ring.cpu >= 0]
+
+
 class Kernel:
     """Lets so many pages be locked, of which it tells nobody."""
 
@@ -118,7 +123,7 @@ def test_where_others_hold_some_of_it_all_become_smaller(cpus: int, pages: int) 
             return
         made = opened(cpus)
         size = shared_size(cpus, pages)
-        assert [(ring.cpu, ring.size) for ring in made.rings] == [(cpu, size) for cpu in range(cpus)]
+        assert [(ring.cpu, ring.size) for ring in of_cpus(made)] == [(cpu, size) for cpu in range(cpus)]
         assert len(kernel.events) == len(made.sideband_ids) == cpus
         assert {event.attr.wakeup for event in kernel.events} == {size // 4}, "poll(2) would wake too late"
         made.close()
@@ -129,7 +134,7 @@ def test_a_cpu_that_comes_later_gets_what_is_left(kernel_of: Callable[[int], Ker
     kernel = kernel_of(2 * (RING_BYTES // PAGE + 1) + 5)
     made = opened(2)
     made.open([(7, 2)], may_vanish=False)
-    assert [ring.size for ring in made.rings] == [RING_BYTES, RING_BYTES, 4 * PAGE]
+    assert [ring.size for ring in of_cpus(made)] == [RING_BYTES, RING_BYTES, 4 * PAGE]
     with pytest.raises(KsymError, match="cannot map 1 ring buffer:"):
         made.open([(7, 3)], may_vanish=False)
-    assert len(made.rings) == len(kernel.events) == 3
+    assert len(of_cpus(made)) == len(kernel.events) == 3

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ksym.recording.perf_file import ATTR_SIZE, HEADER, Kind, record
+from ksym.linux.perf_record import record
+from ksym.recording.perf_file import ATTR_SIZE, HEADER, Kind
 from ksym.recording.reader import open_recording
 from ksym.watch.rings import SAMPLE_TYPE
 from support.recordings import ksym

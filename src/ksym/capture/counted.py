@@ -7,22 +7,28 @@ The kernel counts by watch, by what it knows of the access, by instruction and t
 
 from __future__ import annotations
 
+import os
 import struct
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from ksym.capture.kinds import kind_of
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
-from ksym.capture.sites import Site
-from ksym.capture.users import Users
+from ksym.capture.replaced import USER_SPACE, Follower
+from ksym.capture.sites import Named, Site
 from ksym.language.request import Mode
+from ksym.linux.clock import monotonic_ns
 from ksym.linux.namespaces import own_pid_namespace
 from ksym.program.layout import Hit
 
 _ELEMENT = struct.Struct("=IIQII")
 """Key of ``counts``: watch, flags, ip, pid, tid."""
 
-_GENERATIONS = 1024
+_LOOKS = 3
+"""A mapping is told within two."""
+_MOST_ENDED = 64
+"""Processes that have ended, and whose names are kept; code of more is known to `Users`."""
 
 Element = tuple[bytes, bytes]
 """Key and value of a map in the kernel."""
@@ -64,62 +70,33 @@ class Places(Protocol):
         """The site that reported ``ip`` in ``pid``."""
         ...
 
+    def forget(self, pid: int, addresses: range) -> bool:
+        """Drop what is known of code that is replaced."""
+        ...
 
-class Images:
-    """Follows which code each process runs, so that its hits can be named when it is gone.
 
-    A user variable is watched in a process and its forks until they run another program. So what they map then is none
-    of their hits' code: those that have left are taken for the process that they were forked from.
+class Table(Protocol):
+    """The table in the kernel; ``program.engine`` has it."""
 
-    Args:
-        users: Told of what is mapped.
-    """
+    def counts(self) -> Iterable[Element]:
+        """What it counts; a value has 8 bytes for each possible CPU."""
+        ...
 
-    def __init__(self, users: Users) -> None:
-        self._users = users
-        self._parents: dict[int, int] = {}
-        self._left: set[int] = set()
-        self._ended: dict[int, None] = {}
+    def comms(self) -> Iterable[Element]:
+        """Names of threads, by process and thread (u64, as the kernel has it)."""
+        ...
 
-    def take(self, records: Iterable[Record]) -> None:
-        """Follow changes, sorted by time."""
-        for record in records:
-            if isinstance(record, MmapRecord):
-                if record.pid not in self._left:
-                    self._users.mapped(record)
-            elif isinstance(record, ForkRecord):
-                if record.pid != record.parent_pid:
-                    self._forget(record.pid)
-                    self._parents[record.pid] = record.parent_pid
-                self._users.changed(record)
-            elif isinstance(record, CommRecord):
-                if record.exec:
-                    self._left.add(record.pid)
-            elif isinstance(record, ExitRecord):
-                self._users.changed(record)
-                if record.pid == record.tid:
-                    self._ended[record.pid] = None
+    def drop_counts(self, keys: Iterable[bytes]) -> None:
+        """Make room: nobody counts by these keys of ``counts`` any more."""
+        ...
 
-    @property
-    def crowded(self) -> bool:
-        """Whether it is time to name hits of processes that have ended, and to let go of them."""
-        return len(self._ended) >= _GENERATIONS
 
-    def let_go(self) -> None:
-        """Forget processes that have ended; what is known of their code by now is kept by who asked."""
-        for pid in list(self._ended):
-            self._forget(pid)
+class Code(Follower, Protocol):
+    """Knows the code of processes; ``capture.users`` does."""
 
-    def _forget(self, pid: int) -> None:
-        self._left.discard(pid)
-        self._parents.pop(pid, None)
-        self._ended.pop(pid, None)
-
-    def owner(self, pid: int) -> int:
-        """The process whose code ``pid`` ran while it was watched."""
-        while pid in self._left and pid in self._parents:
-            pid = self._parents[pid]
-        return pid
+    def replaces(self, record: MmapRecord) -> bool:
+        """Whether a process had other code at one of the addresses."""
+        ...
 
 
 class Counted:
@@ -130,7 +107,8 @@ class Counted:
         places: Names code.
         by: What to tell apart: ``function``, ``task``, ``cpu``.
         cpus: The possible CPUs, in order.
-        images: Says whose code a process runs; None where no user-space code can have made hits.
+        code: Knows the code of processes.
+        table: The table.
     """
 
     def __init__(
@@ -139,55 +117,142 @@ class Counted:
         places: Places,
         by: Sequence[str],
         cpus: Sequence[int],
-        images: Images | None = None,
+        code: Code,
+        table: Table,
     ) -> None:
-        self._modes, self._places, self._cpus, self._images = modes, places, cpus, images
+        self._modes, self._places, self._cpus = modes, places, cpus
+        self._code, self._table = code, table
         self._function, self._task, self._cpu = (key in by for key in ("function", "task", "cpu"))
         self._outside = own_pid_namespace() != 0
         self._known: dict[bytes, tuple[Who, bool]] = {}
+        self._settled: dict[Who, int] = {}
+        """Hits of code that is not there any more."""
+        self._before: dict[bytes, tuple[int, ...]] = {}
+        """Of each element, the hits that are settled, by CPU."""
+        self._ended: dict[int, None] = {}
+        """Processes that have ended, and whose hits are not settled yet."""
+        self.unnamed = 0
+        """Hits of which it is not known whose code made them."""
+        self._looks: deque[_Look] = deque(maxlen=_LOOKS)
 
-    def sum(self, counts: Iterable[Element], comms: Iterable[Element]) -> dict[Who, int]:
-        """The hits so far, of everybody who made any.
+    def follow(self, records: Iterable[Record]) -> None:
+        """Follow what the kernel tells of code, sorted by time.
 
-        Args:
-            counts: The table; a value has 8 bytes for each possible CPU.
-            comms: Names of threads, by process and thread (u64, as the kernel has it).
+        A key has no more of the code than its address, so what was counted there gets its name before other code comes.
+        Where nobody was held for that, hits since the last look before it may be of either: they get no name.
         """
-        # A thread's name is there before its first hit: read behind, none is missing.
-        elements = list(counts)
-        names = _names(comms) if self._task else {}
-        totals: dict[Who, int] = {}
-        for key, value in elements:
-            known = self._known.get(key)
-            if known is None:
-                known = self._known[key] = self._who(key, names)
-            who, each_cpu = known
-            hits = memoryview(value).cast("Q")
-            if not each_cpu:
-                totals[who] = totals.get(who, 0) + sum(hits)
+        look = self._look()
+        for record in records:
+            if isinstance(record, MmapRecord):
+                if self._code.replaces(record):
+                    addresses = range(record.start, record.start + record.length)
+                    self._settle(record.pid, addresses, look, until=record.time)
+                self._code.mapped(record)
                 continue
-            for cpu, part in zip(self._cpus, hits, strict=False):
-                if part:
-                    here = self._on(who, cpu)
-                    totals[here] = totals.get(here, 0) + part
+            if isinstance(record, CommRecord) and record.exec:
+                self._settle(record.pid, USER_SPACE, look)
+            elif isinstance(record, ForkRecord) and record.pid in self._ended:
+                self._settle(record.pid, USER_SPACE, look)
+                del self._ended[record.pid]
+            elif isinstance(record, ExitRecord) and record.pid == record.tid:
+                self._ended[record.pid] = None
+            if isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
+                self._code.changed(record)
+        if len(self._ended) > _MOST_ENDED:
+            self._let_go(self._look())
+
+    def _let_go(self, look: _Look) -> None:
+        """Settle the hits of processes that have ended, and make room."""
+        # Threads of a process may go on when its first one has ended.
+        gone = [pid for pid in self._ended if not os.path.exists(f"/proc/{pid}")]
+        for pid in gone:
+            keys = self._settle(pid, USER_SPACE, look)
+            self._table.drop_counts(keys)
+            for key in keys:
+                del self._before[key]
+            del self._ended[pid]
+
+    def sum(self) -> dict[Who, int]:
+        """The hits so far, of everybody who made any."""
+        look = self._look()
+        totals = dict(self._settled)
+        for key, value in look.all().items():
+            self._add(totals, key, self._fresh(key, value), look.names)
         return totals
 
-    def _who(self, key: bytes, names: Mapping[bytes, str]) -> tuple[Who, bool]:
+    def _look(self) -> _Look:
+        return _Look(self._table, self._looks, names=self._task)
+
+    def _settle(self, pid: int, addresses: range, look: _Look, *, until: int | None = None) -> list[bytes]:
+        """Name what a process has counted at some addresses; return the keys.
+
+        Args:
+            pid: The process.
+            addresses: Of the code.
+            look: The table as it is now.
+            until: When other code came, which may have made some of the hits; None: it made none yet.
+        """
+        certain: _Look | None = look
+        if until is not None:
+            certain = next((each for each in reversed(self._looks) if each.over < until), None)
+        settled = []
+        for key, value in look.of(pid):
+            # The address of an access is the one behind it, where the machine traps there.
+            if _ELEMENT.unpack(key)[2] - 1 not in addresses:
+                continue
+            if certain and (earlier := certain.value(key)) is not None:
+                self._add(self._settled, key, self._fresh(key, earlier), look.names)
+                self._before[key] = _each_cpu(earlier)
+            self._known[key] = self._who(key, look.names, named=False)
+            unnamed = self._fresh(key, value)
+            self._add(self._settled, key, unnamed, look.names)
+            self.unnamed += sum(unnamed)
+            self._before[key] = _each_cpu(value)
+            del self._known[key]
+            settled.append(key)
+        self._places.forget(pid, addresses)
+        return settled
+
+    def _fresh(self, key: bytes, value: bytes) -> Sequence[int]:
+        """The hits on each CPU that are not settled."""
+        hits, before = _each_cpu(value), self._before.get(key)
+        return (
+            hits if before is None else [max(0, now - then) for now, then in zip(hits, before, strict=True)]
+        )
+
+    def _add(
+        self, totals: dict[Who, int], key: bytes, hits: Sequence[int], names: Mapping[bytes, str]
+    ) -> None:
+        total = sum(hits)
+        if not total:
+            return
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._who(key, names)
+        who, each_cpu = known
+        if not each_cpu:
+            totals[who] = totals.get(who, 0) + total
+            return
+        for cpu, part in zip(self._cpus, hits, strict=False):
+            if part:
+                here = self._on(who, cpu)
+                totals[here] = totals.get(here, 0) + part
+
+    def _who(self, key: bytes, names: Mapping[bytes, str], *, named: bool = True) -> tuple[Who, bool]:
         """Who an element counts; whether its CPUs are to be told apart."""
         watch, flags, ip, pid, tid = _ELEMENT.unpack(key)
         mode = self._modes[watch]
-        site = self._places.site(
-            self._images.owner(pid) if self._images else pid,
-            ip,
-            execute=mode is Mode.EXECUTE,
-            bits=32 if flags & Hit.CODE32 else 64,
-        )
+        bits = 32 if flags & Hit.CODE32 else 64
+        if named:
+            site = self._places.site(pid, ip, execute=mode is Mode.EXECUTE, bits=bits)
+        else:
+            site = Site(ip, ip, Named(None, ip), None, 0, bits=bits)
         who = Who(watch, kind_of(mode, site, flags))
         if self._function:
-            named = site.named
+            code = site.named
             who = who._replace(
-                function=named.function, module=named.owner, ip=site.ip if named.function is None else None,
-                offset=named.offset if named.in_file else None,
+                function=code.function, module=code.owner, ip=site.ip if code.function is None else None,
+                offset=code.offset if code.in_file else None,
             )  # fmt: skip
         if self._task:
             comm = names.get((pid << 32 | tid).to_bytes(8, "little"), "?")
@@ -200,5 +265,50 @@ class Counted:
         return who._replace(comm=comm, cpu=cpu if self._cpu else None)
 
 
-def _names(comms: Iterable[Element]) -> dict[bytes, str]:
-    return {key: comm.partition(b"\0")[0].decode(errors="replace") for key, comm in comms}
+class _Look:
+    """The table as it is when it is first asked.
+
+    Args:
+        table: The table.
+        looks: Those that were asked, the newest last.
+        names: Names of threads are wanted.
+    """
+
+    def __init__(self, table: Table, looks: deque[_Look], *, names: bool) -> None:
+        self._table, self._looks, self._with_names = table, looks, names
+        self._by_pid: dict[int, list[Element]] | None = None
+        self._elements: dict[bytes, bytes] | None = None
+        self.over = 0
+        """When it was read, CLOCK_MONOTONIC in nanoseconds."""
+        self.names: dict[bytes, str] = {}
+        """Of threads."""
+
+    def all(self) -> dict[bytes, bytes]:
+        """All elements."""
+        if self._elements is None:
+            self._elements = dict(self._table.counts())
+            self.over = monotonic_ns()
+            self._looks.append(self)
+            # A thread's name is there before its first hit: read behind, none is missing.
+            if self._with_names:
+                self.names = {
+                    key: comm.partition(b"\0")[0].decode(errors="replace")
+                    for key, comm in self._table.comms()
+                }
+        return self._elements
+
+    def value(self, key: bytes) -> bytes | None:
+        """The value of an element, if it was there."""
+        return self.all().get(key)
+
+    def of(self, pid: int) -> list[Element]:
+        """Those of a process."""
+        if self._by_pid is None:
+            self._by_pid = {}
+            for element in self.all().items():
+                self._by_pid.setdefault(_ELEMENT.unpack(element[0])[3], []).append(element)
+        return self._by_pid.get(pid, [])
+
+
+def _each_cpu(value: bytes) -> tuple[int, ...]:
+    return tuple(memoryview(value).cast("Q"))

@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from ksym.capture.records import Record, parse
 from ksym.linux.clock import monotonic_ns
-from ksym.linux.ring import Ring
+from ksym.linux.ring import Drained
 
 _TIME = attrgetter("time")
 BACKLOG_BYTES = 64 << 20
@@ -43,7 +43,7 @@ class Merge:
 
     def __init__(
         self,
-        rings: Collection[Ring],
+        rings: Collection[Drained],
         *,
         chains: bool,
         raw: bool = False,

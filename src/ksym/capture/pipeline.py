@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ksym.capture.access import Access
 from ksym.capture.coalesce import APART, Coalesce, Reach, reach_of
@@ -22,7 +22,8 @@ from ksym.capture.records import (
     Record,
     SampleRecord,
 )
-from ksym.capture.sites import USER_SPACE, Named, Site, Sites
+from ksym.capture.replaced import Follower, replaced_code
+from ksym.capture.sites import Named, Site, Sites
 from ksym.capture.tasks import Tasks
 from ksym.capture.values import Values
 from ksym.language.request import Mode
@@ -33,18 +34,6 @@ from ksym.watch.plan import PlannedEvent, Role, Watch
 USER_CODE = range(1 << 16, 1 << 48)
 """From vm.mmap_min_addr's default on, to where user space ends on arm64 (on x86 half way up there): what a stack
 without frame pointers shows outside of it is no code."""
-
-
-class Follower(Protocol):
-    """Told of what changes a process's address space."""
-
-    def mapped(self, record: MmapRecord) -> None:
-        """A file was mapped executable."""
-        ...
-
-    def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
-        """A process forked, ran a new program, or ended."""
-        ...
 
 
 class _Origin(NamedTuple):
@@ -256,24 +245,3 @@ class Pipeline:
         return tuple(
             self._sites.name(pid, ip, behind=number > 0 or behind) for number, ip in enumerate(addresses)
         )
-
-
-def replaced_code(record: Record) -> tuple[int, range] | None:
-    """Return the process and the addresses at which other code may lie from a record on; None where nothing changed.
-
-    The process is new, runs a new program, has ended, or has mapped a file. A file's own segments come one over the
-    other, too: nothing was known of them by then.
-    """
-    if isinstance(record, MmapRecord):
-        return record.pid, range(record.start, record.start + record.length)
-    pid = ended_address_space(record)
-    return None if pid is None else (pid, USER_SPACE)
-
-
-def ended_address_space(record: Record) -> int | None:
-    """The process of whose addresses nothing holds any more, as it is new, runs a new program, or has ended."""
-    if isinstance(record, CommRecord):
-        return record.pid if record.exec else None
-    if isinstance(record, ForkRecord):
-        return record.pid if record.pid != record.parent_pid else None  # else a thread, in the same memory
-    return record.pid if isinstance(record, ExitRecord) and record.pid == record.tid else None

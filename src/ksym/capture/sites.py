@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ksym.capture.instructions import UNKNOWN, Instruction, X86Decoder, available
+from ksym.capture.replaced import USER_SPACE
 from ksym.linux.libc import MACHINE
 from ksym.linux.memory import Memory, MemoryFault
 from ksym.symbols.variable import KERNEL_HALF
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 
 _BEHIND = 16
 """Code bytes behind an address that are kept with it: one instruction's."""
-
-
-USER_SPACE = range(-1, KERNEL_HALF)
-"""All addresses of a process; a site's is that of the byte before it."""
 
 
 @dataclass(frozen=True, slots=True)

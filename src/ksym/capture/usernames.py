@@ -140,6 +140,11 @@ class UserNames:
         self._starts: list[int] = []
         self._biases: dict[tuple[int, int, str], int | None] = {}
         self._unknown: set[int] = set()
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """Keep what is known: the process has other code from now on."""
+        self._frozen = True
 
     def snapshot(self) -> bool:
         """Read the memory map and open the files in it.
@@ -147,6 +152,8 @@ class UserNames:
         To be called early, and again when the process has started another program. False, keeping what
         was known, where the process is gone.
         """
+        if self._frozen:
+            return False
         try:
             mappings = read_maps(self.pid)
         except KsymError:
@@ -187,6 +194,13 @@ class UserNames:
         if not files and program:
             files = self._cache.open(self.pid, program)
         return code_bits(files[-1]) if files else None
+
+    def has_code(self, addresses: range) -> bool:
+        """True if the process had code at one of the addresses at the last snapshot."""
+        return any(
+            each.executable and each.start < addresses.stop and addresses.start < each.end
+            for each in self._mappings
+        )
 
     @property
     def mappings(self) -> Sequence[Mapping]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ksym.capture.mapped import Kept
@@ -35,6 +35,36 @@ class Image:
     tables: tuple[ElfFile, ...]
 
 
+class _Mapped:
+    """What a process has mapped, as far as records tell.
+
+    Args:
+        parent: What the process has that it was forked from; None: nothing is known. What that maps later is left out.
+    """
+
+    def __init__(self, parent: _Mapped | None = None) -> None:
+        self._own: list[MmapRecord] = []
+        self._parent, self._inherited = parent, len(parent._own) if parent else 0
+        if parent and not parent._own:
+            self._parent, self._inherited = parent._parent, parent._inherited
+
+    def add(self, record: MmapRecord) -> None:
+        """It maps something more."""
+        self._own.append(record)
+
+    def newest_first(self) -> Iterator[MmapRecord]:
+        """What it has mapped, then what the processes had that it comes from, not for ever back."""
+        mapped, count = self, len(self._own)
+        for _ in range(_ANCESTORS):
+            yield from reversed(mapped._own[:count])
+            if mapped._parent is None:
+                return
+            mapped, count = mapped._parent, mapped._inherited
+
+
+_NOTHING = _Mapped()
+
+
 class Users:
     """What is known of the code of processes.
 
@@ -45,8 +75,9 @@ class Users:
     def __init__(self, *pids: int) -> None:
         self._cache = ObjectCache()
         self._live: dict[int, UserNames] = {}
-        self._recorded: dict[int, list[MmapRecord]] = {}
-        self._parents: dict[int, int] = {}
+        self._recorded: dict[int, _Mapped] = {}
+        self._inherited: dict[int, tuple[UserNames, ...]] = {}
+        """What the processes had in memory that a process was forked from."""
         self._images: dict[tuple[object, ...], Image | None] = {}
         self._kept = Kept()
         self._ended: dict[int, None] = {}
@@ -57,8 +88,8 @@ class Users:
     # -- what the records tell -------------------------------------------------------------------
 
     def mapped(self, record: MmapRecord) -> None:
-        """See pipeline.Follower."""
-        self._recorded.setdefault(record.pid, []).append(record)
+        """See replaced.Follower."""
+        self._recorded.setdefault(record.pid, _Mapped()).add(record)
         self._keep(record)
 
     def hold(self, data: bytes) -> None:
@@ -79,19 +110,24 @@ class Users:
             self._kept.keep(record)
 
     def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
-        """See pipeline.Follower."""
+        """See replaced.Follower."""
         pid = record.pid
         if isinstance(record, CommRecord):
             if record.exec:
-                self._live.pop(pid, None)
-                self._parents.pop(pid, None)
-                self._recorded[pid] = []
+                if (before := self._live.pop(pid, None)) is not None:
+                    before.freeze()
+                self._inherited.pop(pid, None)
+                self._loaded.pop(pid, None)
+                self._recorded[pid] = _Mapped()
         elif isinstance(record, ForkRecord):
             if pid != record.parent_pid:
                 self._ended.pop(pid, None)
                 self._live.pop(pid, None)
-                self._recorded.pop(pid, None)
-                self._parents[pid] = record.parent_pid
+                self._loaded.pop(pid, None)
+                # Not looked up later: by then the parent may run another program.
+                parent = record.parent_pid
+                self._recorded[pid] = _Mapped(self._recorded.get(parent))
+                self._inherited[pid] = tuple(self._memory_maps(parent))[:_ANCESTORS]
         elif record.pid == record.tid:
             self._end(pid)
 
@@ -101,53 +137,60 @@ class Users:
         if len(self._ended) > _GENERATIONS:
             old = next(iter(self._ended))
             del self._ended[old]
-            for table in (self._live, self._recorded, self._parents):
+            for table in (self._live, self._recorded, self._inherited):
                 table.pop(old, None)
 
     # -- what is asked -----------------------------------------------------------------------------
 
+    def replaces(self, record: MmapRecord) -> bool:
+        """See counted.Code."""
+        addresses = range(record.start, record.start + record.length)
+        for other in self._recorded.get(record.pid, _NOTHING).newest_first():
+            if other.start < addresses.stop and addresses.start < other.start + other.length:
+                return (record.file, record.start, record.length, record.offset) != (
+                    other.file, other.start, other.length, other.offset,
+                )  # fmt: skip
+        return any(names.has_code(addresses) for names in self._memory_maps(record.pid))
+
     def name(self, pid: int, ip: int) -> Named:
         """See sites.UserCode."""
-        for ancestor in self._line(pid):
-            found = self._recorded_name(ancestor, ip) or self._live_name(ancestor, ip)
+        recorded = self._recorded_name(pid, ip)
+        if recorded is not None:
+            return recorded
+        for names in self._memory_maps(pid):
+            found = names.name(ip)
             if found is not None:
-                return found
+                return Named(found.function, found.offset, found.size, found.object, found.in_file)
         return Named(None, ip)
 
     def read(self, pid: int, address: int, length: int) -> bytes:
         """See sites.UserCode."""
         # The file first: by now the process may have other code there.
-        for ancestor in self._line(pid):
-            record = self._record(ancestor, address)
-            image = self._image(record) if record else None
-            if record and image:
-                try:
-                    return image.elf.bytes_at(address - record.start + record.offset, length, "code")
-                except KsymError:
-                    return b""
+        record = self._record(pid, address)
+        image = self._image(record) if record else None
+        if record and image:
+            try:
+                return image.elf.bytes_at(address - record.start + record.offset, length, "code")
+            except KsymError:
+                return b""
         data = self._live_bytes(pid, address, length)
         if data:
             return data
-        for ancestor in self._line(pid):
-            # It may have run and ended between two rounds: what it had mapped at the start was opened then.
-            live = self._live.get(ancestor)
-            data = live.read(address, length) if live else b""
+        # It may have run and ended between two rounds: what it had mapped at the start was opened then.
+        for names in self._memory_maps(pid):
+            data = names.read(address, length)
             if data:
                 return data
         return b""
 
     def bits(self, pid: int, ip: int) -> int:
         """See sites.UserCode."""
-        for ancestor in self._line(pid):
-            record = self._record(ancestor, ip)
-            image = self._image(record) if record else None
-            found = code_bits(image.elf) if image else self._live_bits(ancestor, ip)
-            if found is not None:
-                return found
-        return 64
-
-    def _live_bits(self, pid: int, ip: int) -> int | None:
-        return self._names(pid).bits(ip)
+        record = self._record(pid, ip)
+        image = self._image(record) if record else None
+        if image:
+            return code_bits(image.elf)
+        found = (names.bits(ip) for names in self._memory_maps(pid))
+        return next((bits for bits in found if bits is not None), 64)
 
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
         try:
@@ -161,11 +204,12 @@ class Users:
 
         Nothing is read anew for this: what is mapped after the snapshot is reported by the kernel.
         """
-        records, names = self._recorded.get(pid, []), self._names(pid)
+        records = list(self._recorded.get(pid, _NOTHING).newest_first())
+        names = self._names(pid)
         known = self._loaded.get(pid)
         if known is None or known[0] != len(records) or known[1] is not names.mappings:
             found = []
-            for record in reversed(records):
+            for record in records:
                 image = self._image(record)
                 if image:
                     bias = _bias(image.elf, record)
@@ -174,19 +218,10 @@ class Users:
             known = self._loaded[pid] = len(records), names.mappings, fresh
         return known[2]
 
-    def _line(self, pid: int) -> Iterable[int]:
-        """The process, then those it was forked from without running another program."""
-        seen: set[int] = set()
-        while pid not in seen and len(seen) < _ANCESTORS:
-            seen.add(pid)
-            yield pid
-            pid = self._parents.get(pid, pid)
-
-    def _live_name(self, pid: int, ip: int) -> Named | None:
-        found = self._names(pid).name(ip)
-        if found is None:
-            return None
-        return Named(found.function, found.offset, found.size, found.object, found.in_file)
+    def _memory_maps(self, pid: int) -> Iterable[UserNames]:
+        """What the process has in memory, then what it was forked with."""
+        yield self._names(pid)
+        yield from self._inherited.get(pid, ())
 
     def _names(self, pid: int) -> UserNames:
         names = self._live.get(pid)
@@ -196,7 +231,7 @@ class Users:
 
     def _record(self, pid: int, ip: int) -> MmapRecord | None:
         # The newest mapping of an address is the one that counts.
-        for record in reversed(self._recorded.get(pid, ())):
+        for record in self._recorded.get(pid, _NOTHING).newest_first():
             if record.start <= ip < record.start + record.length:
                 return record
         return None

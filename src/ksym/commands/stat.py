@@ -275,6 +275,7 @@ class Stat:
             total(Cell.LIMITED),
             total(Cell.DISARMED),
         )
+        notes += self._whose.remarks() if self._whose else []
         tally.lost = max(0, sum(session.armed.counts()) - total(Cell.SEEN) - tally.suppressed)
         if total(Cell.MISORDERED) and session.armed.options.both_fire:
             notes.append(

@@ -4,11 +4,29 @@
 from __future__ import annotations
 
 import mmap
+from typing import Protocol
 
 from ksym.linux.perf_event import PerfEvent
 
 # Offsets of data_head and data_tail in struct perf_event_mmap_page, linux/perf_event.h, as 64-bit words.
 _HEAD, _TAIL = 1024 // 8, 1032 // 8
+
+
+class Drained(Protocol):
+    """What gives records: a ring, or who passes for one."""
+
+    @property
+    def cpu(self) -> int:
+        """Whose records they are; -1: nobody's."""
+        ...
+
+    def drain(self) -> bytes:
+        """Take everything that is there: whole records, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Give it back."""
+        ...
 
 
 class Ring:

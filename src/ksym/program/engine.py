@@ -7,7 +7,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ksym.errors import SHORT_OF
@@ -310,6 +310,11 @@ class Engine:
     def comms(self) -> Iterator[tuple[bytes, bytes]]:
         """Elements of ``comms``: pid_tgid, name."""
         return self._maps["comms"].items(COMM_BYTES)
+
+    def drop_counts(self, keys: Iterable[bytes]) -> None:
+        """Make room in ``counts``: nobody counts by these keys any more."""
+        for key in keys:
+            self._maps["counts"].delete(key)
 
     # -- where values lie ----------------------------------------------------------------------------
 

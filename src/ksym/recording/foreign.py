@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from ksym.capture.pipeline import replaced_code
 from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
+from ksym.capture.replaced import replaced_code
 from ksym.capture.sites import Named, Site, Sites
+from ksym.capture.usernames import UserNames
 from ksym.capture.users import Image, Users, open_image
 from ksym.linux.maps import same_device
 from ksym.linux.memory import Memory
@@ -85,11 +86,8 @@ class _Files(Users):
         self._build_ids = machine.build_ids
         self._same_host = machine.hostname == os.uname().nodename
 
-    def _live_name(self, pid: int, ip: int) -> Named | None:
-        return None
-
-    def _live_bits(self, pid: int, ip: int) -> int | None:
-        return None
+    def _memory_maps(self, pid: int) -> Iterable[UserNames]:
+        return ()
 
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
         return b""

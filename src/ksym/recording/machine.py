@@ -10,22 +10,18 @@ import contextlib
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from ksym.errors import KsymError
 from ksym.linux.files import read_text
-from ksym.linux.maps import Mapping, read_maps
-from ksym.recording.perf_file import MISC_KERNEL, MISC_USER, Feature, Kind, record, text
+from ksym.linux.perf_record import MISC_KERNEL, MISC_USER, padded, record
+from ksym.recording.perf_file import Feature, Kind, text
 from ksym.symbols.image import running_build_id
 from ksym.symbols.kallsyms import Kallsyms
-
-Trailer = Callable[[int, int, int], bytes]
-"""What a record ends with: (time, pid, tid)."""
+from ksym.watch.synthetic import Trailer
 
 _KERNEL_PID = 0xFFFFFFFF
 _KERNEL_NAME = "[kernel.kallsyms]"
-_PROT_READ_EXEC, _MAP_PRIVATE = 5, 2
 
 
 def kernel_records(kallsyms: Kallsyms, trailer: Trailer) -> Iterator[bytes]:
@@ -41,44 +37,13 @@ def kernel_records(kallsyms: Kallsyms, trailer: Trailer) -> Iterator[bytes]:
 
 
 def _mmap(start: int, length: int, offset: int, name: str, trailer: Trailer) -> bytes:
-    body = struct.pack("<IIQQQ", _KERNEL_PID, 0, start, length, offset) + _padded(name)
+    body = struct.pack("<IIQQQ", _KERNEL_PID, 0, start, length, offset) + padded(name)
     return record(Kind.MMAP, body + trailer(0, _KERNEL_PID, 0), MISC_KERNEL)
-
-
-def comm(pid: int, tid: int, name: str, trailer: Trailer) -> bytes:
-    """A COMM record."""
-    return record(Kind.COMM, struct.pack("<II", pid, tid) + _padded(name) + trailer(0, pid, tid))
-
-
-def threads(pids: Sequence[int]) -> Iterator[tuple[int, int, str]]:
-    """The threads of processes that live: (pid, tid, name)."""
-    for pid in pids:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/comm", "rb") as file:
-                    yield pid, int(thread), file.read().rstrip(b"\n").decode(errors="surrogateescape")
-
-
-def mapping_records(pids: Sequence[int], trailer: Trailer) -> Iterator[bytes]:
-    """MMAP2 records of what processes may execute."""
-    for pid in pids:
-        with contextlib.suppress(OSError, KsymError):
-            for mapping in read_maps(pid):
-                if mapping.executable and mapping.path:
-                    yield _mmap2(pid, mapping, trailer)
 
 
 def all_processes() -> list[int]:
     """Those that live now."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-
-
-def _mmap2(pid: int, mapping: Mapping, trailer: Trailer) -> bytes:
-    body = struct.pack(
-        "<IIQQQIIQQII", pid, pid, mapping.start, mapping.end - mapping.start, mapping.offset,
-        os.major(mapping.device), os.minor(mapping.device), mapping.inode, 0, _PROT_READ_EXEC, _MAP_PRIVATE,
-    )  # fmt: skip
-    return record(Kind.MMAP2, body + _padded(mapping.path) + trailer(0, pid, pid), MISC_USER)
 
 
 def description() -> dict[str, Any]:
@@ -119,8 +84,3 @@ def _build_id(pid: int, misc: int, value: str, path: str) -> bytes:
     body = struct.pack("<I20sBBH", pid, digest, len(digest), 0, 0)
     name = path.encode(errors="surrogateescape") + b"\0"
     return record(Kind.BUILD_ID, body + name.ljust(-(-len(name) // 64) * 64, b"\0"), misc | 1 << 15)
-
-
-def _padded(name: str) -> bytes:
-    data = name.encode(errors="surrogateescape") + b"\0"
-    return data + bytes(-len(data) % 8)

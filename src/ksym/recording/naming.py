@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ksym.capture.instructions import available
-from ksym.capture.pipeline import USER_CODE, ended_address_space, replaced_code
+from ksym.capture.pipeline import USER_CODE
 from ksym.capture.pointers import pointer_names, user_pointer_names
 from ksym.capture.records import CONTEXT_LEAST, CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
+from ksym.capture.replaced import ended_address_space, replaced_code
 from ksym.capture.sites import Sites
 from ksym.capture.usernames import Loaded
 from ksym.capture.users import Users

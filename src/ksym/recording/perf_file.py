@@ -21,12 +21,12 @@ from __future__ import annotations
 import enum
 import struct
 
+from ksym.linux.perf_record import RECORD, record
+
 MAGIC = b"PERFILE2"
 HEADER = struct.Struct("<8sQQQQQQQQ32s")
 """magic, size, size of an attr with its section, attrs (offset, size), data (offset, size), two zeros, features."""
 SECTION = struct.Struct("<QQ")
-RECORD = struct.Struct("<IHH")
-"""type, misc, size: ``struct perf_event_header``."""
 ATTR_SIZE = 112
 """PERF_ATTR_SIZE_VER5 (4.8): all perf that is still in use knows it."""
 
@@ -42,6 +42,7 @@ class Kind(enum.IntEnum):
     SAMPLE = 9
     MMAP2 = 10
     BPF_EVENT = 18
+    HEADER_ATTR = 64
     BUILD_ID = 67
     FINISHED_ROUND = 68
     EVENT_UPDATE = 78
@@ -65,8 +66,6 @@ class Feature(enum.IntEnum):
     CLOCK_DATA = 29
 
 
-MISC_KERNEL, MISC_USER = 1, 2
-"""PERF_RECORD_MISC_*: whose address space a mapping is in."""
 EVENT_UPDATE_NAME = 2
 NOTE = 0x6B73
 """The kind of BPF_EVENT that holds a note."""
@@ -81,12 +80,6 @@ MAKER = 8 * NOTE_MARK
 CONSTANT = slice(8, 48)
 """What of the header stays as it is while the file grows: sizes, where the attrs are, and where the data begin."""
 _NOTE_MOST = 60_000
-
-
-def record(kind: int, body: bytes, misc: int = 0) -> bytes:
-    """A record with its header; the body is padded to 8 bytes."""
-    body += bytes(-len(body) % 8)
-    return RECORD.pack(kind, misc, RECORD.size + len(body)) + body
 
 
 def text(value: str) -> bytes:

@@ -23,15 +23,17 @@ from ksym.capture.users import Users
 from ksym.language.request import Mode
 from ksym.linux.clock import monotonic_ns
 from ksym.linux.perf_event import Attr, Flag
+from ksym.linux.perf_record import record
 from ksym.program.layout import padded
 from ksym.recording import machine
 from ksym.recording.counting import Counting
 from ksym.recording.knowledge import holds_pointers, watch_data
 from ksym.recording.naming import Namer
-from ksym.recording.perf_file import Kind, record
+from ksym.recording.perf_file import Kind
 from ksym.recording.scan import scan, split
 from ksym.recording.writer import Compressor, Event, PerfWriter
 from ksym.symbols.kallsyms import Kallsyms
+from ksym.watch import synthetic
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.plan import PlannedEvent, Role
 from ksym.watch.rings import SAMPLE_TYPE
@@ -129,9 +131,7 @@ class Recorder:
         Raises:
             OSError: it cannot be written.
         """
-        if len(self._armed.planned) > self._planned:
-            self._note("events", self._events_data(self._planned))
-            self._planned = len(self._armed.planned)
+        self._add_events()
         batch = [data for ring in self._armed.rings if (data := ring.drain())]
         self._taken(batch)
         while batch:
@@ -192,6 +192,8 @@ class Recorder:
 
     def _begin(self) -> PerfWriter:
         self._events = _events(self._armed)
+        self._ids = {each for event in self._events for each in event.ids}
+        self._sideband_ids = len(self._armed.sideband_ids)
         writer = PerfWriter(
             self._open_file(), self._events, self._make_compressor() if self._make_compressor else None
         )
@@ -219,13 +221,13 @@ class Recorder:
         pids = machine.all_processes() if everywhere else list(self._pids)
         user_code = options.stacks or not everywhere
         if self._counting.files == 1:
-            self._names_of = {(pid, tid): name for pid, tid, name in machine.threads(pids)}
+            self._names_of = {(pid, tid): name for pid, tid, name in synthetic.threads(pids)}
         for (pid, tid), name in self._names_of.items():
-            writer.append(machine.comm(pid, tid, name, trailer))
+            writer.append(synthetic.comm(pid, tid, name, trailer))
         for thread in self._left:
             self._names_of.pop(thread, None)
         self._left.clear()
-        for part in machine.mapping_records(pids if user_code else [], trailer):
+        for part in synthetic.mapping_records(pids if user_code else [], trailer):
             writer.append(part)
         writer.flush()
 
@@ -246,6 +248,21 @@ class Recorder:
             "conditions": _conditions(armed),
             "events": self._events_data(0),
         }
+
+    def _add_events(self) -> None:
+        """Tell of events that have come since the file was begun."""
+        if len(self._armed.planned) > self._planned:
+            self._note("events", self._events_data(self._planned))
+            self._planned = len(self._armed.planned)
+        if len(self._armed.sideband_ids) == self._sideband_ids:
+            return
+        self._sideband_ids = len(self._armed.sideband_ids)
+        fresh = []
+        for event in _events(self._armed):
+            ids = tuple(each for each in event.ids if each not in self._ids)
+            self._ids.update(ids)
+            fresh += [event._replace(ids=ids)] if ids else []
+        self._writer.add(fresh)
 
     def _events_data(self, first: int) -> list[list[Any]]:
         """What identifiers stand for, from that one on."""

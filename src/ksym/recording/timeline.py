@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ksym.capture.pipeline import replaced_code
 from ksym.capture.records import CommRecord, ForkRecord, MmapRecord
+from ksym.capture.replaced import replaced_code
 from ksym.recording.noted import ALWAYS, Era
 from ksym.recording.numbering import Ints, distinct, grouped, numbered
 from ksym.recording.sideband import Change

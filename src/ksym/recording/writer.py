@@ -20,6 +20,7 @@ from itertools import islice
 from typing import NamedTuple, Protocol
 
 from ksym.linux.perf_event import Attr
+from ksym.linux.perf_record import record
 from ksym.recording.perf_file import (
     ATTR_SIZE,
     CHECK,
@@ -32,7 +33,6 @@ from ksym.recording.perf_file import (
     Feature,
     Kind,
     note,
-    record,
     text,
 )
 
@@ -123,6 +123,19 @@ class PerfWriter:
         self._sum, self._summed = zlib.crc32(header[CONSTANT] + behind + self._leading), 0
         _write(fd, header + behind, 0)
         self._most = len(header + behind)
+        self._name(events)
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Take events that came after the file was begun; in front of their first records.
+
+        perf takes them so from a pipe (struct perf_record_header_attr), and from a file as well.
+        """
+        for event in events:
+            identifiers = struct.pack(f"<{len(event.ids)}Q", *event.ids)
+            self.append(record(Kind.HEADER_ATTR, event.attr.pack() + identifiers))
+        self._name(events)
+
+    def _name(self, events: Sequence[Event]) -> None:
         for event in events:
             name = event.name.encode(errors="replace") + b"\0"
             body = struct.pack("<QQ", EVENT_UPDATE_NAME, event.ids[0]) + name

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -22,7 +22,7 @@ from ksym.linux.limits import LEAST_FILES, allow_files, room_for
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample, understands
 from ksym.linux.processes import threads_of
 from ksym.linux.regular_file import MOST_OPEN
-from ksym.linux.ring import Ring
+from ksym.linux.ring import Drained
 from ksym.symbols.variable import Space
 from ksym.watch.early import MOST_EARLY, Early
 from ksym.watch.lives import Lives
@@ -473,7 +473,7 @@ class ArmedWatch:
         return self._rings.fds() if self._rings else set()
 
     @property
-    def rings(self) -> list[Ring]:
+    def rings(self) -> Sequence[Drained]:
         """What is to be drained; CPUs may come while running."""
         return self._rings.rings if self._rings else []
 
@@ -554,6 +554,10 @@ class ArmedWatch:
                 break
             self._drop(added)
             told_of = True
+        if sideband and self._rings:
+            self._rings.describe(place.pid)
+            if self.early:
+                self.early.follow(sideband)
         if self._on:
             for armed in added:
                 self._enable(armed)

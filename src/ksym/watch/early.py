@@ -36,13 +36,19 @@ class Early:
             Flag.EXCLUDE_KERNEL | Flag.EXCLUDE_HV | Flag.SAMPLE_ID_ALL | Flag.USE_CLOCKID
             | Flag.INHERIT | Flag.MMAP | Flag.MMAP2 | Flag.WATERMARK
         )  # fmt: skip
-        attr = Attr(
+        self._attr = Attr(
             perf_event.TYPE_SOFTWARE, perf_event.COUNT_SW_DUMMY, sample_type=sample_type, flags=flags, wakeup=1,
             clockid=perf_event.CLOCK_MONOTONIC,
         )  # fmt: skip
+        self.follow(places)
+
+    def follow(self, places: Sequence[tuple[int, int]]) -> None:
+        """Follow further threads."""
+        if len(self._events) + len(places) > MOST_EARLY:
+            return
         for pid, cpu in places:
             with contextlib.suppress(OSError):
-                self._open(PerfEvent(attr, pid=pid, cpu=cpu))
+                self._open(PerfEvent(self._attr, pid=pid, cpu=cpu))
 
     def _open(self, event: PerfEvent) -> None:
         self._events.append(event)

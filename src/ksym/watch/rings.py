@@ -19,9 +19,10 @@ from ksym.linux import perf_event
 from ksym.linux.cpus import online_cpus
 from ksym.linux.files import read_text
 from ksym.linux.perf_event import Attr, Flag, PerfEvent, Sample
-from ksym.linux.ring import Ring
+from ksym.linux.ring import Drained, Ring
 from ksym.symbols.variable import Space
 from ksym.watch.plan import Place, Plan, PlannedEvent, Watch
+from ksym.watch.synthetic import Synthetic
 
 if TYPE_CHECKING:
     from ksym.program.engine import Engine
@@ -60,7 +61,8 @@ class Rings:
         self._plan, self._stacks, self._names_user_code, self._engine = plan, stacks, names_user_code, engine
         self.size = size or shared_size(cpus, lockable_pages())
         """Bytes of the rings that are mapped next."""
-        self.rings: list[Ring] = []
+        self._synthetic = Synthetic()
+        self.rings: list[Drained] = [self._synthetic]
         self.planned: dict[tuple[int, int], PlannedEvent] = {}
         """What a record's (identifier, `origin`) stands for; those of events that are gone stay in it."""
         self._sideband_ids: list[int] = []
@@ -119,6 +121,11 @@ class Rings:
                 if self.size // 2 < mmap.PAGESIZE:
                     raise _no_room(len({cpu for _, cpu in sideband})) from error
                 self.size //= 2
+
+    def describe(self, pid: int) -> None:
+        """Tell what a process is like whose changes are reported from now on only."""
+        if self._names_user_code and self._sideband_ids:
+            self._synthetic.describe(pid, self._sideband_ids[-1])
 
     def _undo(
         self, rings: int, others: int, ids: int, owners: set[int], planned: set[tuple[int, int]]

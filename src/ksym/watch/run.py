@@ -205,7 +205,8 @@ class Run:
         self.on_note: Callable[[str], None] = lambda note: None
         """Told of each note at once."""
         self.on_mapped: Callable[[bytes], None] = lambda records: None
-        """Given the records of mappings as soon as they are made, before the rounds."""
+        """Given the records of mappings as soon as they are made, before the rounds; before a process is looked at that
+        has other code or may have, too, with what there is."""
         self.on_wait: Callable[[str], None] = lambda text: None
         """Told once why the run goes on though COMMAND, or the process that was named, has ended."""
         self.armed_at = 0.0
@@ -316,8 +317,8 @@ class Run:
             wait = 0.0 if self.behind else min(max(0.0, until - now), _LONGEST_WAIT_SECONDS)
             events = poll.poll(wait * 1000)
             woken = {fd for fd, _ in events}
-            if woken & early and self._armed.early:
-                self.on_mapped(self._armed.early.take())
+            if woken & early:
+                self._hear_of_mappings()
             for fd, event in events:
                 # The thread that a ring's owner follows has ended: others still write into the ring, but its
                 # descriptor would report that end for ever. The ring is read at the regular rounds.
@@ -329,7 +330,7 @@ class Run:
                     lives.discard(fd)
             self._signals.clear()
             if holds in woken and follower:
-                self._tell(follower.follow())
+                self._follow(follower)
                 if follower.fileno() < 0:
                     poll.unregister(holds)
             if time.monotonic() >= self._look:
@@ -343,6 +344,14 @@ class Run:
             if now >= due or woken & rings or self.behind:
                 due = max(due + self._every, now) if now >= due else due
                 yield
+
+    def _follow(self, follower: Follower) -> None:
+        self._hear_of_mappings()
+        self._tell(follower.follow())
+
+    def _hear_of_mappings(self) -> None:
+        if self._armed.early:
+            self.on_mapped(self._armed.early.take())
 
     def _over(self) -> bool:
         if self._signals.received:
@@ -384,7 +393,7 @@ class Run:
         holds = follower.fileno()
         if not self._waits or holds < 0 or not _readable(holds, _EXEC_MILLISECONDS):
             return False
-        self._tell(follower.follow())
+        self._follow(follower)
         return bool(self._armed.lives.living())
 
     def _survivors(self) -> str:
@@ -431,6 +440,7 @@ class Run:
             self._gone.add(index)
             told.append(message)
         if self._follower and not over:
+            self._hear_of_mappings()
             told += self._follower.look()
         self._tell([*told, *self._whereabouts.look(over=over)])
 
