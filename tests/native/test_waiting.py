@@ -66,6 +66,43 @@ def test_whatever_runs_the_program(words: list[str], folder: Path) -> None:
     assert summary(result.err).startswith("ksym: 2 accesses (2 hits), 0 lost, ")
 
 
+# Maps the program that it is given, as one does that translates code: exit status 1 where its bytes differ from the
+# file's, which a breakpoint does in memory alone.
+TRANSLATOR = r"""
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    struct stat status;
+    int fd = open(words[1], O_RDONLY);
+    fstat(fd, &status);
+    char *file = sbrk(status.st_size);
+    pread(fd, file, status.st_size, 0);
+    char *code = mmap(0, status.st_size, PROT_READ | PROT_EXEC, MAP_PRIVATE, fd, 0);
+    int differs = memcmp(code, file, status.st_size) != 0;
+    pid_t child = fork();
+    if (!child) { execv(words[1], words + 1); _exit(9); }
+    waitpid(child, 0, 0);
+    return differs;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("sh", "-c", 'true; "$0" "$@"; exit $?')], ids=["alone", "under a shell"]
+)
+def test_who_translates_code_finds_no_breakpoint_in_it(folder: Path, words: tuple[str, ...]) -> None:
+    build(folder, "translate", TRANSLATOR, "-O1")
+    result = ksym(
+        "trace", "--format", "json", "./prog:level:-w-", "--", *words, "./translate", "./prog", cwd=folder
+    )
+    assert values(result) == [(0, 3), (3, 7)], result
+    assert result.status == 0
+
+
 def test_under_a_tracer(folder: Path) -> None:
     need("strace")
     words = ["strace", "-f", "-qq", "-e", "trace=none", "-o", "/dev/null"]

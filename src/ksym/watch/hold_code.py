@@ -35,10 +35,10 @@ def find_member(asm: Assembler, out: Label) -> None:
     asm.store(R10, EVENT_AT + 12, R1, U32)
 
 
-def only_wanted(asm: Assembler, offsets: Offsets, wanted: Files, out: Label) -> None:
-    """To ``out`` unless the struct file at r3 has a wanted number or name, or all are wanted; r7 and r9 are lost."""
+def only_wanted(asm: Assembler, offsets: Offsets, wanted: Files, every: Control, out: Label) -> None:
+    """To ``out`` unless the struct file at r3 has a wanted number or name, or ``every`` one is; r7 and r9 are lost."""
     hold = asm.new_label("wanted")
-    asm.map_value(R1, "control", Control.ALL)
+    asm.map_value(R1, "control", every)
     asm.load(R1, R1, 0)
     asm.jump(hold, R1, "!=", 0)
     asm.mov(R7, R3)

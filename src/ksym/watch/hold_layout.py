@@ -55,15 +55,17 @@ class Control(enum.IntEnum):
 
     SPINNING = 0
     """Processes that are held; only one may be."""
-    ALL = 16
-    """Hold at each exec and mmap, not only at those of files with a wanted name or number."""
     KEEPER_CPU = 8
     """The CPU that ksym's keeper runs on; a hold there has to send it to another one."""
-    SINCE = 24
+    ALL_EXECS = 16
+    """Hold at each exec, not only at those of files with a wanted name or number."""
+    ALL_MMAPS = 24
+    """Hold at each mmap in the same way."""
+    SINCE = 32
     """When the long hold began, as its event has it."""
-    COPIED = 32
+    COPIED = 40
     """What a hold copies to spend its time."""
-    BYTES = 32 + COPY_BYTES
+    BYTES = 40 + COPY_BYTES
 
 
 class Offsets(NamedTuple):

@@ -5,9 +5,9 @@
    fraction of a millisecond that a look at its memory map takes. If it has what is wanted, it is stopped by
    ptrace(2) before it returns to user mode, and the program lets it go.
 2. A process that is traced by somebody else cannot be stopped so. It goes on, and is held at the first instruction
-   of the wanted file itself, by a uprobe whose program spins up to seconds. Opening a uprobe waits for the kernel
-   (an RCU grace period, some 10 ms), so they are opened only once COMMAND executes something else first: a
-   program that traces others is such a one.
+   of the wanted file itself, by a uprobe whose program spins up to seconds. A uprobe is a breakpoint in the file's
+   code, where everybody sees it who reads that, and opening one waits for the kernel (an RCU grace period, some
+   10 ms). So they are opened only once a process of the tree executes a program that may trace others.
 
 Only one process at a time is held by a program that spins. One that comes meanwhile is stopped by SIGSTOP.
 """
@@ -48,7 +48,7 @@ from ksym.watch.hold_layout import (
     Moment,
     kernel_offsets,
 )
-from ksym.watch.hold_tracing import name_of, tracer_of
+from ksym.watch.hold_tracing import mentions_ptrace, name_of, tracer_of
 from ksym.watch.keeper import Refused, Voice
 
 _UPROBE = "/sys/bus/event_source/devices/uprobe/type"
@@ -58,8 +58,8 @@ _THREADS = 1 << 12
 _LAST_ANSWERS_SECONDS = 0.5
 _MEMBARRIER_GLOBAL = 1  # MEMBARRIER_CMD_GLOBAL, linux/membarrier.h: an RCU grace period (4.3)
 _TRANSLATORS = ("valgrind", "qemu-", "drrun")
-"""Programs that read another one's code instead of executing it: they would take a uprobe's breakpoint for code, and
-end with SIGTRAP. They trace nobody, so what they run needs no uprobe."""
+"""How parts of paths begin of programs that read another one's code instead of executing it: they would take a uprobe's
+breakpoint for code, and end with SIGTRAP. What they trace is themselves."""
 _TO_DO = "run it as root"
 
 
@@ -115,8 +115,8 @@ class Probes:
         self._entries = 0
         """First instructions at which processes are held."""
         self._entries_open = False
-        self._translates = False
-        """COMMAND translates code: its processes must not find breakpoints in it."""
+        self._harmless: set[tuple[int, int]] = set()
+        """Programs that trace nobody, by device and inode."""
         self._held: dict[int, list[_Hold]] = {}
         """By process; the first one was told."""
         self._seen: dict[int, tuple[int, Placement]] = {}
@@ -162,8 +162,9 @@ class Probes:
             traced.append(("sys_exit", programs.at_system_call(offsets, files)))
         for name, program in traced:
             self._fds.append(bpf.raw_tracepoint(self._load(bpf.PROG_TYPE_RAW_TRACEPOINT, program), name))
-        # COMMAND's first program is looked at, whatever it is: see the module, 2.
-        self._set(Control.ALL, tree or self._any_name)
+        # Of COMMAND each program is looked at, whatever it is: see the module, 2.
+        self._set(Control.ALL_EXECS, tree or self._any_name)
+        self._set(Control.ALL_MMAPS, self._any_name)
         if any(map(tracer_of, pids)):
             self._open_entries()
 
@@ -305,19 +306,20 @@ class Probes:
         self._maps["ranges"].update(struct.pack("=I", pid), extent)
 
     def _pass(self, event: _Event) -> None:
-        """Let a thread go on that has not mapped what is wanted; before the first of them, see the module, 2."""
-        self._translates |= name_of(event.pid).startswith(_TRANSLATORS)
-        first = (
+        """Let a thread go on that has not mapped what is wanted; before it may trace others, see the module, 2."""
+        status = None
+        if (
             event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED)
             and not self._entries_open
-            and not self._translates
-        )
-        status = None
-        if first and self._state(event) == Answer.WAITS:
-            status = self._stop(event, Answer.NOT_YET)
-        if first:
-            self._open_entries()
-            self._set(Control.ALL, self._any_name)
+            and (program := _program(event.pid)) not in self._harmless
+        ):
+            if self._state(event) == Answer.WAITS:
+                status = self._stop(event, Answer.NOT_YET)
+            if may_trace(event.pid):
+                self._open_entries()
+                self._set(Control.ALL_EXECS, self._any_name)
+            elif program:
+                self._harmless.add(program)
         self._answer(event, Answer.NOT_YET)
         if status is not None:
             ptrace.detach(event.tid, status)
@@ -436,3 +438,21 @@ class Probes:
             spinning = self._get(Control.SPINNING) > 0
             for record in self._events_ring.take():
                 self._answer(_Event(*EVENT.unpack(record)), Answer.GO)
+
+
+def _program(pid: int) -> tuple[int, int] | None:
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def may_trace(pid: int) -> bool:
+    """Return True if a process runs a program that may trace others."""
+    exe = f"/proc/{pid}/exe"
+    try:
+        parts = os.readlink(exe).split("/")
+    except OSError:
+        return False
+    return not any(part.startswith(_TRANSLATORS) for part in parts) and mentions_ptrace(exe)

@@ -158,10 +158,15 @@ def name_of(pid: int) -> str:
 
 
 def calls_ptrace(path: str) -> bool:
-    """True if a program names ptrace(2) among its symbols: it may want to trace others."""
+    """True if a program names ptrace(2) among its symbols: it wants to trace others."""
+    return mentions_ptrace(path, b"\0ptrace\0")
+
+
+def mentions_ptrace(path: str, word: bytes = b"ptrace") -> bool:
+    """True if a program has the word in its file, as one has that traces others, whatever it is written in."""
     try:
         with open(path, "rb") as file:
-            return b"\0ptrace\0" in file.read(_LARGEST)
+            return word in file.read(_LARGEST)
     except OSError:
         return False
 
