@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from ksym.errors import KsymError
 from ksym.language.request import Request, Root, UserSymbol
 from ksym.linux.processes import threads_of
-from ksym.symbols.loaded import Process
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import Place, split
@@ -104,6 +103,8 @@ class Places:
         """
         missing = [index for index in self._user if index not in there and self.comes_back(index)]
         objects = {root.object for index in missing if isinstance(root := self._root(index), UserSymbol)}
+        from ksym.symbols.loaded import Process  # needed where user variables are watched alone
+
         try:
             process = Process(pid)
         except KsymError:  # it has ended

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -325,7 +325,7 @@ def _held(command: Command, objects: list[str], signals: Signals, *, programs: b
 
     program = command.argv[0]
     command.keeps_holder = True  # other processes, and further programs of this one, may have them, too
-    found = command.run_until(Wanted(objects), signals, lambda: _load_what_follows(programs=programs))
+    found = command.run_until(Wanted(objects), signals, lambda: _load_what_follows(objects, programs=programs))
     if found is not None:
         return found
     what = f"cannot watch {', '.join(objects)}"
@@ -356,10 +356,16 @@ def _objects(requests: Iterable[Request]) -> list[str]:
     return [r.target.root.object for r in requests if isinstance(r.target.root, UserSymbol)]
 
 
-def _load_what_follows(*, programs: bool) -> None:
-    """Import what resolves a user variable, and what makes its programs."""
+def _load_what_follows(objects: Iterable[str], *, programs: bool) -> None:
+    """Import what resolves user variables of some files, and what makes their programs."""
     import ksym.symbols.process_names
+    from ksym.symbols.elf import ElfError, ElfFile
 
+    for path in objects:
+        with suppress(ElfError, KsymError), ElfFile(path) as elf:
+            if elf.section(".debug_info"):
+                elf.dwarf  # noqa: B018 - what reads it takes longer to load than to read
+                break
     if programs:
         import ksym.runs.engines  # noqa: F401
 

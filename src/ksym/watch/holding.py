@@ -54,16 +54,7 @@ class Holder:
     ) -> None:  # fmt: skip
         what = f"cannot wait for {wanted}"
         check_mounted()
-        # With all that the keeper needs: it finds that loaded, and ksym needs most of it later.
-        from ksym.symbols.btf import Btf
-        from ksym.watch import hold_probes  # noqa: F401
-        from ksym.watch.hold_layout import kernel_offsets
-        from ksym.watch.keeper import keep
-
-        with contextlib.suppress(KsymError):
-            # Once for both: the way to the records is found while they are looked for.
-            self._btf = Btf.vmlinux()
-            kernel_offsets(self._btf)
+        from ksym.watch.keeper import keep  # the rest of what holds is loaded by the keeper, meanwhile
 
         self._held: list[int] = []
         self._notes: list[str] = []
