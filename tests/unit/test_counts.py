@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ksym.capture.counted import Counted, Element, Who
 from ksym.capture.instructions import Instruction
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
+from ksym.capture.records import CommRecord, DataRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named, Site
 from ksym.capture.users import Users
 from ksym.commands import stat
@@ -230,8 +230,10 @@ class Programs:
     def replaces(self, record: MmapRecord) -> bool:
         return record.pid in self.libraries
 
-    def mapped(self, record: MmapRecord) -> None:
+    def mapped(self, record: MmapRecord | DataRecord) -> bool:
+        assert isinstance(record, MmapRecord)
         self.libraries[record.pid] = range(record.start, record.start + record.length), record.name
+        return True
 
     def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:
         if isinstance(record, ForkRecord):

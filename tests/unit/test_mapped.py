@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +15,14 @@ import pytest
 
 from ksym.capture import mapped
 from ksym.capture.mapped import Kept, find
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord
+from ksym.capture.pointers import user_pointer_names
+from ksym.capture.records import CommRecord, DataRecord, ExitRecord, ForkRecord, MmapRecord
 from ksym.capture.sites import Named
 from ksym.capture.usernames import UserNames
 from ksym.capture.users import Users
+from ksym.capture.values import Values
+from ksym.symbols import types
+from ksym.symbols.variable import Space, Variable
 from support.descriptors import leaves_open
 from synthetic import perf
 from synthetic.elf import Image, Sym
@@ -228,4 +234,80 @@ def test_a_long_line_of_forks_takes_no_more_than_a_short_one(tmp_path: Path, use
     near, far = HERE + 0x10000 * 19_990, HERE
     assert (users.name(last, near), users.name(last, far)) == (NAMED, Named(None, HERE))
     assert users.name(GONE, far) == NAMED
+    users.close()
+
+
+# -- what a process has by now is not what it had -------------------------------------------------------
+
+
+def own_function() -> int:
+    """Where the C library's getppid is in this process."""
+    address = ctypes.cast(ctypes.CDLL(None).getppid, ctypes.c_void_p).value
+    assert address is not None
+    return address
+
+
+def test_a_child_is_not_asked_that_runs_another_program_by_now() -> None:
+    me, address = os.getpid(), own_function()
+    known = Users(me)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+        known.changed(ForkRecord(2, child.pid, child.pid, me, me))
+        assert known.name(child.pid, address) == known.name(me, address)
+        assert known.name(child.pid, address).owner
+        assert known.read(child.pid, address, 8) == known.read(me, address, 8)
+    known.close()
+
+
+def test_code_that_came_to_the_place_of_a_library_has_an_address() -> None:
+    me, address = os.getpid(), own_function()
+    known = Users(me)
+    assert known.name(me, address).owner
+    known.mapped(MmapRecord(2, me, address & -4096, 4096, 0, "//anon"))
+    assert known.name(me, address) == Named(None, address)
+    known.close()
+
+
+def test_code_is_read_from_its_file_though_other_memory_is_there_by_now(tmp_path: Path) -> None:
+    me = os.getpid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    library(tmp_path / "lib.so")
+    with open(tmp_path / "lib.so", "rb") as file:
+        size = len(file.read()) + 4095 & -4096
+        start = libc.mmap(None, size, mmap.PROT_READ | mmap.PROT_EXEC, mmap.MAP_PRIVATE, file.fileno(), 0)
+    known = Users(me)
+    before = known.read(me, start, 4)
+    libc.mmap(start, size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x10, -1, 0)  # MAP_FIXED
+    assert before == b"\x7fELF" == known.read(me, start, 4)
+    assert ctypes.string_at(start, 4) == bytes(4)
+    libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(size))
+    known.close()
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "path", "gone"),
+    [
+        (START, 0x1000, "//anon", True),
+        (START + 0x1000, 0x1000, "//anon", True),
+        (START - 0x8000, 0x20000, "/other.so", True),
+        (START + 0x2000, 0x1000, "//anon", False),
+        (START + 0x1000, 0x1000, "lib.so", False),
+    ],
+    ids=["its beginning", "its code", "all of it", "its .bss", "its own file"],
+)
+def test_a_pointer_has_no_name_of_a_library_that_is_gone(
+    tmp_path: Path, users: Users, start: int, length: int, path: str, gone: bool
+) -> None:
+    users.mapped(library(tmp_path / "lib.so"))
+    variable = Variable(
+        "p", 0x1000, 8, Space.USER, types.Pointer("void *", 8, lambda: types.Integer("char", 1, True))
+    )
+    values = Values(variable, user_pointer_names(lambda: users.loaded(GONE), lambda address: None))
+    pointer = HERE.to_bytes(8, "little")
+    assert values.of(pointer).text == "work+0x10 [lib.so]"
+    path = str(tmp_path / path) if path == "lib.so" else path
+    if users.mapped(DataRecord(2, GONE, start, length, 0, path)):
+        values.forget()
+    assert values.of(pointer).text == (f"{HERE:#x}" if gone else "work+0x10 [lib.so]")
     users.close()

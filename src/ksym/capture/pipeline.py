@@ -83,6 +83,7 @@ class Pipeline:
     ) -> None:
         self._planned, self._sites, self._tasks, self._follower = planned, sites, tasks, follower
         self._ended = ended
+        self._values = values
         self._decode = [each.of for each in values]
         self._judges, self._ownership = judges, ownership
         self._coalesce = Coalesce()
@@ -208,15 +209,12 @@ class Pipeline:
     def _sideband(self, record: Record) -> None:
         if isinstance(record, LostRecord):
             self.lost_records += record.count
-        elif isinstance(record, DataRecord):
-            if self._ownership:
-                self._learn(self._ownership.mapped(record))
-        elif isinstance(record, MmapRecord):
+        elif isinstance(record, (MmapRecord, DataRecord)):
             if self._ownership:
                 self._learn(self._ownership.mapped(record))
             self._forget(record)
-            if self._follower:
-                self._follower.mapped(record)
+            if self._follower and self._follower.mapped(record):
+                self._forget_values()
         elif isinstance(record, (CommRecord, ForkRecord, ExitRecord)):
             self._tasks.apply(record)
             if self._ownership:
@@ -224,8 +222,15 @@ class Pipeline:
             self._forget(record)
             if self._follower:
                 self._follower.changed(record)
+            if isinstance(record, CommRecord) and record.exec:
+                self._forget_values()
             if isinstance(record, ExitRecord) and record.pid == record.tid:
                 self._ended(record.pid)
+
+    def _forget_values(self) -> None:
+        """Pointers may have other names from now on."""
+        for each in self._values:
+            each.forget()
 
     def _forget(self, record: Record) -> None:
         """Drop what is known of code that the record replaces."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
+from ksym.capture.records import CommRecord, DataRecord, ExitRecord, ForkRecord, MmapRecord, Record
 from ksym.symbols.variable import KERNEL_HALF
 
 USER_SPACE = range(-1, KERNEL_HALF)
@@ -15,8 +15,8 @@ USER_SPACE = range(-1, KERNEL_HALF)
 class Follower(Protocol):
     """Told of what changes a process's address space."""
 
-    def mapped(self, record: MmapRecord) -> None:
-        """A file was mapped executable."""
+    def mapped(self, record: MmapRecord | DataRecord) -> bool:
+        """A process has mapped something; return True if addresses may have other names from now on."""
         ...
 
     def changed(self, record: CommRecord | ForkRecord | ExitRecord) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ksym.errors import KsymError
@@ -19,7 +19,7 @@ from ksym.symbols.elf import ElfError, ElfFile
 from ksym.symbols.loaded import load_bias, readable_path
 from ksym.symbols.readable import readable
 
-_VDSO = "[vdso]"
+VDSO = "[vdso]"
 _MOST_UNKNOWN = 4096
 _EM_386, _EM_ARM = 3, 40
 
@@ -81,10 +81,10 @@ class ObjectCache:
 
     def _load(self, pid: int, mapping: Mapping) -> list[ElfFile]:
         try:
-            if mapping.path == _VDSO:
+            if mapping.path == VDSO:
                 with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
                     image = os.pread(memory.fileno(), mapping.end - mapping.start, mapping.start)
-                return [ElfFile(_VDSO, data=image)]
+                return [ElfFile(VDSO, data=image)]
             path = readable_path(pid, mapping)
             if path is None:
                 return []
@@ -130,20 +130,23 @@ class UserNames:
     Args:
         pid: The process (thread group).
         cache: Shared by the ``UserNames`` of several processes.
+        mappings: All that is in its memory, where that is known; left out: what /proc/PID/maps shows when it is needed.
     """
 
-    def __init__(self, pid: int, cache: ObjectCache | None = None) -> None:
+    def __init__(
+        self, pid: int, cache: ObjectCache | None = None, mappings: Sequence[Mapping] | None = None
+    ) -> None:
         self.pid = pid
         self._cache = cache or ObjectCache()
-        self._mappings: list[Mapping] = []
+        self._mappings: Sequence[Mapping] = mappings or ()
         self._program = ""
-        self._starts: list[int] = []
+        self._starts = [mapping.start for mapping in self._mappings]
         self._biases: dict[tuple[int, int, str], int | None] = {}
         self._unknown: set[int] = set()
-        self._frozen = False
+        self._frozen = mappings is not None
 
     def freeze(self) -> None:
-        """Keep what is known: the process has other code from now on."""
+        """Keep what is known: what comes from now on is told otherwise."""
         self._frozen = True
 
     def snapshot(self) -> bool:
@@ -166,14 +169,14 @@ class UserNames:
         self._biases.clear()
         self._unknown.clear()
         for mapping in mappings:
-            if mapping.executable and (mapping.is_file or mapping.path == _VDSO):
+            if mapping.executable and (mapping.is_file or mapping.path == VDSO):
                 self._cache.open(self.pid, mapping)
         return True
 
     def name(self, ip: int) -> UserName | None:
         """The function that holds ``ip``, or the object with the file offset; None for memory of no file."""
         mapping = self._mapping(ip)
-        if mapping is None or not (mapping.is_file or mapping.path == _VDSO):
+        if mapping is None or not (mapping.is_file or mapping.path == VDSO):
             return None
         basename = readable(mapping.basename)
         bias = self._bias(mapping)
@@ -187,7 +190,7 @@ class UserNames:
         mapping = self._mapping(ip)
         files = (
             self._cache.open(self.pid, mapping)
-            if mapping and (mapping.is_file or mapping.path == _VDSO)
+            if mapping and (mapping.is_file or mapping.path == VDSO)
             else []
         )
         program = next((each for each in self._mappings if each.path == self._program), None)
@@ -211,18 +214,19 @@ class UserNames:
         """What to call a file that the process has mapped; None if it is its program."""
         return None if path == self._program else path.rpartition("/")[2].strip("[]")
 
-    def loaded(self) -> list[Loaded]:
-        """The program and its libraries, as of the last snapshot."""
-        code = {
+    @property
+    def code(self) -> Collection[Mapping]:
+        """The code of the program and of each library, as of the last snapshot."""
+        return {
             mapping.file_key: mapping
             for mapping in self._mappings
-            if mapping.executable and (mapping.is_file or mapping.path == _VDSO)
-        }
-        found = (
-            loaded_at(self._cache.open(self.pid, mapping), self._bias(mapping), self.library(mapping.path))
-            for mapping in code.values()
-        )
-        return [each for each in found if each is not None]
+            if mapping.executable and (mapping.is_file or mapping.path == VDSO)
+        }.values()
+
+    def loaded(self, mapping: Mapping) -> Loaded | None:
+        """The program or library that has a mapping."""
+        files = self._cache.open(self.pid, mapping)
+        return loaded_at(files, self._bias(mapping), self.library(mapping.path))
 
     def read(self, address: int, length: int) -> bytes:
         """Code bytes from the file that was mapped at ``address``, as of the last snapshot; none if there was none."""

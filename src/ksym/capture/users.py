@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """User-space code of all processes of a run: names, and bytes to decode.
 
-A process that lives is asked (/proc/PID/maps, /proc/PID/mem). One that was started during the run may be gone when
-its hits are named; its executable mappings are known from the kernel's records.
+Hits are named a moment later, when their process may be gone or have other code at the address. So the memory map
+(/proc/PID/maps) of a process is read once, before anything is told of it; from then on, and of processes that start or
+run another program later, the kernel's records of executable mappings are the only source, in order of time.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ksym.capture.mapped import Kept
-from ksym.capture.records import CommRecord, ExitRecord, ForkRecord, MmapRecord, Record, parse
+from ksym.capture.records import CommRecord, DataRecord, ExitRecord, ForkRecord, MmapRecord, Record, parse
 from ksym.capture.sites import Named
-from ksym.capture.usernames import Loaded, ObjectCache, UserNames, code_bits, loaded_at
+from ksym.capture.usernames import VDSO, Loaded, ObjectCache, UserNames, code_bits, loaded_at
 from ksym.errors import KsymError
-from ksym.linux.maps import Mapping
+from ksym.linux.maps import DELETED, Mapping
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, ElfFile
 from ksym.symbols.readable import readable
@@ -43,16 +44,16 @@ class _Mapped:
     """
 
     def __init__(self, parent: _Mapped | None = None) -> None:
-        self._own: list[MmapRecord] = []
+        self._own: list[MmapRecord | DataRecord] = []
         self._parent, self._inherited = parent, len(parent._own) if parent else 0
         if parent and not parent._own:
             self._parent, self._inherited = parent._parent, parent._inherited
 
-    def add(self, record: MmapRecord) -> None:
+    def add(self, record: MmapRecord | DataRecord) -> None:
         """It maps something more."""
         self._own.append(record)
 
-    def newest_first(self) -> Iterator[MmapRecord]:
+    def newest_first(self) -> Iterator[MmapRecord | DataRecord]:
         """What it has mapped, then what the processes had that it comes from, not for ever back."""
         mapped, count = self, len(self._own)
         for _ in range(_ANCESTORS):
@@ -83,14 +84,36 @@ class Users:
         self._ended: dict[int, None] = {}
         self._loaded: dict[int, tuple[int, Sequence[Mapping], Sequence[Loaded]]] = {}
         for pid in pids:
-            self._names(pid).snapshot()
+            self._read_map(pid)
+
+    def _read_map(self, pid: int) -> None:
+        """Read a memory map for the last time: from now on, the records tell."""
+        names = self._names(pid)
+        names.snapshot()
+        names.freeze()
 
     # -- what the records tell -------------------------------------------------------------------
 
-    def mapped(self, record: MmapRecord) -> None:
+    def mapped(self, record: MmapRecord | DataRecord) -> bool:
         """See replaced.Follower."""
+        if isinstance(record, DataRecord):
+            return self._covered(record)
+        if record.pid not in self._recorded:
+            self._read_map(record.pid)
         self._recorded.setdefault(record.pid, _Mapped()).add(record)
         self._keep(record)
+        return True
+
+    def _covered(self, record: DataRecord) -> bool:
+        """Note memory that has come to where code was: what had that is gone."""
+        pid = record.pid
+        code: list[MmapRecord | Mapping] = [*self._code(pid)]
+        for names in self._memory_maps(pid):
+            code += names.code
+        if not any(_replaces(record, each) for each in code):
+            return False
+        self._recorded.setdefault(pid, _Mapped()).add(record)
+        return True
 
     def hold(self, data: bytes) -> None:
         """Keep the files of mappings that the rings will tell of, too; called as soon as they are made.
@@ -114,8 +137,7 @@ class Users:
         pid = record.pid
         if isinstance(record, CommRecord):
             if record.exec:
-                if (before := self._live.pop(pid, None)) is not None:
-                    before.freeze()
+                self._live.pop(pid, None)
                 self._inherited.pop(pid, None)
                 self._loaded.pop(pid, None)
                 self._recorded[pid] = _Mapped()
@@ -126,6 +148,8 @@ class Users:
                 self._loaded.pop(pid, None)
                 # Not looked up later: by then the parent may run another program.
                 parent = record.parent_pid
+                if parent not in self._recorded:
+                    self._read_map(parent)
                 self._recorded[pid] = _Mapped(self._recorded.get(parent))
                 self._inherited[pid] = tuple(self._memory_maps(parent))[:_ANCESTORS]
         elif record.pid == record.tid:
@@ -145,7 +169,7 @@ class Users:
     def replaces(self, record: MmapRecord) -> bool:
         """See counted.Code."""
         addresses = range(record.start, record.start + record.length)
-        for other in self._recorded.get(record.pid, _NOTHING).newest_first():
+        for other in self._code(record.pid):
             if other.start < addresses.stop and addresses.start < other.start + other.length:
                 return (record.file, record.start, record.length, record.offset) != (
                     other.file, other.start, other.length, other.offset,
@@ -154,10 +178,10 @@ class Users:
 
     def name(self, pid: int, ip: int) -> Named:
         """See sites.UserCode."""
-        recorded = self._recorded_name(pid, ip)
-        if recorded is not None:
-            return recorded
-        for names in self._memory_maps(pid):
+        record = self._record(pid, ip)
+        if record and record.is_file:
+            return self._recorded_name(record, ip)
+        for names in self._unrecorded(pid, record):
             found = names.name(ip)
             if found is not None:
                 return Named(found.function, found.offset, found.size, found.object, found.in_file)
@@ -173,15 +197,8 @@ class Users:
                 return image.elf.bytes_at(address - record.start + record.offset, length, "code")
             except KsymError:
                 return b""
-        data = self._live_bytes(pid, address, length)
-        if data:
-            return data
-        # It may have run and ended between two rounds: what it had mapped at the start was opened then.
-        for names in self._memory_maps(pid):
-            data = names.read(address, length)
-            if data:
-                return data
-        return b""
+        found = (names.read(address, length) for names in self._unrecorded(pid, record))
+        return next((data for data in found if data), b"") or self._live_bytes(pid, address, length)
 
     def bits(self, pid: int, ip: int) -> int:
         """See sites.UserCode."""
@@ -189,7 +206,7 @@ class Users:
         image = self._image(record) if record else None
         if image:
             return code_bits(image.elf)
-        found = (names.bits(ip) for names in self._memory_maps(pid))
+        found = (names.bits(ip) for names in self._unrecorded(pid, record))
         return next((bits for bits in found if bits is not None), 64)
 
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:
@@ -208,15 +225,33 @@ class Users:
         names = self._names(pid)
         known = self._loaded.get(pid)
         if known is None or known[0] != len(records) or known[1] is not names.mappings:
-            found = []
-            for record in records:
+            found: list[Loaded | None] = []
+            for at, record in enumerate(records):
+                if isinstance(record, DataRecord) or any(_replaces(later, record) for later in records[:at]):
+                    continue
                 image = self._image(record)
-                if image:
-                    bias = _bias(image.elf, record)
-                    found.append(loaded_at(image.tables, bias, names.library(record.name)))
-            fresh = [each for each in (*found, *names.loaded()) if each]
+                if image is None:
+                    continue
+                name = names.library(record.path.removesuffix(DELETED))
+                found.append(loaded_at(image.tables, _bias(image.elf, record), name))
+            for mapping in names.code:
+                if not any(_replaces(later, mapping) for later in records):
+                    found.append(names.loaded(mapping))
+            fresh = [each for each in found if each]
             known = self._loaded[pid] = len(records), names.mappings, fresh
         return known[2]
+
+    def _unrecorded(self, pid: int, record: MmapRecord | None) -> Iterable[UserNames]:
+        """What may know code of no recorded file: all memory maps where there is no record, the vDSO's for its own."""
+        if record is None:
+            return self._memory_maps(pid)
+        if record.path != VDSO:
+            return ()
+        return [
+            UserNames(
+                pid, self._cache, [Mapping(record.start, record.start + record.length, "r-xp", 0, 0, 0, VDSO)]
+            )
+        ]
 
     def _memory_maps(self, pid: int) -> Iterable[UserNames]:
         """What the process has in memory, then what it was forked with."""
@@ -227,19 +262,23 @@ class Users:
         names = self._live.get(pid)
         if names is None:
             names = self._live[pid] = UserNames(pid, self._cache)
+            if pid in self._recorded:
+                names.freeze()
         return names
+
+    def _code(self, pid: int) -> Iterator[MmapRecord]:
+        """The executable mappings that were told, the newest first."""
+        known = self._recorded.get(pid, _NOTHING)
+        return (record for record in known.newest_first() if isinstance(record, MmapRecord))
 
     def _record(self, pid: int, ip: int) -> MmapRecord | None:
         # The newest mapping of an address is the one that counts.
-        for record in self._recorded.get(pid, _NOTHING).newest_first():
+        for record in self._code(pid):
             if record.start <= ip < record.start + record.length:
                 return record
         return None
 
-    def _recorded_name(self, pid: int, ip: int) -> Named | None:
-        record = self._record(pid, ip)
-        if record is None or not record.is_file:
-            return None
+    def _recorded_name(self, record: MmapRecord, ip: int) -> Named:
         image = self._image(record)
         owner = readable(record.name.rpartition("/")[2])
         bias = _bias(image.elf, record) if image else None
@@ -283,6 +322,13 @@ class Users:
                 elf.close()
         self._images.clear()
         self._kept.close()
+
+
+def _replaces(later: MmapRecord | DataRecord, code: MmapRecord | Mapping) -> bool:
+    """Return True if other memory has come to a file's code, or to what lies before it, of which none is its .bss."""
+    end = code.end if isinstance(code, Mapping) else code.start + code.length
+    overlaps = later.start < end and code.start - code.offset < later.start + later.length
+    return overlaps and later.path.removesuffix(DELETED) != code.path.removesuffix(DELETED)
 
 
 def _is_at(path: str, fd: int) -> bool:

@@ -37,7 +37,12 @@ class Values:
 
     def __init__(self, variable: Variable, names: Names | None = None) -> None:
         layout = integer_layout(variable)
-        self.of = _counter(layout) if layout else _Known(variable, names).__getitem__
+        self._known = _Known(variable, names)
+        self.of = _counter(layout) if layout else self._known.__getitem__
+
+    def forget(self) -> None:
+        """Addresses may have other names from now on."""
+        self._known.clear()
 
 
 def integer_layout(variable: Variable) -> struct.Struct | None:

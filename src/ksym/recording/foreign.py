@@ -86,7 +86,10 @@ class _Files(Users):
         self._build_ids = machine.build_ids
         self._same_host = machine.hostname == os.uname().nodename
 
-    def _memory_maps(self, pid: int) -> Iterable[UserNames]:
+    def _read_map(self, pid: int) -> None:
+        pass
+
+    def _unrecorded(self, pid: int, record: MmapRecord | None) -> Iterable[UserNames]:
         return ()
 
     def _live_bytes(self, pid: int, address: int, length: int) -> bytes:

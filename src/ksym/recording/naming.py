@@ -14,7 +14,15 @@ from typing import Any
 from ksym.capture.instructions import available
 from ksym.capture.pipeline import USER_CODE
 from ksym.capture.pointers import pointer_names, user_pointer_names
-from ksym.capture.records import CONTEXT_LEAST, CommRecord, ExitRecord, ForkRecord, MmapRecord, Record
+from ksym.capture.records import (
+    CONTEXT_LEAST,
+    CommRecord,
+    DataRecord,
+    ExitRecord,
+    ForkRecord,
+    MmapRecord,
+    Record,
+)
 from ksym.capture.replaced import ended_address_space, replaced_code
 from ksym.capture.sites import Sites
 from ksym.capture.usernames import Loaded
@@ -198,7 +206,7 @@ class Namer:
             self._known = {place for place in self._known if place[1] != pid or place[2] - 1 not in code}
             self._names = {name for name in self._names if name[0] != pid or name[1] - 1 not in code}
             self._chains = {chain for chain in self._chains if chain[1] != pid}
-        if isinstance(other, MmapRecord):
+        if isinstance(other, (MmapRecord, DataRecord)):
             self._users.mapped(other)
         elif isinstance(other, (CommRecord, ForkRecord, ExitRecord)):
             self._users.changed(other)
