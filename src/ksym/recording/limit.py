@@ -37,6 +37,9 @@ class _NoValues:
     def of(self, data: bytes) -> None:
         """None."""
 
+    def forget(self) -> None:
+        """Nothing was known."""
+
 
 class Limit:
     """Counts accesses up to so many.
