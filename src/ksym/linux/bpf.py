@@ -74,6 +74,14 @@ class Map:
                 os.close(self.fd)
                 raise
 
+    @classmethod
+    def of(cls, fd: int, *, key: int = 4, value: int = 4) -> Map:
+        """Return the map of a descriptor that another process has sent."""
+        found = cls.__new__(cls)
+        found.fd, found.memory = fd, None
+        found._key, found._value = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
+        return found
+
     def update(self, key: bytes, value: bytes, flags: int = 0, *, only_if_there: bool = False) -> None:
         """Set an element.
 

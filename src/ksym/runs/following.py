@@ -86,7 +86,7 @@ class Following:
             # Asked last: whatever came while others were looked at would not wake anybody any more.
             pids = holder.held()
             if not pids:
-                return told
+                return told + (holder.notes() if holder.ended else [])  # its end was found only now
             for pid in pids:
                 try:
                     told += self._held(pid)

@@ -6,7 +6,22 @@ from __future__ import annotations
 import signal
 
 from ksym.linux.bpf_asm import R0, R1, R2, R3, R4, R7, R8, R9, R10, U32, Assembler, Helper, Label
-from ksym.watch.hold_layout import COPY_BYTES, EVENT, NAME_BYTES, Answer, Control, Files, Moment, Offsets
+from ksym.watch.hold_layout import (
+    COPY_BYTES,
+    CPU,
+    EVENT,
+    KEPT,
+    MOMENT,
+    NAME_BYTES,
+    PROGRAM,
+    SINCE,
+    TID_PID,
+    Answer,
+    Control,
+    Files,
+    Moment,
+    Offsets,
+)
 
 _SHORT_NS = 100_000_000
 """Bound of a hold with preemption disabled; so long the CPU does nothing else."""
@@ -19,7 +34,7 @@ LONG_TURNS, LONG_COPIES = 400, 6
 All turns together bound the hold, where the clock does not. The verifier goes through every turn, and ksym waits for
 it: so there are few, and they get longer. It follows no more than 8,192 branches (BPF_COMPLEXITY_LIMIT_JMP_SEQ)."""
 
-KEY_AT, VALUE_AT, EVENT_AT, _NAME_AT = -8, -24, -56, -72  # places on the stack
+KEY_AT, VALUE_AT, EVENT_AT, _NAME_AT = -8, -24, -64, -80  # places on the stack
 _FORCE_WAKEUP = 2  # BPF_RB_FORCE_WAKEUP
 
 
@@ -32,7 +47,7 @@ def find_member(asm: Assembler, out: Label) -> None:
     look_up(asm, "members")
     asm.jump(out, R0, "==", 0)
     asm.load(R1, R0, 0)
-    asm.store(R10, EVENT_AT + 12, R1, U32)
+    asm.store(R10, EVENT_AT + PROGRAM, R1)
 
 
 def only_wanted(asm: Assembler, offsets: Offsets, wanted: Files, every: Control, out: Label) -> None:
@@ -87,12 +102,13 @@ def publish(asm: Assembler, moment: Moment, out: Label) -> None:
     look_up(asm, "waiting")
     asm.jump(out, R0, "==", 0)
     asm.mov(R7, R0)
-    asm.store(R10, EVENT_AT, R8)
-    asm.store(R10, EVENT_AT + 8, moment, U32)
+    asm.store(R10, EVENT_AT + TID_PID, R8)
+    asm.store(R10, EVENT_AT + MOMENT, moment, U32)
+    asm.store(R10, EVENT_AT + KEPT, Answer.WAITS, U32)
     send(asm, "events")
     asm.jump(out, R0, "!=", 0)
     elsewhere = asm.new_label("elsewhere")
-    asm.load(R0, R10, EVENT_AT + 16, U32)
+    asm.load(R0, R10, EVENT_AT + CPU, U32)
     asm.map_value(R1, "control", Control.KEEPER_CPU)
     asm.load(R1, R1, 0)
     asm.jump(elsewhere, R0, "!=", R1)
@@ -103,7 +119,7 @@ def publish(asm: Assembler, moment: Moment, out: Label) -> None:
 def hold_shortly(asm: Assembler, offsets: Offsets, moment: Moment) -> None:
     """Spin with preemption disabled."""
     one_less, late = asm.new_label("one_less"), asm.new_label("late")
-    be_the_only_one(asm, offsets, one_less)
+    be_the_only_one(asm, offsets, moment, one_less)
     publish(asm, moment, one_less)
     asm.mov(R8, R9)
     for turns, copies, size in _SHORT_HOLD:
@@ -121,12 +137,12 @@ def hold_shortly(asm: Assembler, offsets: Offsets, moment: Moment) -> None:
     look_for_answer(asm, one_less)
     stop(asm, offsets, one_less)
     asm.comment("an answer may have come meanwhile: ksym is told in any case, and sends SIGCONT")
-    asm.load(R1, R10, EVENT_AT, U32)
+    asm.load(R1, R10, EVENT_AT + TID_PID, U32)
     asm.store(R10, KEY_AT, R1, U32)
     asm.store(R10, VALUE_AT, Answer.STOPPED)
     asm.store(R10, VALUE_AT + 8, R8)
     update(asm, "waiting")
-    asm.store(R10, EVENT_AT + 8, Moment.STOPPED, U32)
+    asm.store(R10, EVENT_AT + KEPT, Answer.STOPPED, U32)
     send(asm, "events")
     asm.place(one_less)
     count_down(asm)
@@ -144,7 +160,7 @@ def stop(asm: Assembler, offsets: Offsets, traced: Label) -> None:
     asm.jump(traced, R0, "!=", 0)
 
 
-def be_the_only_one(asm: Assembler, offsets: Offsets, one_less: Label) -> None:
+def be_the_only_one(asm: Assembler, offsets: Offsets, moment: Moment, one_less: Label) -> None:
     """Count the hold; if there is one already, stop the process instead, tell ksym and go to ``one_less``."""
     alone = asm.new_label("alone")
     asm.map_value(R7, "control", Control.SPINNING)
@@ -153,15 +169,17 @@ def be_the_only_one(asm: Assembler, offsets: Offsets, one_less: Label) -> None:
     asm.load(R1, R7, 0)
     asm.jump(alone, R1, "==", 1)
     traced = asm.new_label("traced")
-    asm.store(R10, VALUE_AT, Answer.WAITS)
+    asm.store(R10, EVENT_AT + TID_PID, R8)
+    asm.store(R10, EVENT_AT + MOMENT, moment, U32)
+    asm.store(R10, EVENT_AT + KEPT, Answer.RUNS, U32)
+    asm.store(R10, VALUE_AT, Answer.RUNS)
     take_time(asm)
     stop(asm, offsets, traced)
+    asm.store(R10, EVENT_AT + KEPT, Answer.STOPPED, U32)
     asm.store(R10, VALUE_AT, Answer.STOPPED)
     asm.place(traced)
     asm.store(R10, KEY_AT, R8, U32)
     update(asm, "waiting")
-    asm.store(R10, EVENT_AT, R8)
-    asm.store(R10, EVENT_AT + 8, Moment.BUSY, U32)
     send(asm, "events")
     asm.jump(one_less)
     asm.place(alone)
@@ -179,13 +197,13 @@ def take_time(asm: Assembler) -> None:
     asm.call(Helper.KTIME_GET_NS)
     asm.mov(R9, R0)
     asm.store(R10, VALUE_AT + 8, R9)
-    asm.store(R10, EVENT_AT + 24, R9)
+    asm.store(R10, EVENT_AT + SINCE, R9)
 
 
 def send(asm: Assembler, ring: str) -> None:
     """Send the event into a ring, and wake its reader; r0 is 0 if there was room."""
     asm.call(Helper.GET_SMP_PROCESSOR_ID)
-    asm.store(R10, EVENT_AT + 16, R0)
+    asm.store(R10, EVENT_AT + CPU, R0)
     asm.map_descriptor(R1, ring)
     asm.mov(R2, R10)
     asm.add(R2, EVENT_AT)

@@ -11,27 +11,27 @@ from ksym.errors import KsymError
 from ksym.symbols.btf import Btf
 
 MOST_MEMBERS = 1 << 14
-EVENT = struct.Struct("=IIIII4xQ")
-"""A record of ``events``: thread, process, Moment, how many programs the process has executed, CPU, time in ns."""
+EVENT = struct.Struct("=IIIII4xQQ")
+"""A record of ``events``: thread, process, Moment, how the thread is kept (Answer), CPU, program (its process's value in
+``members``), and the time in ns."""
+TID_PID, MOMENT, KEPT, CPU, PROGRAM, SINCE = 0, 8, 12, 16, 24, 32
+"""Where the members of a record are."""
 
 COPY_BYTES = 1 << 20
 """Of the memory that a hold copies to spend its time; some 40 us a copy."""
 NAME_BYTES = 16
 """Of a file's name, as programs compare it: at most 15, and a NUL."""
 MEMBER_BYTES, WAITING_BYTES, RANGE_BYTES = 8, 16, 16
-"""Of a value of ``members`` (how many programs it has executed), of ``waiting`` (Answer, time of the event) and of
-``ranges`` (first address of the wanted files in a process, and the one after their last)."""
+"""Of a value of ``members`` (the time in ns since when the process runs its program, so that no two programs have the
+same; 0 for what ran before), of ``waiting`` (Answer, time of the event) and of ``ranges`` (first address of the wanted
+files in a process, and the one after their last)."""
 
 
 class Moment(enum.IntEnum):
     """Where a process is held."""
 
     EXEC, MAPPED, ENTRY = 1, 2, 3
-    BUSY = 4
-    """Another thread is held just now, and two could take the last CPU from ksym: it is stopped unless traced."""
-    STOPPED = 5
-    """The bound of an event before, of the same time, was reached."""
-    UNMAPPED = 6
+    UNMAPPED = 4
     """At the end of a munmap(2) that took away what was wanted, or a part of it."""
 
 
@@ -47,7 +47,10 @@ class Answer(enum.IntEnum):
     EXPIRED = 4
     """The long hold has reached its bound; the thread runs."""
     STOPPED = 5
-    """No answer: it was held for too long, or another thread was just then. It is stopped by SIGSTOP."""
+    """No answer: it was held for too long, or another thread was just then, and two could take the last CPU from ksym.
+    It is stopped by SIGSTOP."""
+    RUNS = 6
+    """No answer: another thread was held just then, and this one could not be stopped: somebody traces it."""
 
 
 class Control(enum.IntEnum):

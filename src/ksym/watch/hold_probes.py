@@ -20,7 +20,6 @@ import enum
 import os
 import signal
 import struct
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,7 +28,6 @@ from ksym.linux import bpf, privileges, ptrace
 from ksym.linux.bpf_asm import Program
 from ksym.linux.bpf_ring import BpfRing
 from ksym.linux.files import read_text
-from ksym.linux.libc import syscall
 from ksym.linux.perf_event import COUNT_SW_DUMMY, TYPE_SOFTWARE, Attr, PerfEvent
 from ksym.symbols.btf import Btf
 from ksym.symbols.wanted import Placement, Wanted
@@ -48,6 +46,7 @@ from ksym.watch.hold_layout import (
     Moment,
     kernel_offsets,
 )
+from ksym.watch.hold_release import let_all_go
 from ksym.watch.hold_tracing import mentions_ptrace, name_of, tracer_of
 from ksym.watch.keeper import Refused, Voice
 
@@ -55,8 +54,6 @@ _UPROBE = "/sys/bus/event_source/devices/uprobe/type"
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 _RING_BYTES = 1 << 16
 _THREADS = 1 << 12
-_LAST_ANSWERS_SECONDS = 0.5
-_MEMBARRIER_GLOBAL = 1  # MEMBARRIER_CMD_GLOBAL, linux/membarrier.h: an RCU grace period (4.3)
 _TRANSLATORS = ("valgrind", "qemu-", "drrun")
 """How parts of paths begin of programs that read another one's code instead of executing it: they would take a uprobe's
 breakpoint for code, and end with SIGTRAP. What they trace is themselves."""
@@ -70,13 +67,14 @@ class _How(enum.Enum):
 
 
 class _Event(NamedTuple):
-    """A record of the ring; see hold_program.EVENT."""
+    """A record of the ring; see hold_layout.EVENT."""
 
     tid: int
     pid: int
     moment: int
-    execs: int
+    kept: int
     cpu: int
+    program: int
     since: int
 
 
@@ -120,7 +118,7 @@ class Probes:
         self._held: dict[int, list[_Hold]] = {}
         """By process; the first one was told."""
         self._seen: dict[int, tuple[int, Placement]] = {}
-        """By process: where it had the files when it was held, after how many executed programs."""
+        """By process: where it had the files when it was held, and in which of its programs."""
         self._cpu, self._ringer = 0, 0
         self._moved: dict[int, set[int]] = {}
         """CPUs of ksym's threads as they were."""
@@ -148,6 +146,7 @@ class Probes:
         self._maps["members"] = bpf.Map(bpf.MAP_TYPE_HASH, value=MEMBER_BYTES, entries=MOST_MEMBERS)
         self._maps["ranges"] = bpf.Map(bpf.MAP_TYPE_HASH, value=RANGE_BYTES, entries=MOST_MEMBERS)
         self._maps["waiting"] = bpf.Map(bpf.MAP_TYPE_HASH, value=WAITING_BYTES, entries=_THREADS)
+        self._voice.share(self._maps["waiting"].fd)
         self._maps["control"] = bpf.Map(bpf.MAP_TYPE_ARRAY, value=Control.BYTES, mapped=True)
         self._maps["programs"] = bpf.Map(bpf.MAP_TYPE_PROG_ARRAY)
         self._events_ring, self._bell = BpfRing(_RING_BYTES), BpfRing(_RING_BYTES)
@@ -261,10 +260,14 @@ class Probes:
 
     def _look(self, event: _Event) -> None:
         pid = event.pid
-        if event.moment == Moment.STOPPED and self._stopped_late(event):
+        if event.kept == Answer.STOPPED and self._stopped_late(event):
+            return
+        state = self._state(event)
+        if state in (None, Answer.GO, Answer.NOT_YET):
+            self._past(event, state)
             return
         placement = self._wanted.placement(pid)
-        where = None if placement is None else (event.execs, placement)
+        where = None if placement is None else (event.program, placement)
         if event.moment == Moment.UNMAPPED:
             self._unmapped(event, where)
         elif where is None:
@@ -272,19 +275,27 @@ class Probes:
             self._pass(event)
         elif where == self._seen.get(pid):
             self._answer(event, Answer.GO)
-        elif self._state(event) == Answer.STOPPED:
+        elif state == Answer.STOPPED:
             self._hold(_Hold(event, _How.STOPPED), where)
-        elif event.moment == Moment.ENTRY:
+        elif event.moment == Moment.ENTRY and state != Answer.RUNS:
             self._keep_ksym_off(event.cpu)
             self._hold(_Hold(event, _How.SPINS), where)
-        elif event.moment not in (Moment.BUSY, Moment.STOPPED) and (status := self._stop(event)) is not None:
+        elif status := self._stop(event) if state == Answer.WAITS else None:
             self._hold(_Hold(event, _How.TRACED, status), where)
-        elif not self._entries or event.moment == Moment.BUSY:
-            tracer = tracer_of(event.tid)
-            self._voice.say(
-                f"note process {pid} ran before it was watched: {name_of(tracer)} (process {tracer}) traces it"
-            )
+        elif status is None and (not self._entries or event.moment == Moment.ENTRY):
+            self._voice.say(f"note process {pid} ran before it was watched: {_why_not_stopped(event.tid)}")
             self._hold(_Hold(event, _How.RUNS), where)
+
+    def _past(self, event: _Event, state: Answer | None) -> None:
+        """Pass over an event whose thread was answered already, has ended, or has gone on.
+
+        Where the process has the files by now is not where it had them then: a thread that has gone on, and maps
+        them anew, is held for that, and its next event tells.
+        """
+        if state is None:
+            self._seen.pop(event.pid, None)
+        if event.kept == Answer.STOPPED and (state is not None or self._value(event) is None):
+            self._continue(event.pid)
 
     def _unmapped(self, event: _Event, where: tuple[int, Placement] | None) -> None:
         """Hold a process that has unmapped what it had, so that nothing comes to its place before ksym knows."""
@@ -297,7 +308,7 @@ class Probes:
         self._note_range(event.pid)
         if self._state(event) == Answer.STOPPED:
             self._add(_Hold(event, _How.STOPPED))
-        elif (status := self._stop(event)) is not None:
+        elif status := self._stop(event):
             self._add(_Hold(event, _How.TRACED, status))
 
     def _note_range(self, pid: int) -> None:
@@ -309,7 +320,7 @@ class Probes:
         """Let a thread go on that has not mapped what is wanted; before it may trace others, see the module, 2."""
         status = None
         if (
-            event.moment in (Moment.EXEC, Moment.BUSY, Moment.STOPPED)
+            event.moment == Moment.EXEC
             and not self._entries_open
             and (program := _program(event.pid)) not in self._harmless
         ):
@@ -321,7 +332,7 @@ class Probes:
             elif program:
                 self._harmless.add(program)
         self._answer(event, Answer.NOT_YET)
-        if status is not None:
+        if status:
             ptrace.detach(event.tid, status)
 
     def _hold(self, hold: _Hold, where: tuple[int, Placement]) -> None:
@@ -348,10 +359,16 @@ class Probes:
                     bind(tid, before - {cpu})
 
     def _stop(self, event: _Event, answer: Answer = Answer.GO) -> int | None:
-        """Stop a thread that a tracepoint's program holds, and let that go; None where it cannot be stopped."""
+        """Stop a thread that a tracepoint's program holds, and let that go.
+
+        Returns:
+            The status of the stop; 0 where the thread has ended, and None where it cannot be stopped and goes on.
+        """
         try:
             ptrace.seize(event.tid)
             ptrace.interrupt(event.tid)
+        except ProcessLookupError:
+            return 0
         except OSError:
             self._answer(event, Answer.NOT_YET)
             return None
@@ -360,11 +377,15 @@ class Probes:
             _, status = ptrace.wait(event.tid)
             if os.WIFSTOPPED(status):
                 return status
-        return None
+        return 0
+
+    def _value(self, event: _Event) -> bytes | None:
+        """What ``waiting`` has of the thread, until it ends."""
+        return self._maps["waiting"].get(struct.pack("=I", event.tid))
 
     def _state(self, event: _Event) -> Answer | None:
         """What the thread was answered; None where it has ended, or gone on to another event."""
-        value = self._maps["waiting"].get(struct.pack("=I", event.tid))
+        value = self._value(event)
         if value is None:
             return None
         state, since = struct.unpack("=QQ", value)
@@ -379,8 +400,13 @@ class Probes:
                 struct.pack("=I", event.tid), struct.pack("=QQ", answer, event.since), only_if_there=True
             )
         if state == Answer.STOPPED:
+            self._continue(event.pid)
+
+    def _continue(self, pid: int) -> None:
+        """Undo a SIGSTOP, which has stopped the whole process, unless another thread of it is held by one still."""
+        if not any(hold.how is _How.STOPPED for hold in self._held.get(pid, ())):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(event.tid, signal.SIGCONT)
+                os.kill(pid, signal.SIGCONT)
 
     def release(self, pid: int) -> None:
         """See Way."""
@@ -412,32 +438,18 @@ class Probes:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-        for holds in self._held.values():
+        held, self._held = self._held, {}
+        for holds in held.values():
             for hold in holds:
                 self._let_one_go(hold)
-        self._let_go()
-        # A program that had begun when its tracepoint was left may still hold: wait until all have ended. It has
-        # looked up its process first, and a process that is there no more holds nobody.
-        if "members" in self._maps and any(self._maps["members"].items(MEMBER_BYTES)):
-            with contextlib.suppress(OSError):
-                syscall("membarrier", _MEMBARRIER_GLOBAL, 0, 0)
-            self._let_go()
+        # Without the ringer nobody was let in. Without members nobody is left that could be held.
+        if self._ringer and (held or any(self._maps["members"].items(MEMBER_BYTES))):
+            let_all_go(self._maps["waiting"])
         if self._ringer:
             os.kill(self._ringer, signal.SIGKILL)
             os.waitpid(self._ringer, 0)
         for event in self._events:
             event.close()
-
-    def _let_go(self) -> None:
-        """Answer all that are held still, or were stopped: no new ones come."""
-        if not self._ringer:
-            return
-        deadline = time.monotonic() + _LAST_ANSWERS_SECONDS
-        spinning = True
-        while spinning and time.monotonic() < deadline:
-            spinning = self._get(Control.SPINNING) > 0
-            for record in self._events_ring.take():
-                self._answer(_Event(*EVENT.unpack(record)), Answer.GO)
 
 
 def _program(pid: int) -> tuple[int, int] | None:
@@ -446,6 +458,13 @@ def _program(pid: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _why_not_stopped(tid: int) -> str:
+    tracer = tracer_of(tid)
+    if not tracer:
+        return "it could not be stopped just then (ptrace)"
+    return f"{name_of(tracer) or 'another process'} (process {tracer}) traces it"
 
 
 def may_trace(pid: int) -> bool:

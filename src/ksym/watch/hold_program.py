@@ -38,7 +38,7 @@ from ksym.watch.hold_code import (
     tail_call,
     update,
 )
-from ksym.watch.hold_layout import Answer, Control, Files, Moment, Offsets
+from ksym.watch.hold_layout import PROGRAM, Answer, Control, Files, Moment, Offsets
 
 # struct pt_regs: arch/x86/include/asm/ptrace.h; arch/arm64/include/asm/ptrace.h (regs[], orig_x0, syscallno).
 if MACHINE == "aarch64":
@@ -56,7 +56,7 @@ _LAST_ERROR = -4095
 
 
 def at_fork(offsets: Offsets) -> Program:
-    """sched_process_fork(parent, child): the child of a member is a member."""
+    """sched_process_fork(parent, child): the child of a member is a member; a thread is a part of one already."""
     asm = Assembler()
     out = asm.new_label("out")
     asm.mov(R6, R1)
@@ -64,7 +64,12 @@ def at_fork(offsets: Offsets) -> Program:
     find_member(asm, out)
     asm.load(R3, R6, 8)
     read(asm, offsets.tgid, 4)
-    asm.store(R10, VALUE_AT, 0)
+    asm.comment("the process itself, for a thread: it runs the same program as before")
+    asm.load(R1, R10, KEY_AT)
+    asm.alu(R8, ">>", 32)
+    asm.jump(out, R1, "==", R8)
+    asm.call(Helper.KTIME_GET_NS)
+    asm.store(R10, VALUE_AT, R0)
     update(asm, "members")
     leave(asm, out)
     return asm.finish("ksym_fork")
@@ -101,10 +106,10 @@ def at_exec(offsets: Offsets, wanted: Files) -> Program:
     asm.call(Helper.GET_CURRENT_PID_TGID)
     find_member(asm, out)
     asm.comment("it is another program now")
-    asm.load(R1, R0, 0)
-    asm.add(R1, 1)
-    asm.store(R0, 0, R1)
-    asm.store(R10, EVENT_AT + 12, R1, U32)
+    asm.mov(R7, R0)
+    asm.call(Helper.KTIME_GET_NS)
+    asm.store(R7, 0, R0)
+    asm.store(R10, EVENT_AT + PROGRAM, R0)
     asm.load(R3, R6, 16)
     follow(asm, offsets.bprm_file)
     only_wanted(asm, offsets, wanted, Control.ALL_EXECS, out)
@@ -213,7 +218,7 @@ def at_entry(offsets: Offsets) -> Program:
     asm.jump(out, R1, "==", Answer.GO)
     asm.place(hold)
     one_less = asm.new_label("one_less")
-    be_the_only_one(asm, offsets, one_less)
+    be_the_only_one(asm, offsets, Moment.ENTRY, one_less)
     publish(asm, Moment.ENTRY, one_less)
     asm.map_value(R1, "control", Control.SINCE)
     asm.store(R1, 0, R9)

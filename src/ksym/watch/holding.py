@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1 << 12
 """Bytes of a message."""
+_NOT_HELD = "from some moment on processes were not held any more, so what they did first may not be shown"
 
 
 class CannotHold(KsymError):
@@ -57,6 +59,8 @@ class Holder:
         from ksym.watch.keeper import keep  # the rest of what holds is loaded by the keeper, meanwhile
 
         self._held: list[int] = []
+        self._waiting = -1
+        """Descriptor of the map of those that programs in the kernel hold, from the keeper."""
         self._notes: list[str] = []
         self.tracers: list[str] = []
         """Programs of COMMAND that look as if they traced others, where ksym's own tracing keeps them from it."""
@@ -83,6 +87,8 @@ class Holder:
             self.close()
             raise
         word, _, text = self._receive().partition(" ")
+        if word == "waiting":
+            word, _, text = self._receive().partition(" ")
         self.traces = word == "tracing"
         """COMMAND and all that it starts is traced; nobody else can trace it meanwhile, and setuid has no effect."""
         if word not in ("tracing", "ready"):
@@ -111,6 +117,8 @@ class Holder:
             self._notes.append(text)
         elif word == "warning" and text not in self.warnings:
             self.warnings.append(text)
+        elif word == "refused":
+            self._notes.append(f"{_NOT_HELD}: the process that does it failed: {text.partition('; ')[0]}")
         elif word == "tracer" and text not in self.tracers:
             self.tracers.append(text)
 
@@ -141,10 +149,6 @@ class Holder:
         while not self.ended:
             self._hear()
         self._socket.close()
-        with contextlib.suppress(
-            ChildProcessError
-        ):  # SIGCHLD may be ignored: then nobody is left to wait for
-            os.waitpid(self._keeper, 0)
         self._keeper = -1
 
     def _readable(self) -> bool:
@@ -154,8 +158,30 @@ class Holder:
 
     def _receive(self) -> str:
         with contextlib.suppress(OSError):
-            message = self._socket.recv(_LONGEST)
+            message, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 1)
+            if fds:
+                self._waiting = fds[0]
             if message:
                 return message.decode("utf-8", "surrogateescape")
-        self.ended = True
+        if not self.ended:
+            self._reap()
         return ""
+
+    def _reap(self) -> None:
+        """Wait for the keeper, and do what it could not do if it was killed."""
+        self.ended = True
+        status = None
+        with contextlib.suppress(ChildProcessError):  # SIGCHLD may be ignored: its status is lost
+            _, status = os.waitpid(self._keeper, 0)
+        if status != 0 and self._waiting >= 0:
+            from ksym.linux.bpf import Map
+            from ksym.watch.hold_layout import WAITING_BYTES
+            from ksym.watch.hold_release import let_all_go
+
+            let_all_go(Map.of(self._waiting, value=WAITING_BYTES))
+        if status is not None and os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            self._notes.append(f"{_NOT_HELD}: the process that does it was killed ({name})")
+        if self._waiting >= 0:
+            os.close(self._waiting)
+            self._waiting = -1

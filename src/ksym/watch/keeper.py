@@ -5,9 +5,9 @@ It has two ways. With privileges, programs in the kernel hold (`watch.hold_probe
 a hold, so COMMAND may trace, and setuid programs keep their privileges. Without, the keeper traces COMMAND and all
 that it starts (`watch.hold_tracing`).
 
-Messages to ksym: ``ready`` or ``tracing`` or ``refused WHY; WHAT TO DO``, then ``held PID``, ``gone PID``,
-``note TEXT``, ``warning TEXT`` and ``tracer PATH``. From ksym: ``release PID``; the end of the connection ends the
-keeper, and everything goes on.
+Messages to ksym: ``waiting`` with the descriptor of a map (see `watch.hold_release`), ``ready`` or ``tracing`` or
+``refused WHY; WHAT TO DO``, then ``held PID``, ``gone PID``, ``note TEXT``, ``warning TEXT`` and ``tracer PATH``.
+From ksym: ``release PID``; the end of the connection ends the keeper, and everything goes on.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ class Voice:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+
+    def share(self, fd: int) -> None:
+        """Give ksym the map of those that are held: it lets them go if the keeper is killed."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._connection, [b"waiting"], [fd])
 
     def say(self, text: str) -> None:
         """Send a message; ksym may be gone."""
