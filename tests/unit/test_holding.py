@@ -18,10 +18,13 @@ from pathlib import Path
 import pytest
 
 from ksym.errors import SHORT_OF, KsymError
+from ksym.linux import bpf
 from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols.elf import ElfFile
 from ksym.symbols.wanted import Wanted
 from ksym.watch import hold_probes
+from ksym.watch.hold_layout import WAITING_BYTES, Answer, Moment
+from ksym.watch.hold_release import let_all_go
 from ksym.watch.holding import CannotHold, Holder
 from ksym.watch.keeper import Refused, _explained
 from ksym.watch.launch import Command
@@ -51,6 +54,31 @@ LIBRARY = r"""
 volatile int held_stage = 0x11;
 __attribute__((constructor)) static void early(void) { held_stage = 0x22; }
 int use(void) { held_stage = 0x33; return 9; }
+"""
+# Starts a thread, and then runs itself again, from the first thread or the other one, as many times as it is told.
+THREADED = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+volatile int held_stage = 0x11;
+static char **all;
+static void *again(void *unused) {
+    char left[12];
+    int count = atoi(all[2]);
+    snprintf(left, sizeof left, "%d", count - 1);
+    if (count) execl(all[0], all[0], all[1], left, (char *)0);
+    exit(7);
+}
+static void *nothing(void *unused) { return 0; }
+int main(int count, char **words) {
+    pthread_t thread;
+    all = words;
+    held_stage = 0x33;
+    pthread_create(&thread, 0, words[1][0] == 't' ? again : nothing, 0);
+    pthread_join(thread, 0);
+    again(0);
+}
 """
 LINKED = "int use(void); int main(void) { return use(); }"
 LOADING = r"""
@@ -89,6 +117,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build(where, "libheld.so", LIBRARY, "-shared", "-fPIC")
     build(where, "linked", LINKED, str(where / "libheld.so"))
     build(where, "loading", LOADING, "-pthread")
+    build(where, "threaded", THREADED, "-no-pie", "-pthread")
     (where / "script").write_text(f'#!/bin/sh\nexec env "{where}/pie"\n')
     (where / "script").chmod(0o755)
     return where
@@ -237,6 +266,23 @@ def test_a_program_that_executes_itself_is_held_again(
     assert ended(held.command) == 7
 
 
+@pytest.mark.parametrize("who", ["first", "thread"])
+def test_a_program_with_threads_that_executes_itself_is_held_each_time(
+    who: str, folder: Path, way: str, hold: Callable[..., Held]
+) -> None:
+    held = hold(folder / "threaded", folder / "threaded", who, 3)
+    holder, first, times = held.command.holder, held.pid, 0
+    assert holder is not None
+    while held.pid is not None:
+        assert held.pid == first
+        assert held.stage() == 0x11
+        times += 1
+        holder.release(held.pid)
+        held.pid = next_held(holder, held.command)
+    assert times == 4
+    assert ended(held.command) == 7
+
+
 def test_a_child_of_vfork_that_executes_it(folder: Path, way: str, hold: Callable[..., Held]) -> None:
     held = hold(folder / "static", folder / "static", "v")
     holder = held.command.holder
@@ -375,6 +421,77 @@ def test_what_is_killed_lets_everything_go_on(moment: str, folder: Path, way: st
     assert select.select([reading], [], [], 20)[0], "COMMAND does not go on"
     assert os.read(reading, 100) == b"done\n"
     os.close(reading)
+
+
+def test_a_killed_keeper_lets_everything_go_on(folder: Path, way: str) -> None:
+    """Some of those that come at once are stopped when it is killed; none stays so, and it is told."""
+    script = 'for i in 1 2 3 4 5 6 7 8; do "$0" & done; wait; exit 8'
+    wanted = Wanted([str(folder / "static")])
+    held = Held(Command(["sh", "-c", script, str(folder / "static")]), wanted, folder / "static")
+    holder = held.command.holder
+    assert holder is not None
+    os.kill(holder._keeper, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(holder, select.POLLIN)
+    while not holder.ended:
+        poll.poll()
+        holder.held()
+    (note,) = holder.notes()
+    assert note.startswith("from some moment on processes were not held any more")
+    assert note.endswith("was killed (SIGKILL)")
+    assert ended(held.command) == 8
+
+
+@only_probes
+def test_what_waits_or_is_stopped_is_let_go(way: str) -> None:
+    waiting = bpf.Map(bpf.MAP_TYPE_HASH, value=WAITING_BYTES, entries=8)
+    child = subprocess.Popen(["sleep", "1000"])
+    try:
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        key = struct.pack("=I", child.pid)
+        waiting.update(key, struct.pack("=QQ", Answer.STOPPED, 77))
+        let_all_go(waiting)
+        os.waitid(os.P_PID, child.pid, os.WCONTINUED)
+        assert waiting.get(key) == struct.pack("=QQ", Answer.GO, 77)
+    finally:
+        child.kill()
+        child.wait()
+        waiting.close()
+
+
+class Said:
+    """What `hold_probes.Probes` says, where its kernel is played."""
+
+    def __init__(self, state: bytes | None) -> None:
+        self.words: list[str] = []
+        self._state = state
+
+    def say(self, text: str) -> None:
+        self.words.append(text)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._state
+
+    def placement(self, pid: int) -> tuple[frozenset[int], ...]:
+        return (frozenset({4096}),)
+
+
+@pytest.mark.parametrize("since", [None, 900], ids=["ended", "gone on"])
+@pytest.mark.parametrize("kept", [Answer.WAITS, Answer.STOPPED, Answer.RUNS])
+def test_an_event_that_is_past_is_passed_over(
+    kept: Answer, since: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the thread's next mapping would be taken for the one of that event, and let go unwatched."""
+    signalled: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: signalled.append((pid, number)))
+    said = Said(None if since is None else struct.pack("=QQ", Answer.WAITS, since))
+    probes = hold_probes.Probes.__new__(hold_probes.Probes)
+    vars(probes).update(_wanted=said, _voice=said, _maps={"waiting": said}, _held={}, _seen={30: (1, ())})
+    probes._look(hold_probes._Event(31, 30, Moment.MAPPED, kept, 0, 1, 800))
+    assert said.words == []
+    assert (probes._held, probes._seen) == ({}, {})
+    assert signalled == ([(30, signal.SIGCONT)] if kept == Answer.STOPPED and since is None else [])
 
 
 def test_the_end_of_a_held_command(folder: Path, way: str, hold: Callable[..., Held]) -> None:

@@ -12,7 +12,7 @@ from ksym.symbols.btf import Btf
 
 MOST_MEMBERS = 1 << 14
 EVENT = struct.Struct("=IIIII4xQQ")
-"""A record of ``events``: thread, process, Moment, how the thread is kept (Answer), CPU, program (its process's value in
+"""A record of ``events``: thread, process, Moment, how the thread is kept (Answer), CPU, program (the process has it in
 ``members``), and the time in ns."""
 TID_PID, MOMENT, KEPT, CPU, PROGRAM, SINCE = 0, 8, 12, 16, 24, 32
 """Where the members of a record are."""
