@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from native.running import nobody, nobody_command, summary
+from native.running import line, nobody, nobody_command, started, summary
 from support.program import Result, command, environment, ksym
 from synthetic.compile import build, need
 
@@ -101,6 +102,78 @@ def test_who_translates_code_finds_no_breakpoint_in_it(folder: Path, words: tupl
     )
     assert values(result) == [(0, 3), (3, 7)], result
     assert result.status == 0
+
+
+# Starts a thread, and runs itself again from the other one: each of its programs adds 5 twice.
+AGAIN = r"""
+#include <pthread.h>
+#include <unistd.h>
+volatile long level;
+static char **all;
+__attribute__((noinline)) static void rise(long by) { level += by; }
+static void *other(void *unused) {
+    rise(5);
+    if (all[1]) execv(all[0], all + 1);
+    return 0;
+}
+int main(int count, char **words) {
+    pthread_t thread;
+    all = words;
+    rise(5);
+    pthread_create(&thread, 0, other, 0);
+    pthread_join(thread, 0);
+    return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("options", [("-no-pie",), ("-static",), ("-pie", "-fPIE")], ids=" ".join)
+def test_a_program_with_threads_that_runs_itself_again(folder: Path, options: tuple[str, ...]) -> None:
+    build(folder, "again", AGAIN, "-g", "-O1", "-pthread", *options)
+    words = [str(folder / "again")] * 3
+    result = ksym("trace", "--format", "json", "./again:level:-w-", "--", *words, cwd=folder)
+    assert values(result) == [(0, 5), (5, 10)] * 3, result
+    assert len({row["pid"] for row in result.rows()}) == 1
+
+
+# Runs the program that it is given 60 times at once, and kills a process in the midst of it: exit status 1 where one of
+# the programs has failed.
+MANY = r"""
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    int status, failed = 0;
+    for (int left = 60; left; left--) {
+        if (!fork()) { execl(words[1], words[1], (char *)0); _exit(9); }
+        if (left == 30) kill(atoi(words[2]), SIGKILL);
+    }
+    while (wait(&status) > 0) failed |= status != 0;
+    return failed;
+}
+"""
+
+
+def test_a_killed_keeper_leaves_nobody_stopped(folder: Path) -> None:
+    build(folder, "many", MANY, "-O1")
+    os.mkfifo(folder / "fifo")
+    script = "./prog; read keeper < fifo; exec ./many ./prog $keeper"
+    with started(
+        "trace", "--format", "json", "./prog:level:-w-", "--", "sh", "-c", script, cwd=folder
+    ) as process:
+        line(process)  # the first program was watched
+        names = {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in children(process.pid)}
+        (keeper,) = (pid for pid, name in names.items() if name != "sh")
+        (folder / "fifo").write_text(f"{keeper}\n")
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    told = "from some moment on processes were not held any more, so what they did first may not be shown"
+    assert f"ksym: {told}: the process that does it was killed (SIGKILL)\n" in error.decode()
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_under_a_tracer(folder: Path) -> None:

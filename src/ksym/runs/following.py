@@ -97,7 +97,8 @@ class Following:
         """See Follower."""
         while self._past and time.monotonic() - self._past[0][0] > _PAST_SECONDS:
             self._places.holds.pop(self._past.popleft()[1], None)
-        told = self._ended()
+        # First those that are held because they have just unmapped a file: they may map it again, and are not told.
+        told = [*self.follow(), *self._ended()]
         if self.fileno() < 0:
             for pid in sorted({place.pid for place in self._places.first}):
                 if self._add_missing(pid, told):
