@@ -63,6 +63,8 @@ class Following:
         )
         self._past: deque[tuple[float, int]] = deque()
         """Places that have ended: when, and their numbers."""
+        self._gone: list[tuple[int, str]] = []
+        """Processes whose memory was found unmapped at the last look, and what to tell if that lasts."""
         self._late: Counter[int] = Counter()
         """How often the variables of a process were found again only after they could have been accessed."""
 
@@ -97,8 +99,11 @@ class Following:
         """See Follower."""
         while self._past and time.monotonic() - self._past[0][0] > _PAST_SECONDS:
             self._places.holds.pop(self._past.popleft()[1], None)
-        # First those that are held because they have just unmapped a file: they may map it again, and are not told.
-        told = [*self.follow(), *self._ended()]
+        told, gone = self.follow(), self._ended()
+        if self.fileno() >= 0:
+            # A process that has just unmapped it is held, or will be: it may map it again at once. So it is told later.
+            gone, self._gone = self._gone, gone
+        told += [message for _, message in gone]
         if self.fileno() < 0:
             for pid in sorted({place.pid for place in self._places.first}):
                 if self._add_missing(pid, told):
@@ -107,7 +112,7 @@ class Following:
 
     def notes(self) -> list[str]:
         """See Follower."""
-        return [
+        return [message for _, message in self._gone] + [
             f"process {pid} had {self._names()} again {count} time{'' if count == 1 else 's'}; what it did with it "
             "before ksym found that is not shown"
             for pid, count in self._late.items()
@@ -122,7 +127,7 @@ class Following:
         self._add_missing(pid, told)
         return told
 
-    def _ended(self, pid: int | None = None) -> list[str]:
+    def _ended(self, pid: int | None = None) -> list[tuple[int, str]]:
         """End the places whose variables are not there any more, of one process or of all; return what to tell."""
         told = []
         living, left = self._armed.lives.living(), self._armed.lives.left()
@@ -137,7 +142,7 @@ class Following:
             self._end(place, process_left=gone)
             if not gone:
                 told += [
-                    f"{watch.name} is not watched any more{self._in(place)}: its memory was unmapped"
+                    (place.pid, f"{watch.name} is not watched any more{self._in(place)}: its memory was unmapped")
                     for watch in self._armed.plan.watches
                     if watch.index in place.addresses
                 ]
@@ -171,6 +176,8 @@ class Following:
                 self._add(place)
             except KsymError as error:
                 told.append(f"{self._names()} in process {pid} is NOT watched: {error.why}")
+        if fresh:
+            self._gone = [(each, message) for each, message in self._gone if each != pid]
         return bool(fresh)
 
     def _add(self, place: Place) -> None:
