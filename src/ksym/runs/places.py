@@ -106,7 +106,7 @@ class Places:
         from ksym.symbols.loaded import Process  # needed where user variables are watched alone
 
         try:
-            process = Process(pid)
+            process = Process(pid, self._resolver.originals)
         except KsymError:  # it has ended
             return []
         with process:

@@ -25,6 +25,7 @@ from ksym.runs.neighbours import remarks
 from ksym.runs.places import Places
 from ksym.runs.planting import Planting, plant
 from ksym.runs.resources import Resources
+from ksym.symbols.originals import Originals
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
 from ksym.views.text import printable
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ksym.capture.users import Users
     from ksym.language.condition import Condition
     from ksym.runs.unseen import Unseen
+    from ksym.symbols.wanted import Wanted
     from ksym.watch.holding import Holder
 
 
@@ -212,9 +214,15 @@ def open_session(
     requests = parse_requests(asked.requests, asked.condition, command=asked.command)
     with Resources() as stack:
         signals = stack.hold_context(signals or Signals())
-        command, pids = _start(asked, requests, signals, stack, programs=planting.wants is not None)
+        originals = Originals(_objects(requests))
+        stack.callback(originals.close)
+        command, pids = _start(
+            asked, requests, originals, signals, stack, programs=planting.wants is not None
+        )
         first = pids[0] if pids else None
-        resolver = Resolver(vmlinux=asked.vmlinux, pid=first, self_pid=command.pid if command else None)
+        resolver = Resolver(
+            vmlinux=asked.vmlinux, pid=first, self_pid=command.pid if command else None, originals=originals
+        )
         stack.hold(resolver.close)
         found = resolve_all(requests, resolver, pid=first, command=asked.command, texts=asked.requests)
         drop_ahead()
@@ -231,7 +239,7 @@ def open_session(
         if user_variables(armed):
             named = {*pids, *([command.pid] if command else ())}
             follower = Following(
-                places, armed, named, resolver.kernel, lambda: _holder(command, requests, pids)
+                places, armed, named, resolver.kernel, lambda: _holder(command, requests, pids, originals)
             )
         run = Run(
             armed, signals, command=command, pids=asked.pids, duration=asked.duration, every=every,
@@ -296,7 +304,13 @@ def _conditions(
 
 
 def _start(
-    asked: Asked, requests: list[Request], signals: Signals, stack: Resources, *, programs: bool
+    asked: Asked,
+    requests: list[Request],
+    originals: Originals,
+    signals: Signals,
+    stack: Resources,
+    *,
+    programs: bool,
 ) -> tuple[Command | None, tuple[int, ...]]:
     """Start COMMAND, as far as is needed to find its variables; returns it and the processes they are in."""
     objects = _objects(requests)
@@ -316,16 +330,16 @@ def _start(
     stack.callback(command.close)
     if not objects:
         return command, asked.pids
-    return command, (_held(command, objects, signals, programs=programs),)
-
-
-def _held(command: Command, objects: list[str], signals: Signals, *, programs: bool) -> int:
-    """Run COMMAND until a process has the objects in memory; returns it, held."""
     from ksym.symbols.wanted import Wanted
 
-    program = command.argv[0]
+    return command, (_held(command, Wanted(objects, originals), signals, programs=programs),)
+
+
+def _held(command: Command, wanted: Wanted, signals: Signals, *, programs: bool) -> int:
+    """Run COMMAND until a process has the objects in memory; returns it, held."""
+    program, objects = command.argv[0], wanted.names
     command.keeps_holder = True  # other processes, and further programs of this one, may have them, too
-    found = command.run_until(Wanted(objects), signals, lambda: _load_what_follows(objects, programs=programs))
+    found = command.run_until(wanted, signals, lambda: _load_what_follows(objects, programs=programs))
     if found is not None:
         return found
     what = f"cannot watch {', '.join(objects)}"
@@ -336,7 +350,9 @@ def _held(command: Command, objects: list[str], signals: Signals, *, programs: b
     raise never_mapped(objects, command.argv, command.holder.tracers if command.holder else ())
 
 
-def _holder(command: Command | None, requests: Sequence[Request], pids: Sequence[int]) -> Holder | None:
+def _holder(
+    command: Command | None, requests: Sequence[Request], pids: Sequence[int], originals: Originals
+) -> Holder | None:
     """Return what holds processes that map the files of user variables; None where nobody can be held."""
     if command:
         return command.holder
@@ -347,7 +363,7 @@ def _holder(command: Command | None, requests: Sequence[Request], pids: Sequence
     from ksym.watch.holding import CannotHold, Holder
 
     try:
-        return Holder(Wanted(objects), pids, tree=False)
+        return Holder(Wanted(objects, originals), pids, tree=False)
     except CannotHold:
         return None
 

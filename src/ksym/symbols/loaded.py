@@ -13,6 +13,7 @@ from ksym.linux.maps import Mapping, read_maps, same_device
 from ksym.linux.process_status import check_process
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, PF_X, ElfError, ElfFile, Segment
+from ksym.symbols.originals import Originals
 from ksym.symbols.symtab import SymbolTable
 
 _PAGE = os.sysconf("SC_PAGESIZE")
@@ -57,12 +58,17 @@ class LoadedObject:
 class Process:
     """A running process and the files in its memory; a context manager that closes those.
 
+    Args:
+        pid: The process.
+        originals: Files that are those of a path whatever their name is by now.
+
     Raises:
         KsymError: there is no such process, or it may not be looked into.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, originals: Originals | None = None) -> None:
         self.pid = pid
+        self._originals = originals or Originals()
         self.root = f"/proc/{pid}/root"
         self._opened: dict[tuple[int, int, str], ElfFile] = {}
         self.maps()
@@ -194,9 +200,15 @@ class Process:
             except (OSError, ValueError):
                 continue
         by_file = [group for group in files if (group[0].device, group[0].inode) in identities]
+        if by_file:
+            return by_file
+        # The path may lead to another file by now, or to none.
+        renamed = [
+            group for group in files if self._originals.is_that_of(spec, group[0].device, group[0].inode)
+        ]
         # Some file systems (btrfs, overlayfs) show another device in maps than stat gives. A file that was
         # built anew since is another file: its path is mapped, as a deleted one.
-        return by_file or [group for group in files if group[0].path in names]
+        return renamed or [group for group in files if group[0].path in names]
 
     def _with_name(self, spec: str, files: list[list[Mapping]]) -> list[list[Mapping]]:
         exact = [group for group in files if group[0].basename == spec]

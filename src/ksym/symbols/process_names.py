@@ -11,6 +11,7 @@ from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols import dwarf
 from ksym.symbols.elf import ElfFile
 from ksym.symbols.loaded import Process
+from ksym.symbols.originals import Originals
 from ksym.symbols.path import Location, Way, facts_of
 from ksym.symbols.scopes import split_name
 from ksym.symbols.user import resolve_user
@@ -22,14 +23,15 @@ class ProcessNames:
 
     Args:
         pid: The process.
+        originals: See Process.
 
     Raises:
         KsymError: there is no such process, or it may not be looked into.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, originals: Originals | None = None) -> None:
         self._pid = pid
-        self._process = Process(pid)
+        self._process = Process(pid, originals)
 
     def close(self) -> None:
         """Close the files; types read from them cannot be looked into afterwards."""

@@ -22,6 +22,7 @@ from ksym.symbols.types import Type
 from ksym.symbols.variable import EXECUTED, KERNEL_HALF, Fact, Space, Variable
 
 if TYPE_CHECKING:
+    from ksym.symbols.originals import Originals
     from ksym.symbols.process_names import ProcessNames
 
 _HASHED_MOST = 1 << 32
@@ -36,6 +37,7 @@ class Resolver:
         pid: The process in which user variables lie; None where none was given.
         self_pid: What ``task(self)`` stands for.
         can_start: Whether COMMAND could be given to start a process.
+        originals: See symbols.loaded.Process.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Resolver:
         pid: int | None = None,
         self_pid: int | None = None,
         can_start: bool = True,
+        originals: Originals | None = None,
     ) -> None:
         self.kernel = Kernel(vmlinux)
         self.pid = pid
+        self.originals = originals
         self._self_pid, self._can_start = self_pid, can_start
         self._names = KernelNames(self.kernel)
         self._process: ProcessNames | None = None
@@ -313,7 +317,7 @@ class Resolver:
         if self._process is None:
             from ksym.symbols.process_names import ProcessNames  # ELF and DWARF: for user variables alone
 
-            self._process = ProcessNames(self.pid)
+            self._process = ProcessNames(self.pid, self.originals)
         return self._process.find(request, root)
 
 

@@ -7,15 +7,14 @@ A process is looked at while it is held, so a look at one that has none of them 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from ksym.errors import KsymError
-from ksym.linux.maps import read_maps
 from ksym.symbols.elf import ET_EXEC, SHT_DYNAMIC, SHT_RELA, ElfError, ElfFile
 from ksym.symbols.loaded import Process
+from ksym.symbols.originals import Originals, file_numbers
 
 _DT_NULL, _DT_INIT, _DT_INIT_ARRAY, _DT_PREINIT_ARRAY, _DT_FLAGS_1 = 0, 12, 25, 32, 0x6FFFFFFB
 _DF_1_PIE = 0x08000000
@@ -29,11 +28,13 @@ class Wanted:
 
     Args:
         names: As the user wrote them: a path, or a library's file name or soname.
+        originals: The files that had these names at first.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], originals: Originals | None = None) -> None:
         self.names = list(dict.fromkeys(names))
-        self._tokens = [_tokens(name) for name in self.names]
+        self._originals = originals or Originals()
+        self._tokens = [_tokens(name, self._originals.numbers(name)) for name in self.names]
         self._root = _identity("/proc/self/root/.")
 
     def __str__(self) -> str:
@@ -47,7 +48,7 @@ class Wanted:
         if not self._may_have(pid):
             return None
         try:
-            with Process(pid) as process:
+            with Process(pid, self._originals) as process:
                 found = tuple(process.biases(name) for name in self.names)
         except KsymError:
             return None
@@ -56,7 +57,7 @@ class Wanted:
     def extent(self, pid: int) -> tuple[int, int]:
         """Return the first address of the files in a process, and the one behind their last; (0, 0) without any."""
         try:
-            with Process(pid) as process:
+            with Process(pid, self._originals) as process:
                 mappings = [mapping for name in self.names for mapping in process.mapped(name)]
         except KsymError:
             return 0, 0
@@ -76,11 +77,10 @@ class Wanted:
         return _identity(f"/proc/{pid}/root/.") != self._root
 
     def file_numbers(self) -> set[int]:
-        """Return the inode numbers of those files that are there, as the kernel itself has them.
-
-        overlayfs shows others to stat(2) than in a memory map, which has the kernel's own.
-        """
-        return {number for name in self.names if "/" in name for number in _numbers(os.path.realpath(name))}
+        """Return the inode numbers of those files that are there, or were when the run began."""
+        paths = [name for name in self.names if "/" in name]
+        there = {number for name in paths for number in file_numbers(os.path.realpath(name))}
+        return there.union(*map(self._originals.numbers, paths))
 
     def file_names(self) -> set[str] | None:
         """Return the beginnings of the files' names, with a NUL where a name is whole.
@@ -105,14 +105,19 @@ class Wanted:
     def entries(self) -> Iterator[tuple[str, int]]:
         """Yield path and file offset of the first instructions of the files' own code, where these can be found."""
         for name in self.names:
-            path = os.path.realpath(name)
-            if "/" not in name or not os.path.isfile(path):
+            if "/" not in name:
                 continue
-            try:
-                with ElfFile(path) as elf:
+            for path in self._paths(name):
+                with contextlib.suppress(ElfError), ElfFile(path) as elf:
                     yield from ((path, offset) for offset in _entries(elf))
-            except ElfError:
-                continue
+
+    def _paths(self, name: str) -> list[str]:
+        """Return where the file of a path is, and, if that is another one by now, the one that it was at first."""
+        now, first = os.path.realpath(name), self._originals.path(name)
+        found = [now] if os.path.isfile(now) else []
+        if first and _identity(first) not in map(_identity, found):
+            found.append(first)
+        return found
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -123,7 +128,7 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _tokens(name: str) -> list[bytes]:
+def _tokens(name: str, numbers: Collection[int]) -> list[bytes]:
     """Return bytes of which a memory map has some if it has the file; see Process.find_object for the rules."""
     base = os.path.basename(name)
     if "/" not in name:
@@ -136,18 +141,11 @@ def _tokens(name: str) -> list[bytes]:
     ]
     with contextlib.suppress(OSError):  # it may not be built yet
         tokens.append(b" %d " % os.stat(real).st_ino)
-    return tokens
+    return tokens + [b" %d " % number for number in numbers]
 
 
 def _shown(text: str) -> bytes:
     return os.fsencode(text).replace(b"\n", b"\\012")  # see linux.maps
-
-
-def _numbers(path: str) -> Iterator[int]:
-    with contextlib.suppress(OSError, ValueError):  # ValueError: it is empty
-        yield os.stat(path).st_ino
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 1, prot=mmap.PROT_READ):
-            yield from (mapping.inode for mapping in read_maps(os.getpid()) if mapping.path == path)
 
 
 def _is_program(path: str) -> bool:
