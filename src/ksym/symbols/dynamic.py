@@ -10,8 +10,10 @@ import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import NamedTuple
 
+from ksym.linux.memory import Memory
 from ksym.symbols.elf import SHF_ALLOC, SHT_DYNAMIC, SHT_NOBITS, SHT_REL, SHT_RELA, ElfFile, Section
 from ksym.symbols.symtab import STB_LOCAL, ElfSymbol, SymbolTable
 
@@ -19,6 +21,7 @@ _DT_NULL, _DT_NEEDED, _DT_SONAME, _DT_SYMBOLIC, _DT_FLAGS, _DF_SYMBOLIC = 0, 1, 
 _SHT_VERDEF, _SHT_VERSYM = 0x6FFFFFFD, 0x6FFFFFFF
 _VERSYM_HIDDEN, _VER_BASE = 0x8000, 1
 _MOST_VERSIONS = 1 << 15
+_MOST_COMPARED = 64
 STV_DEFAULT = 0
 
 
@@ -221,10 +224,29 @@ class Dynamic:
             if kind == kinds.relative
         )
 
+    def relocated(self, memory: Memory, bias: int) -> bool:
+        """Return True if a process's copy of the file has been relocated.
+
+        The dynamic linker maps all files that are loaded together, then relocates them, then runs their code.
+
+        Args:
+            memory: The process's.
+            bias: Where the copy lies.
+
+        Raises:
+            MemoryFault: the copy is not there.
+        """
+        return any(
+            self._number(memory.read(address + bias, self.word)) != self._original(address)
+            for address, *_ in islice(self._relocations(), _MOST_COMPARED)
+        )
+
     def _original(self, address: int) -> int:
         """The word that the file has at a link-time address."""
         section = self._elf.section_at(address)
         if section is None or section.type == SHT_NOBITS:
             return 0
-        data = self._elf.bytes_at(section.offset + address - section.addr, self.word, "data")
-        return int.from_bytes(data, "little" if self._elf.little_endian else "big")
+        return self._number(self._elf.bytes_at(section.offset + address - section.addr, self.word, "data"))
+
+    def _number(self, word: bytes) -> int:
+        return int.from_bytes(word, "little" if self._elf.little_endian else "big")

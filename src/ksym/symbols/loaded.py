@@ -10,6 +10,7 @@ from functools import cached_property
 
 from ksym.errors import KsymError
 from ksym.linux.maps import Mapping, read_maps, same_device
+from ksym.linux.process_memory import ProcessMemory
 from ksym.linux.process_status import check_process
 from ksym.symbols.debugfile import find_debug_file
 from ksym.symbols.elf import ET_EXEC, PF_X, ElfError, ElfFile, Segment
@@ -137,6 +138,21 @@ class Process:
         files = _files(self.maps())
         found = self._with_path(spec, files) if "/" in spec else self._with_name(spec, files)
         return frozenset(bias for group in found for bias in self._biases(group))
+
+    def relocated(self, spec: str) -> bool:
+        """Return True if a copy of ``spec`` in memory is relocated: code that uses it may have run.
+
+        Raises:
+            KsymError: the file cannot be read, or the process has ended.
+        """
+        files = _files(self.maps())
+        found = self._with_path(spec, files) if "/" in spec else self._with_name(spec, files)
+        memory = ProcessMemory(self.pid)
+        return any(
+            self._open(group[0]).dynamic.relocated(memory, bias)
+            for group in found
+            for bias in load_biases(self._open(group[0]), group)
+        )
 
     def _biases(self, group: list[Mapping]) -> Iterator[int]:
         # The dynamic linker maps a library as a whole, then its segments over that, one by one.

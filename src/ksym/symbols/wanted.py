@@ -12,6 +12,7 @@ import struct
 from collections.abc import Collection, Iterator, Sequence
 
 from ksym.errors import KsymError
+from ksym.linux.memory import MemoryFault
 from ksym.symbols.elf import ET_EXEC, SHT_DYNAMIC, SHT_RELA, ElfError, ElfFile
 from ksym.symbols.loaded import Process
 from ksym.symbols.originals import Originals, file_numbers
@@ -20,7 +21,7 @@ _DT_NULL, _DT_INIT, _DT_INIT_ARRAY, _DT_PREINIT_ARRAY, _DT_FLAGS_1 = 0, 12, 25, 
 _DF_1_PIE = 0x08000000
 
 Placement = tuple[frozenset[int], ...]
-"""For each wanted file, the load biases of its copies in a process."""
+"""For each wanted file, the load biases of its copies in a process; none where it has not got the file."""
 
 
 class Wanted:
@@ -41,7 +42,7 @@ class Wanted:
         return ", ".join(self.names)
 
     def placement(self, pid: int) -> Placement | None:
-        """Return where a process has the files; None unless it has all of them.
+        """Return where a process has the files; None if it has none of them.
 
         None too when the process is gone or may not be looked into.
         """
@@ -52,7 +53,17 @@ class Wanted:
                 found = tuple(process.biases(name) for name in self.names)
         except KsymError:
             return None
-        return found if all(found) else None
+        return found if any(found) else None
+
+    def in_use(self, pid: int) -> set[str]:
+        """Return the names of those files of a process that its code may have used: the dynamic linker is through."""
+        found = set()
+        with contextlib.suppress(KsymError), Process(pid, self._originals) as process:
+            for name in self.names:
+                with contextlib.suppress(KsymError, MemoryFault):
+                    if process.relocated(name):
+                        found.add(name)
+        return found
 
     def extent(self, pid: int) -> tuple[int, int]:
         """Return the first address of the files in a process, and the one behind their last; (0, 0) without any."""
@@ -72,7 +83,7 @@ class Wanted:
                 maps = file.readall()
         except OSError:
             return False
-        if all(any(token in maps for token in tokens) for tokens in self._tokens):
+        if any(token in maps for tokens in self._tokens for token in tokens):
             return True
         return _identity(f"/proc/{pid}/root/.") != self._root
 

@@ -46,6 +46,7 @@ from ksym.watch.hold_layout import (
     Moment,
     kernel_offsets,
 )
+from ksym.watch.hold_placements import Placements
 from ksym.watch.hold_release import let_all_go
 from ksym.watch.hold_tracing import mentions_ptrace, name_of, tracer_of
 from ksym.watch.keeper import Refused, Voice
@@ -107,6 +108,7 @@ class Probes:
 
     def __init__(self, wanted: Wanted, pids: Sequence[int], voice: Voice, *, tree: bool) -> None:
         self._wanted, self._voice = wanted, voice
+        self._placements = Placements(wanted, voice, begun=not tree)
         self._maps: dict[str, bpf.Map] = {}
         self._fds: list[int] = []
         self._events: list[PerfEvent] = []
@@ -266,7 +268,7 @@ class Probes:
         if state in (None, Answer.GO, Answer.NOT_YET):
             self._past(event, state)
             return
-        placement = self._wanted.placement(pid)
+        placement = self._placements.of(pid, event.program)
         where = None if placement is None else (event.program, placement)
         if event.moment == Moment.UNMAPPED:
             self._unmapped(event, where)
@@ -337,6 +339,7 @@ class Probes:
 
     def _hold(self, hold: _Hold, where: tuple[int, Placement]) -> None:
         pid = hold.event.pid
+        self._placements.begin()
         self._seen[pid] = where
         if self._wanted.may_be_library():
             self._note_range(pid)
@@ -435,6 +438,7 @@ class Probes:
 
     def close(self) -> None:
         """See Way."""
+        self._placements.close()
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()

@@ -12,9 +12,11 @@ import contextlib
 import os
 import signal
 import stat
+from collections import Counter
 
 from ksym.linux import privileges, ptrace
 from ksym.symbols.wanted import Placement, Wanted
+from ksym.watch.hold_placements import Placements
 from ksym.watch.keeper import Refused, Voice
 
 _CAPABILITIES = "security.capability"
@@ -36,11 +38,14 @@ class Tracing:
     """
 
     def __init__(self, wanted: Wanted, pid: int, voice: Voice) -> None:
-        self._wanted, self._voice, self._pid = wanted, voice, pid
+        self._voice, self._pid = voice, pid
+        self._placements = Placements(wanted, voice, begun=False)
         self._system_calls = wanted.may_be_library()
         self._held: dict[int, list[tuple[int, int]]] = {}
         """By process: threads that are stopped, and the status of each stop. The first one was told."""
         self._seen: dict[int, Placement] = {}
+        self._execs: Counter[int] = Counter()
+        """By process: how many programs it has executed."""
         self._wake, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -73,18 +78,20 @@ class Tracing:
     def _stopped(self, tid: int, status: int) -> None:
         if ptrace.is_exec(status):
             self._seen.pop(tid, None)  # the thread is the process now
+            self._execs[tid] += 1
             self._look_at_program(tid)
         elif not (self._system_calls and ptrace.is_after_mmap(tid, status)):
             ptrace.resume(tid, status, system_calls=self._system_calls)
             return
         pid = process_of(tid)
-        placement = self._wanted.placement(pid)
+        placement = self._placements.of(pid, self._execs[pid])
         if placement is None:
             self._seen.pop(pid, None)  # it may come back to the same place
         if placement is None or placement == self._seen.get(pid):
             ptrace.resume(tid, status, system_calls=self._system_calls)
             return
         self._seen[pid] = placement
+        self._placements.begin()
         self._held.setdefault(pid, []).append((tid, status))
         if len(self._held[pid]) == 1:
             self._voice.say(f"held {pid}")
@@ -114,6 +121,7 @@ class Tracing:
 
     def close(self) -> None:
         """See Way; the kernel lets tracees go on when their tracer ends."""
+        self._placements.close()
 
 
 def _why_not(pid: int, error: OSError) -> tuple[str, str]:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""When processes are held that have only a part of the wanted files: not before the first one has all of them.
+
+A run resolves all of its requests in the first process that is held, so that one must have all files. From then on a
+process is held for each file that it gets. What processes did with a part of the files before cannot be shown, and is
+told. It is not told of files that are loaded together, as a program and the libraries that it is linked with: none of
+their code runs before all of them are there.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable
+
+from ksym.symbols.wanted import Placement, Wanted
+from ksym.watch.keeper import Voice
+
+
+class Placements:
+    """Where processes have the wanted files.
+
+    Args:
+        wanted: The files.
+        voice: To ksym.
+        begun: The run goes on already: a part of the files will do.
+    """
+
+    def __init__(self, wanted: Wanted, voice: Voice, *, begun: bool) -> None:
+        self._wanted, self._voice, self._begun = wanted, voice, begun
+        self._partly: dict[int, tuple[int, list[str]]] = {}
+        """Processes that went on with a part of the files: which program each ran, and with which files."""
+
+    def of(self, pid: int, program: int) -> Placement | None:
+        """Return where a process has the files; None if it has not enough of them to be held.
+
+        Args:
+            pid: The process.
+            program: A number that is another one once it has executed another program.
+        """
+        if pid in self._partly and self._partly[pid][0] != program:
+            self._tell([pid])
+        found = self._wanted.placement(pid)
+        if self._begun or (found is not None and all(found)):
+            if found is not None and pid in self._partly:
+                self._tell([pid], among=self._wanted.in_use(pid))
+            return found
+        if found is not None:
+            self._partly[pid] = program, list(itertools.compress(self._wanted.names, found))
+        return None
+
+    def begin(self) -> None:
+        """Note that a process with all files is held."""
+        if not self._begun:
+            self._begun = True
+            # Those that are being started have not done anything yet, and may get the other files at once.
+            self._tell([pid for pid in self._partly if not self._starting(pid)])
+
+    def close(self) -> None:
+        """Tell of all that is left to tell."""
+        if self._begun:
+            self._tell(list(self._partly))
+
+    def _starting(self, pid: int) -> bool:
+        return self._wanted.placement(pid) is not None and not self._wanted.in_use(pid)
+
+    def _tell(self, pids: Iterable[int], among: set[str] | None = None) -> None:
+        same: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for pid in pids:
+            had = tuple(name for name in self._partly.pop(pid)[1] if among is None or name in among)
+            if had:
+                same[had].append(pid)
+        for had, each in same.items():
+            who = f"process {each[0]}" if len(each) == 1 else f"{len(each)} processes"
+            lacked = [name for name in self._wanted.names if name not in had]
+            self._voice.say(
+                f"note what {who} did with {', '.join(had)} while {', '.join(lacked)} "
+                f"{'was' if len(lacked) == 1 else 'were'} not in memory, too, is not shown; "
+                "a run for each file shows it"
+            )
