@@ -229,3 +229,110 @@ def test_without_proc_command_is_not_run(folder: Path) -> None:
     assert done.stdout == ""
     assert "/proc is not mounted" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Rises by 1 and, with the library, by 2; the library is opened in between, unless it is to be left alone.
+LOADS = r"""
+#include <dlfcn.h>
+#include <unistd.h>
+volatile long level;
+__attribute__((noinline)) static void rise(long by) { level += by; }
+int main(int count, char **words) {
+    rise(1);
+    if (count > 1 && words[1][0] == 'a') return 0;
+    void *library = dlopen("./libpart.so", RTLD_NOW);
+    void (*part)(void) = (void (*)(void))dlsym(library, "part");
+    part();
+    rise(2);
+    if (count > 1) execl(words[0], words[0], (char *)0);
+    return 0;
+}
+"""
+PART = "volatile long parts = 7; void part(void) { parts += 5; }"
+LINKED = r"""
+void part(void);
+volatile long level;
+int main(void) { level += 4; part(); return 0; }
+"""
+BOTH = ("./loads:level:-w-", "./libpart.so:parts:-w-")
+NOT_SHOWN = (
+    "did with ./loads while ./libpart.so was not in memory, too, is not shown; a run for each file shows it\n"
+)
+
+
+def build_loads(folder: Path) -> None:
+    build(folder, "libpart.so", PART, "-g", "-O1", "-shared", "-fPIC")
+    build(folder, "loads", LOADS, "-g", "-O1")
+
+
+def named(result: Result) -> list[tuple[str, int, int]]:
+    """SYMBOL, OLD and NEW of each row."""
+    return [(row["symbol"], row["old"], row["new"]) for row in result.rows()]
+
+
+def test_the_program_is_watched_before_it_loads_the_library_again(folder: Path) -> None:
+    build_loads(folder)
+    result = ksym("trace", "--format", "json", *BOTH, "--", "./loads", "twice", cwd=folder)
+    level, parts = "./loads:level", "./libpart.so:parts"
+    first = [(parts, 7, 12), (level, 1, 3)]
+    assert named(result) == [*first, (level, 0, 1), *first], result
+    assert result.err.count(NOT_SHOWN) == 1
+
+
+def test_what_processes_did_without_the_library_is_told(folder: Path) -> None:
+    build_loads(folder)
+    script = "./loads alone; ./loads; ./loads alone"
+    result = ksym("trace", "--format", "json", *BOTH, "--", "sh", "-c", script, cwd=folder)
+    level, parts = "./loads:level", "./libpart.so:parts"
+    assert named(result) == [(parts, 7, 12), (level, 1, 3), (level, 0, 1)], result
+    assert f"ksym: what 2 processes {NOT_SHOWN}" in result.err
+
+
+@pytest.mark.parametrize("words", [("stat",), ("record", "-o", "loads.ksym")], ids=["stat", "record"])
+def test_other_runs_tell_it_too(words: tuple[str, ...], folder: Path) -> None:
+    build_loads(folder)
+    result = ksym(*words, *BOTH, "--", "./loads", cwd=folder)
+    assert result.status == 0, result
+    assert result.err.count(NOT_SHOWN) == 1, result
+
+
+def test_who_is_traced_is_told_it_too(folder: Path) -> None:
+    build_loads(folder)
+    result = nobody("trace", *BOTH, "--", "./loads", cwd=folder)
+    assert result.err.count(NOT_SHOWN) == 1, result
+
+
+@pytest.mark.parametrize("flags", [("-pie", "-fPIE"), ("-no-pie",)], ids=["pie", "fixed"])
+@pytest.mark.parametrize("before", [(), ("strace", "-o", "/dev/null")], ids=["alone", "strace"])
+def test_nothing_is_missed_of_a_library_that_is_linked(
+    before: tuple[str, ...], flags: tuple[str, ...], folder: Path
+) -> None:
+    for word in before[:1]:
+        need(word)
+    build_loads(folder)
+    build(folder, "linked", LINKED, "-g", "-O1", *flags, "./libpart.so")
+    requests = ("./linked:level:-w-", "./libpart.so:parts:-w-")
+    result = ksym("trace", "--format", "json", *requests, "--", *before, "./linked", cwd=folder)
+    assert named(result) == [("./linked:level", 0, 4), ("./libpart.so:parts", 7, 12)], result
+    assert "is not shown" not in result.err
+
+
+def test_a_program_that_was_renamed_is_the_same(folder: Path) -> None:
+    build(
+        folder,
+        "new",
+        PROGRAM.replace("volatile long level", "volatile long before[9], level = 20"),
+        "-g",
+        "-O1",
+    )
+    script = "mv prog old; ./old; cp new prog; ./prog; ./old"
+    result = ksym("trace", "--format", "json", "./prog:level:-w-", "--", "sh", "-c", script, cwd=folder)
+    assert values(result) == [(0, 3), (3, 7), (20, 23), (23, 27), (0, 3), (3, 7)], result
+    assert [row["module"] for row in result.rows()] == ["old"] * 2 + ["prog"] * 2 + ["old"] * 2
+
+
+def test_another_program_under_the_number_of_a_removed_one_is_not(folder: Path) -> None:
+    build(folder, "new", PROGRAM, "-g", "-O1")
+    script = "rm prog; cp new other; ./other; cp new prog; exec ./prog"
+    result = ksym("trace", "--format", "json", "./prog:level:-w-", "--", "sh", "-c", script, cwd=folder)
+    assert [row["module"] for row in result.rows()] == ["prog"] * 2, result

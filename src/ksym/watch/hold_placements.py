@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable
 
 from ksym.symbols.wanted import Placement, Wanted
 from ksym.watch.keeper import Voice
@@ -30,6 +29,8 @@ class Placements:
         self._wanted, self._voice, self._begun = wanted, voice, begun
         self._partly: dict[int, tuple[int, list[str]]] = {}
         """Processes that went on with a part of the files: which program each ran, and with which files."""
+        self._missed: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        """By files, the processes that used them unseen, which is to be told still."""
 
     def of(self, pid: int, program: int) -> Placement | None:
         """Return where a process has the files; None if it has not enough of them to be held.
@@ -39,11 +40,12 @@ class Placements:
             program: A number that is another one once it has executed another program.
         """
         if pid in self._partly and self._partly[pid][0] != program:
-            self._tell([pid])
+            self._is_over(pid)
         found = self._wanted.placement(pid)
         if self._begun or (found is not None and all(found)):
             if found is not None and pid in self._partly:
-                self._tell([pid], among=self._wanted.in_use(pid))
+                self._is_over(pid, among=self._wanted.in_use(pid))
+            self._tell()
             return found
         if found is not None:
             self._partly[pid] = program, list(itertools.compress(self._wanted.names, found))
@@ -54,27 +56,35 @@ class Placements:
         if not self._begun:
             self._begun = True
             # Those that are being started have not done anything yet, and may get the other files at once.
-            self._tell([pid for pid in self._partly if not self._starting(pid)])
+            for pid in [each for each in self._partly if not self._starting(each)]:
+                self._is_over(pid)
+            self._tell()
 
     def close(self) -> None:
         """Tell of all that is left to tell."""
-        if self._begun:
-            self._tell(list(self._partly))
+        for pid in list(self._partly):
+            self._is_over(pid)
+        self._tell()
 
     def _starting(self, pid: int) -> bool:
         return self._wanted.placement(pid) is not None and not self._wanted.in_use(pid)
 
-    def _tell(self, pids: Iterable[int], among: set[str] | None = None) -> None:
-        same: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        for pid in pids:
-            had = tuple(name for name in self._partly.pop(pid)[1] if among is None or name in among)
-            if had:
-                same[had].append(pid)
-        for had, each in same.items():
-            who = f"process {each[0]}" if len(each) == 1 else f"{len(each)} processes"
+    def _is_over(self, pid: int, among: set[str] | None = None) -> None:
+        """Note what a process did with a part of the files, or with those ``among`` them."""
+        had = tuple(name for name in self._partly.pop(pid)[1] if among is None or name in among)
+        if had:
+            self._missed[had].append(pid)
+
+    def _tell(self) -> None:
+        """Tell of what was missed; where no process ever has all files, there is no run to tell it of."""
+        if not self._begun:
+            return
+        for had, pids in self._missed.items():
+            who = f"process {pids[0]}" if len(pids) == 1 else f"{len(pids)} processes"
             lacked = [name for name in self._wanted.names if name not in had]
             self._voice.say(
                 f"note what {who} did with {', '.join(had)} while {', '.join(lacked)} "
                 f"{'was' if len(lacked) == 1 else 'were'} not in memory, too, is not shown; "
                 "a run for each file shows it"
             )
+        self._missed.clear()
