@@ -417,3 +417,127 @@ def test_other_memory_at_its_address_is_not_the_variable(host: Path) -> None:
     done = subprocess.run(words, env=names, cwd=host.parent, capture_output=True, text=True, timeout=60)
     assert [row["function"] for row in rows_of(done.stdout)] == ["step", "step"], done.stderr
     assert "25 hits of other memory at its address, after it was unmapped, not shown" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def parting(host: Path) -> Path:
+    return build(host.parent, "parting", reloading.PARTING, "-g", "-O1", "-ldl")
+
+
+@pytest.mark.parametrize("how", ["same", "foreign", "moved", "moved foreign"])
+@pytest.mark.parametrize("who", reloading.PARTING_SHOWN)
+def test_one_process_reloads_a_library_that_another_one_keeps(who: str, how: str, parting: Path) -> None:
+    """Its life of the variable ends, and what lies at its address is not shown; the other one's goes on."""
+    shown = reloading.PARTING_SHOWN[who]
+    words = ("--", "./parting", who, how)
+    result = ksym("trace", "./libplug.so:level:-w-", "--format", "json", *words, cwd=parting.parent)
+    rows = result.rows()
+    pids = list(dict.fromkeys(row["pid"] for row in rows))
+    assert [values([row for row in rows if row["pid"] == pid]) for pid in pids] == shown
+    total = sum(map(len, shown))
+    foreign = "25 hits of other memory at its address, after it was unmapped, not shown"
+    counted = ksym("stat", "./libplug.so:level:-w-", *words, cwd=parting.parent)
+    recorded = ksym("record", "--force", "-o", "x.data", "./libplug.so:level:-w-", *words, cwd=parting.parent)
+    for each in (result, counted, recorded):
+        assert each.status == 0
+        assert f" ({total} hits), 0 lost" in each.err or f"ksym: {total} hits, 0 lost" in each.err, each.err
+        assert (foreign in each.err) == ("foreign" in how), each.err
+    read = ksym("script", "--format", "json", "x.data", cwd=parting.parent).rows()
+    assert sorted(values(read)) == sorted(values(rows))
+
+
+def test_a_condition_knows_the_value_of_a_new_life(parting: Path) -> None:
+    request = "./libplug.so:level:-w- if old == 5"
+    result = ksym(
+        "trace", request, "--format", "json", "--", "./parting", "child", "same", cwd=parting.parent
+    )
+    assert values(result.rows()) == [(5, 6), (5, 7)]
+
+
+def test_without_programs_stat_says_what_it_cannot_tell(parting: Path) -> None:
+    words = ("./libplug.so:level:-w-", "--no-bpf", "--", "./parting", "child", "foreign")
+    result = ksym("stat", *words, cwd=parting.parent)
+    assert "ksym: 29 hits, 0 lost" in result.err
+    assert re.search(r"process \d+ unloaded .*:level while .* may be counted as the variable's", result.err)
+
+
+OUTLIVED = r"""
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+volatile long lives = 10;
+int main(int count, char **words) {
+    int ends[2];
+    char c, name[2] = {0};
+    if (count > 1) {
+        lives += 1;
+        close(words[1][0] - '0');
+        wait(0);
+        return 0;
+    }
+    if (pipe(ends)) return 9;
+    lives += 1;
+    if (!fork()) {
+        close(ends[1]);
+        if (read(ends[0], &c, 1)) _exit(9);  /* the next life has written */
+        lives += 2;
+        _exit(0);
+    }
+    name[0] = '0' + ends[1];
+    return execl("/proc/self/exe", words[0], name, (char *)0);
+}
+"""
+
+
+def test_a_new_life_beside_a_child_of_the_one_before(tmp_path: Path) -> None:
+    program = build(tmp_path, "outlived", OUTLIVED, "-g", "-O1")
+    result = ksym("trace", f"{program}:lives:-w-", "--format", "json", "--", str(program))
+    assert values(result.rows()) == [(10, 11), (10, 11), (11, 13)]
+
+
+RELOADING_THREADS = r"""
+#include <dlfcn.h>
+#include <pthread.h>
+static void *turns(void *unused) {
+    for (int i = 0; i < 60; i++) {
+        void *plugin = dlopen("./libplug.so", RTLD_NOW);
+        ((void (*)(long))dlsym(plugin, "step"))(1);
+        dlclose(plugin);
+    }
+    return unused;
+}
+int main(void) {
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) pthread_create(threads + i, 0, turns, 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
+    return 0;
+}
+"""
+
+
+def test_threads_that_load_and_unload_a_library(host: Path) -> None:
+    build(host.parent, "turns", RELOADING_THREADS, "-g", "-O1", "-pthread", "-ldl")
+    result = ksym("stat", "./libplug.so:level:-w-", "--", "./turns", cwd=host.parent)
+    assert summary(result.err).startswith("ksym: 240 hits, 0 lost")
+    assert "not watched any more" not in result.err
+
+
+@pytest.mark.parametrize("verb", ["trace", "stat", "record"])
+def test_where_nobody_is_held_the_summary_says_what_may_be_missing(verb: str, host: Path) -> None:
+    more = ("-o", "/dev/null") if verb == "record" else ()
+    words, names = nobody_command(verb, "./libplug.so:level:-w-", *more, "--", "./host", "1")
+    done = subprocess.run(words, env=names, cwd=host.parent, capture_output=True, text=True, timeout=60)
+    assert "later runs and loads of its file are not watched from their start on" in done.stderr
+    held = ksym(verb, "./libplug.so:level:-w-", *more, "--", "./host", "1", cwd=host.parent)
+    assert "later runs" not in held.err
+
+
+@pytest.mark.parametrize("verb", ["trace", "stat", "record"])
+def test_where_nobody_is_held_a_further_run_is_told(verb: str, host: Path) -> None:
+    program = build(host.parent, "again", AGAIN, "-g", "-O1")
+    more = ("-o", "/dev/null") if verb == "record" else ()
+    for lives in ("0", "1"):
+        words, names = nobody_command(verb, f"{program}:lives:-w-", *more, "--", str(program), lives)
+        done = subprocess.run(words, env=names, cwd=host.parent, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 4
+        assert ("later runs and loads" in done.stderr) == (lives == "1"), done.stderr

@@ -8,13 +8,17 @@ from typing import Any, cast
 
 import pytest
 
+from ksym.runs import following as module
 from ksym.runs.following import Following
+from ksym.watch.plan import Place
+from ksym.watch.presence import Hold
 
 
 class FakeHolder:
     """Holds processes; each time that it is asked for notes, further ones may have come."""
 
     ended = traces = False
+    cause = ("", "")
 
     def __init__(self, *coming: list[int]) -> None:
         self.coming, self.now = list(coming), [1]
@@ -37,7 +41,7 @@ class FakeHolder:
 
 def following(holder: FakeHolder) -> Following:
     """Over a run that has no place, in which no process has the variable."""
-    lives = SimpleNamespace(living=set, left=set)
+    lives = SimpleNamespace(living=set, left=set, executed=set)
     armed = SimpleNamespace(
         lives=lives, scope=SimpleNamespace(places=()), plan=SimpleNamespace(watches=()), pids=set()
     )
@@ -45,6 +49,44 @@ def following(holder: FakeHolder) -> Following:
     found = Following(cast(Any, places), cast(Any, armed), (), cast(Any, None), lambda: cast(Any, holder))
     found.begin()
     return found
+
+
+def unloaded(
+    holder: FakeHolder, hold: Hold, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str], list[Place]]:
+    """Look at a place whose memory is not there; return what is told, and the places that were ended."""
+    monkeypatch.setattr(module, "place_is_there", lambda place, holds: False)
+    found = following(holder)
+    ended: list[Place] = []
+    place = Place(1, (1,), {0: 0x1000}, 0)
+    found._places.holds[0] = {0: hold}
+    armed = cast(Any, found._armed)
+    armed.scope = SimpleNamespace(places=(place,))
+    armed.plan = SimpleNamespace(watches=[SimpleNamespace(index=0, name="./lib.so:level")])
+    armed.engine, armed.end_place = None, ended.append
+    found._began[0] = 0
+    monkeypatch.setattr(found, "_with", lambda place: set())
+    return found.look(), ended
+
+
+LIBRARY = Hold(0x1010, 0x1000, (1, 42, "/lib/lib.so"), shared=False)
+GONE = ["./lib.so:level is not watched any more: its memory was unmapped"]
+
+
+def test_a_file_that_may_come_back_is_judged_by_who_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be unloaded and loaded just now, and its process is held for both."""
+    assert unloaded(FakeHolder(), LIBRARY, monkeypatch) == ([], [])
+
+
+@pytest.mark.parametrize(("held", "key"), [(False, LIBRARY.key), (True, (0, 0, ""))])
+def test_what_nobody_is_held_for_is_looked_at(
+    held: bool, key: tuple[int, int, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    holder = FakeHolder()
+    holder.traces = not held
+    told, ended = unloaded(holder, LIBRARY._replace(key=key), monkeypatch)
+    assert told == GONE
+    assert len(ended) == 1
 
 
 def test_a_process_that_is_held_while_others_are_looked_at_is_let_go_too() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from ksym.language.parser import parse_request
+from ksym.linux.maps import Mapping
 from ksym.symbols.variable import Space, Variable
 from ksym.watch import presence
 from ksym.watch.plan import make_plan
-from ksym.watch.presence import Presence, presence_checks
+from ksym.watch.presence import Presence, hold_at, presence_checks
 
 
 @pytest.fixture
@@ -43,3 +44,18 @@ def test_a_module_that_has_come_back_is_another_one(look: Presence, tmp_path: Pa
     (tmp_path / "some").rmdir()
     (tmp_path / "again").rename(tmp_path / "some")
     assert look.look() == GONE
+
+
+def library(at: int, *, tail: int = 0x4000) -> list[Mapping]:
+    """The mappings of a library of five pages; the last one is written."""
+    code = Mapping(at, at + tail, "r-xp", 0, 8, 42, "/lib/lib.so")
+    return [code, Mapping(at + tail, at + tail + 0x1000, "rw-p", tail, 8, 42, "/lib/lib.so")]
+
+
+def test_another_copy_that_reaches_to_the_old_start_is_not_the_same() -> None:
+    hold = hold_at(library(0x7F0000004000), 0x7F0000008010)
+    assert hold is not None
+    assert hold.start == 0x7F0000004000
+    assert hold.there(library(0x7F0000004000))
+    assert hold.there(library(0x7F0000004000, tail=0x3000))
+    assert not hold.there(library(0x7F0000000000))

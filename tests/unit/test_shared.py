@@ -103,9 +103,10 @@ def test_ksym_reads_and_writes_where_programs_do(shape: Shape, data: st.DataObje
     expected = bytearray(begun)
     expected[seed : seed + shape.seed_bytes] = (1).to_bytes(8, "little") + value
     assert state == expected
-    blank = (0).to_bytes(16, "little") + number.to_bytes(8, "little") + bytes(8 + shape.value_bytes)
+    blank = (0).to_bytes(16, "little") + number.to_bytes(8, "little")
+    blank = blank.ljust(Chain.VALUE + shape.value_bytes, b"\0")
     assert shared.end_of(blank, len(value)) == value
-    known = (0).to_bytes(8, "little") + (1).to_bytes(8, "little") + blank[16:32] + value[::-1]
+    known = (0).to_bytes(8, "little") + (1).to_bytes(8, "little") + blank[16 : Chain.VALUE] + value[::-1]
     assert shared.end_of(known, len(value)) == value[::-1]
     shared.unseed(number)
     assert shared.end_of(blank, len(value)) is None

@@ -252,7 +252,8 @@ class _Recording:
 
     def _notes(self) -> list[str]:
         session = self._session
-        return [*session.notes(verbose=self._args.verbose), *session.further_copies(self._users)]
+        notes = [*session.notes(verbose=self._args.verbose), *session.foreign()]
+        return [*notes, *session.further_copies(self._users)]
 
     def summary(self) -> None:
         """Say on stderr what there is."""

@@ -3,7 +3,8 @@
 
 What is counted are hits: traps of the processor. One access can take several (see `ksym trace`).
 With COMMAND, counting lasts as long as it runs; a kernel variable is counted whoever touches it.
---by, --limit and conditions take a small program in the kernel at each hit, which counts and keeps no record.
+--by, --limit and conditions take a small program in the kernel at each hit, which counts and keeps no record; so do
+variables of libraries, which one process may unload while another one keeps them.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         with closing(stat):
             stat.follow()
         session.armed.release()
-        notes = [] if args.quiet else session.notes(verbose=args.verbose)
+        notes = [] if args.quiet else [*session.notes(verbose=args.verbose), *session.foreign()]
         # Before COMMAND is ended, which may take its time.
         print("\n".join(stat.tally(notes).lines()), file=sys.stderr, flush=True)
         status = session.status()

@@ -7,7 +7,7 @@ import struct
 
 RECORD = struct.Struct("<IHH")
 """type, misc, size: ``struct perf_event_header``."""
-COMM, MMAP2 = 3, 10
+COMM, EXIT, MMAP2 = 3, 4, 10
 """Types of records, enum perf_event_type."""
 MISC_KERNEL, MISC_USER = 1, 2
 """PERF_RECORD_MISC_*: whose address space a mapping is in."""

@@ -98,7 +98,8 @@ def programs(
                     atomics=atomics, place=place.number if place else 0,
                     address=place.base(watch) if place else watch.variable.address, tasks=wants.tasks,
                     by_memory=by_memory, walk=wants.walk if trips_itself(watch) else None,
-                    passes_kernel=sees_kernel(watch, wants) and not wants.kernel_accesses, own_namespace=namespace,
+                    passes_kernel=sees_kernel(watch, wants) and not wants.kernel_accesses,
+                    follows=follows(watch, wants), own_namespace=namespace,
                 )  # fmt: skip
                 yield watch.index, number, role, watch_program(shape, spec)
 
@@ -111,6 +112,11 @@ def sees_kernel(watch: Watch, wants: Wants) -> bool:
     if watch.variable.space is not Space.USER or not frame_of(watch, wants.sink).padded:
         return wants.kernel_accesses
     return wants.kernel_accesses or not trips_itself(watch) or wants.walk is not None
+
+
+def follows(watch: Watch, wants: Wants) -> bool:
+    """True if chains follow a user variable through forks and unloading, with values or without."""
+    return watch.variable.space is Space.USER and (wants.unloads or frame_of(watch, wants.sink).padded > 0)
 
 
 def frame_of(watch: Watch, sink: Sink) -> Frame:
@@ -171,6 +177,8 @@ class Engine:
         self._hooks: list[int] = []
         self._seeds: dict[tuple[int, int, int], int] = {}
         """Numbers of the seeds of placed variables, by watch, process and address."""
+        self._numbers: dict[tuple[int, int, int], int | None] = {}
+        """Numbers of the places of placed variables, by the same."""
         self._shared: dict[tuple[int, Hashable], int] = {}
         """Keys in ``chains`` of memory that several processes have."""
         try:
@@ -212,11 +220,7 @@ class Engine:
 
     def _follow_memory(self) -> None:
         """Let chains follow address spaces through forks and ends; where the kernel refuses, they go by process."""
-        watches = [
-            watch
-            for watch in self.plan.watches
-            if watch.variable.space is Space.USER and frame_of(watch, self.wants.sink).padded
-        ]
+        watches = [watch for watch in self.plan.watches if follows(watch, self.wants)]
         self.by_memory = False
         if not watches or self._spaces is None or self.wants.tasks is None:
             return
@@ -225,6 +229,7 @@ class Engine:
         followed = [
             Followed(watch.index, watch.variable.address, watch.variable.length, trips_itself(watch))
             for watch in watches
+            if frame_of(watch, self.wants.sink).padded
         ]
         for name in ("chains", "memories"):
             self._maps[name] = self._map(name)
@@ -318,7 +323,9 @@ class Engine:
 
     # -- where values lie ----------------------------------------------------------------------------
 
-    def place(self, watch: int, pid: int, base: int, *, shared: Hashable | None = None) -> None:
+    def place(
+        self, watch: int, pid: int, base: int, *, shared: Hashable | None = None, place: int | None = None
+    ) -> None:
         """Tell of a user variable in a process, before a register watches it there.
 
         Its values continue what is known of that memory: of the process's address space, or of memory that several
@@ -329,11 +336,14 @@ class Engine:
             pid: The process, as ksym's pid namespace has it.
             base: Address of the variable there.
             shared: What the memory is where several have it (`linux.maps.shared_memory`); None: it is private.
+            place: Number of the place; None: the same as when the variable was placed before.
         """
         chains, memory = self._maps.get("chains"), self._memory(pid)
         if chains is None or memory is None or (watch, pid, base) in self._seeds:
             return
         seed = self._seeds[watch, pid, base] = self._free_seeds.pop() if self._free_seeds else 0
+        place = self._numbers.get((watch, pid, base)) if place is None else place
+        self._numbers[watch, pid, base] = place
         own = 0
         if shared is not None:
             own = self._shared.setdefault((watch, shared), len(self._shared) + 1)
@@ -342,14 +352,17 @@ class Engine:
                 chains.update(_key(own, watch, 0), self._chain(seed), bpf.NOEXIST)
         with contextlib.suppress(OSError):  # no room: the first access has no old value
             self._list(memory, key_of(watch, base))
-            chains.update(_key(memory, watch, base), self._chain(seed, own), bpf.NOEXIST)
+            chains.update(_key(memory, watch, base), self._chain(seed, own, place), bpf.NOEXIST)
 
     def _list(self, memory: int, key: int, *, add: bool = True) -> None:
         """Add a key to those of an address space, by which its chains are found when it forks or ends."""
         memories = self._maps.get("memories")
         if memories is None:
             return
-        keys = {each for (each,) in struct.iter_unpack("=Q", memories.get(_word(memory)) or b"") if each}
+        known = memories.get(_word(memory))
+        if not add and known is None:
+            return
+        keys = {each for (each,) in struct.iter_unpack("=Q", known or b"") if each}
         keys = keys | {key} if add else keys - {key}
         memories.update(_word(memory), b"".join(map(_word, sorted(keys)[:PLACES])).ljust(MEMORY_BYTES, b"\0"))
 
@@ -369,10 +382,80 @@ class Engine:
         if chains is not None and memory is not None:
             chains.delete(_key(memory, watch, base))
             self._list(memory, key_of(watch, base), add=False)
+        self._unseed(watch, pid, base)
+
+    def _unseed(self, watch: int, pid: int, base: int) -> None:
         number = self._seeds.pop((watch, pid, base), 0)
         if number:
             self.shared.unseed(number)
             self._free_seeds.append(number)
+
+    def inherited(self, place: int, watch: int, pid: int, base: int) -> bool | None:
+        """Return True if the memory of a process is a place's, or was forked from it: it has the place's registers.
+
+        None where that is not known, as chains do not follow forks.
+        """
+        if not self.by_memory or (memory := self._memory_now(pid)) is None:
+            return None
+        chain = self._maps["chains"].get(_key(memory, watch, base))
+        number = _field(chain, Chain.PLACE) if chain else None
+        return None if number == 0 else number == place + 1
+
+    def unload(self, watch: int, pid: int, base: int) -> None:
+        """Pass over the hits of a process that has unloaded a variable, while others go on with its registers."""
+        self._change(watch, pid, base, over=True)
+
+    def reload(self, watch: int, pid: int, base: int, value: bytes | None) -> None:
+        """Take the hits of a process again that has a variable back at its address.
+
+        Args:
+            watch: Number of the watch.
+            pid: The process; it is held.
+            base: Address of the variable there.
+            value: What it holds; None: that is not known.
+        """
+        self._change(watch, pid, base, over=False, value=value)
+
+    def unloaded(self, watch: int, pid: int, base: int) -> bool:
+        """Return True if the hits of a process are passed over: it, or one that it was forked from, has unloaded."""
+        chains, memory = self._maps.get("chains"), self._memory_now(pid)
+        chain = chains.get(_key(memory, watch, base)) if chains and memory else None
+        return chain is not None and _field(chain, Chain.OVER) != 0
+
+    def _change(self, watch: int, pid: int, base: int, *, over: bool, value: bytes | None = None) -> None:
+        """Begin the chain of a process's variable anew, in the same place."""
+        chains, memory = self._maps.get("chains"), self._memory_now(pid)
+        if chains is None or memory is None:
+            return
+        key = _key(memory, watch, base)
+        place = _field(chains.get(key) or self._chain(0), Chain.PLACE)
+        self._unseed(watch, pid, base)
+        known = value is not None and 0 < padded(len(value)) <= self.shape.value_bytes
+        head = struct.pack("=QQQQQQ", 0, known, 0, 0, over, place)
+        with contextlib.suppress(OSError):
+            self._list(memory, key_of(watch, base))
+            chains.update(key, (head + (value or b"") * known).ljust(self.shape.chain_bytes, b"\0"))
+
+    def _memory_now(self, pid: int) -> int | None:
+        """The memory of a process; that of one without a place is looked up anew, as nobody tells of its exec."""
+        placed = self._spaces is None or any(pid == each for _, each, _ in self._seeds)
+        if not placed and self._spaces is not None:
+            self._spaces.forget(pid)
+        memory = self._memory(pid)
+        if not placed and self._spaces is not None:
+            self._spaces.forget(pid)
+        return memory
+
+    def end_chains(self, place: int) -> None:
+        """End all chains of a place that has ended, in whichever memory."""
+        self._numbers = {spot: number for spot, number in self._numbers.items() if number != place}
+        chains = self._maps.get("chains")
+        if chains is None or not self.by_memory:
+            return
+        every = chains.items(self.shape.chain_bytes)
+        for key in [key for key, chain in every if _field(chain, Chain.PLACE) == place + 1]:
+            chains.delete(key)
+            self._list(*struct.unpack("=QQ", key), add=False)
 
     def left(self, pid: int) -> None:
         """A process has ended or runs another program: what lay in its memory is nobody's any more."""
@@ -387,14 +470,15 @@ class Engine:
         chain = chains.get(_key(memory, watch, base)) if chains and memory else None
         if chains is None or chain is None:
             return None
-        own = struct.unpack_from("=Q", chain, Chain.SHARED)[0]
+        own = _field(chain, Chain.SHARED)
         if own:
             chain = chains.get(_key(own, watch, 0))
         return self.shared.end_of(chain, self.plan.watches[watch].variable.length) if chain else None
 
-    def _chain(self, seed: int, shared: int = 0) -> bytes:
+    def _chain(self, seed: int, shared: int = 0, place: int | None = None) -> bytes:
         """A chain without a value yet."""
-        return struct.pack("=QQQQ", 0, 0, seed, shared).ljust(self.shape.chain_bytes, b"\0")
+        number = 0 if place is None else place + 1
+        return struct.pack("=QQQQQQ", 0, 0, seed, shared, 0, number).ljust(self.shape.chain_bytes, b"\0")
 
     def _memory(self, pid: int) -> int | None:
         """The memory of a process, as ``chains`` has it."""
@@ -434,6 +518,10 @@ class Engine:
 
 def _word(number: int) -> bytes:
     return struct.pack("=Q", number)
+
+
+def _field(chain: bytes, field: Chain) -> int:
+    return int(struct.unpack_from("=Q", chain, field)[0])
 
 
 def _key(memory: int, watch: int, base: int) -> bytes:

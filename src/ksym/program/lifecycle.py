@@ -104,8 +104,9 @@ class _Code:
         self._look_up_chain(_CHILD, following)
         asm.mov(R7, R0)
         asm.store(R7, Chain.LOCK, 0)
-        asm.load(R1, R7, Chain.SHARED)
-        asm.jump(following, R1, "!=", 0)
+        for field in (Chain.SHARED, Chain.OVER):
+            asm.load(R1, R7, field)
+            asm.jump(following, R1, "!=", 0)
         unread, unsure = asm.new_label("unread"), asm.new_label("unsure")
         if self.walk is not None:
             for each in self._variables(unread):
@@ -152,6 +153,7 @@ class _Code:
         look_up(asm, "chains", _KEY)
         asm.jump(private, R0, "==", 0)
         asm.store(R0, Chain.LOCK, 0)
+        asm.store(R0, Chain.PLACE, 0)
         asm.load(R1, R10, _ADDRESS)
         for chain in (R7, R8):
             asm.store(chain, Chain.SHARED, R1)
@@ -208,8 +210,9 @@ class _Code:
         asm, shape = self.asm, self.shape
         self._look_up_chain(_MEMORY, following)
         asm.mov(R7, R0)
-        asm.load(R1, R7, Chain.SHARED)
-        asm.jump(following, R1, "!=", 0)
+        for field in (Chain.SHARED, Chain.OVER):
+            asm.load(R1, R7, field)
+            asm.jump(following, R1, "!=", 0)
         for each in self._variables(following):
             if self.walk is None and each.trips:
                 continue

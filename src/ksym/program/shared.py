@@ -79,7 +79,11 @@ class Chain(enum.IntEnum):
     """Number of the Seed that tells what the variable held before the first hit; 0: none does."""
     SHARED = 24
     """The memory whose chain is to be used instead, as several address spaces have it; 0: this one."""
-    VALUE = 32
+    OVER = 32
+    """1 once the memory has unloaded the variable: what lies at its address is not the variable any more."""
+    PLACE = 40
+    """1 + number of the place that it belongs to, also in memory that was forked from that; 0: that is not known."""
+    VALUE = 48
 
 
 class Seed(enum.IntEnum):
@@ -139,7 +143,9 @@ class Cell(enum.IntEnum):
     """Hits that were kept as a value which the condition asks for is not known."""
     STALE = 80
     """Reads that found another value than the last access had left."""
-    SIZE = 88
+    FOREIGN = 88
+    """Hits of memory that has unloaded the variable (`Chain.OVER`); not in SEEN."""
+    SIZE = 96
 
 
 MARK_BYTES = 16

@@ -63,6 +63,7 @@ class Spec:
         by_memory: Chains belong to address spaces; else to processes.
         walk: Read a user variable through the kernel's mapping of its page (`linux.direct_map`).
         passes_kernel: Accesses that the kernel makes to a user variable are taken for their values' sake only.
+        follows: Its memory may have unloaded the variable: then a hit is passed over.
         own_namespace: Inode of ksym's pid namespace, whose numbers count; 0: it is the initial one.
     """
 
@@ -90,4 +91,5 @@ class Spec:
     by_memory: bool = False
     walk: DirectMap | None = None
     passes_kernel: bool = False
+    follows: bool = False
     own_namespace: int = 0

@@ -29,6 +29,8 @@ class ValueCode:
 
     def __init__(self, asm: Assembler, shape: Shape, spec: Spec) -> None:
         self.asm, self.shape, self.spec = asm, shape, spec
+        self.over = asm.new_label("over")
+        """Where a hit goes whose memory has unloaded the variable."""
         self.owned = spec.frame.free - 8
         """u64 on the stack: whether this program holds the lock."""
         self.table = self.owned - 8
@@ -67,6 +69,9 @@ class ValueCode:
         look_up(asm, "chains", self.key)
         asm.mov(R8, R0)
         self._begin_chain()
+        asm.jump(none, R8, "==", 0)
+        asm.load(R1, R8, Chain.OVER)
+        asm.jump(self.over, R1, "!=", 0)
         asm.place(none)
         asm.jump(done, R8, "==", 0)
         asm.load(R1, R8, Chain.SHARED)

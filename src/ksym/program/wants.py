@@ -30,6 +30,8 @@ class Wants(NamedTuple):
         walk: How to read user variables without tripping over one's own register, and those of a child at its fork.
         tasks: Where a task's memory is and its numbers are; None where that is not known.
         kernel_accesses: Accesses that the kernel makes to user variables are kept.
+        unloads: A file with a user variable may be unloaded by one process while another one, which has inherited its
+            events, keeps it: each hit is asked whether its memory has the variable.
     """
 
     sink: Sink
@@ -39,3 +41,4 @@ class Wants(NamedTuple):
     walk: DirectMap | None = None
     tasks: TaskLayout | None = None
     kernel_accesses: bool = True
+    unloads: bool = False

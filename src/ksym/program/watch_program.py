@@ -74,6 +74,8 @@ class _Generator:
             self._keep()
         else:
             asm.comment("only reads were asked for; the value was taken for the next one's sake")
+        if spec.follows:
+            self._pass_over(counted=keeps)
         asm.place(self.out)
         asm.mov(R0, 0)
         asm.exit()
@@ -101,6 +103,14 @@ class _Generator:
         count(asm, Cell.KERNEL)
         asm.jump(self.out)
         asm.place(ours)
+
+    def _pass_over(self, *, counted: bool) -> None:
+        """Pass over a hit of a memory that has unloaded the variable."""
+        asm = self.asm
+        asm.jump(self.out)
+        asm.place(self.value.over)
+        if counted:
+            count(asm, Cell.FOREIGN)
 
     def _keep(self) -> None:
         """Count the hit, judge it, and hand it on."""
@@ -213,7 +223,7 @@ class _Generator:
     def _flags(self) -> None:
         """r8 = the chain; r9 = what is known of the access."""
         asm, spec = self.asm, self.spec
-        if spec.frame.padded:
+        if spec.frame.padded or spec.follows:
             self.value.find_chain()
         flags = origin(spec.piece, spec.place) << PIECE_SHIFT
         if spec.sees.writes_only or spec.role is Role.WRITES:

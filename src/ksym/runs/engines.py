@@ -92,7 +92,7 @@ def engine_for(
             why, todo = "--no-bpf keeps them out", "leave --no-bpf out"
         raise KsymError(f"cannot {what}", f"it needs a program in the kernel: {why}", todo)
     if wants.sink is not Sink.RECORD:
-        return None, [_late(why or "--no-bpf keeps programs out")]
+        return None, [_late(why or "--no-bpf keeps programs out")] if wants.limit else []
     return None, [f"no values (OLD -> NEW), and a plain perf event for each hit: {why}"] if why else []
 
 
@@ -113,7 +113,7 @@ def wants_for(plan: Plan, wants: Wants, kernel: Kernel) -> Wants:
     user = [watch for watch in plan.watches if watch.variable.space is Space.USER]
     if any(frame_of(watch, wants.sink).padded for watch in user):
         return wants._replace(walk=kernel.direct_map, tasks=kernel.tasks)
-    return wants._replace(tasks=kernel.tasks) if own_pid_namespace() else wants
+    return wants._replace(tasks=kernel.tasks) if own_pid_namespace() or (user and wants.unloads) else wants
 
 
 def _lacks(plan: Plan, wants: Wants) -> tuple[str, str] | None:
@@ -143,13 +143,15 @@ def prepare(armed: ArmedWatch, resolver: Resolver) -> Unseen | None:
         What finds accesses that were not seen; None where no values are known.
     """
     engine = armed.engine
-    if engine is None or not any(engine.takes_values):
+    if engine is None:
+        return None
+    for place in armed.scope.places:
+        begin(engine, place)
+    if not any(engine.takes_values):
         return None
     from ksym.runs.held import Held
     from ksym.runs.unseen import Unseen
 
-    for place in armed.scope.places:
-        begin(engine, place)
     held = Held(engine, resolver.kernel)
     unseen = Unseen(armed, engine, held)
     unseen.look_for_sharers()
@@ -176,7 +178,8 @@ def _variables(engine: Engine, place: Place) -> Iterator[tuple[Watch, int]]:
 def begin(engine: Engine, place: Place) -> None:
     """Begin the chains of values of a place, before it is armed."""
     for watch, base in _variables(engine, place):
-        engine.place(watch.index, place.pid, base, shared=shared_memory(place.pid, base))
+        shared = shared_memory(place.pid, base)
+        engine.place(watch.index, place.pid, base, shared=shared, place=place.number)
 
 
 def seed(engine: Engine, place: Place, kernel: Kernel) -> None:
@@ -197,14 +200,42 @@ def end(engine: Engine, place: Place, *, process_left: bool) -> None:
     Args:
         engine: The programs.
         place: The place; nothing is armed there any more.
-        process_left: The process has ended, or runs another program; else it goes on.
+        process_left: The process has ended, or runs another program, and the programs know; else it goes on.
     """
-    if process_left:
-        engine.left(place.pid)
-    else:
+    if not process_left:
         for watch, base in _variables(engine, place):
             engine.unplace(watch.index, place.pid, base)
+    engine.end_chains(place.number)
     engine.drop(place)
+
+
+def inherited(engine: Engine, place: Place, pid: int) -> bool | None:
+    """Return True if a process has a place's registers, its own or forked ones; None if that is not known."""
+    for watch, base in _variables(engine, place):
+        return engine.inherited(place.number, watch.index, pid, base)
+    return None
+
+
+def unload(engine: Engine, place: Place, pid: int) -> None:
+    """Pass over what a process does at the addresses of a place from now on."""
+    for watch, base in _variables(engine, place):
+        engine.unload(watch.index, pid, base)
+
+
+def reload(engine: Engine, place: Place, pid: int, kernel: Kernel) -> None:
+    """Go on with a process that has the variables of a place back; it is held."""
+    from ksym.runs.held import Held, Spot
+
+    held = Held(engine, kernel)
+    with held.reading():
+        for watch, base in _variables(engine, place):
+            takes = engine.takes_values[watch.index]
+            engine.reload(watch.index, pid, base, held.now(Spot(watch, pid, base)) if takes else None)
+
+
+def unloaded(engine: Engine, place: Place, pid: int) -> bool:
+    """Return True if what a process does at the addresses of a place is passed over."""
+    return any(engine.unloaded(watch.index, pid, base) for watch, base in _variables(engine, place))
 
 
 def _begin(held: Held, before: Sequence[tuple[Spot, bytes | None]]) -> None:

@@ -41,7 +41,7 @@ class Following:
         armed: What is planted there.
         named: PIDs that the user knows of: COMMAND's, and those of -p.
         kernel: For programs that take values.
-        hold: Makes what holds processes; None where nobody can be held.
+        hold: Makes what holds processes; None where no file is waited for. It raises CannotHold.
     """
 
     def __init__(
@@ -61,17 +61,37 @@ class Following:
         self._first_tick = min(
             (state.started for place in places.first if (state := process_state(place.pid))), default=0
         )
+        self._cause: tuple[str, str] | None = None
+        """Why nobody is held, though files are waited for, and what to do about it."""
         self._past: deque[tuple[float, int]] = deque()
         """Places that have ended: when, and their numbers."""
-        self._gone: list[tuple[int, str]] = []
-        """Processes whose memory was found unmapped at the last look, and what to tell if that lasts."""
         self._late: Counter[int] = Counter()
         """How often the variables of a process were found again only after they could have been accessed."""
+        self._gone: set[int] = set()
+        """Numbers of the places whose processes have ended or run another program; what those have forked may live."""
+        self._executed: set[int] = set()
+        """Numbers of the places whose processes have run another program."""
+        self._over: set[tuple[int, int]] = set()
+        """Numbers of places and processes for which they have ended, while others have them still."""
+        self._unsure: set[int] = set()
+        """Such processes, where no programs pass over what they do since."""
 
     def begin(self) -> None:
         """See Follower."""
-        self._holder = self._hold()
-        self.held_throughout = self.fileno() >= 0 and not (self._holder and self._holder.traces)
+        from ksym.watch.holding import CannotHold
+
+        try:
+            self._holder = self._hold()
+        except CannotHold as error:
+            self._cause = error.why, error.todo
+        if self._holder and self._holder.traces:
+            self._cause = self._holder.cause
+        self.held_throughout = self._holds_all
+
+    @property
+    def _holds_all(self) -> bool:
+        """True while each process is held when it maps and unmaps a file."""
+        return self.fileno() >= 0 and not (self._holder and self._holder.traces)
 
     def fileno(self) -> int:
         """See Follower."""
@@ -99,11 +119,9 @@ class Following:
         """See Follower."""
         while self._past and time.monotonic() - self._past[0][0] > _PAST_SECONDS:
             self._places.holds.pop(self._past.popleft()[1], None)
-        told, gone = self.follow(), self._ended()
-        if self.fileno() >= 0:
-            # A process that has just unmapped it is held, or will be: it may map it again at once. So it is told later.
-            gone, self._gone = self._gone, gone
-        told += [message for _, message in gone]
+        told = self.follow()
+        self._left()
+        told += self._unloaded()
         if self.fileno() < 0:
             for pid in sorted({place.pid for place in self._places.first}):
                 if self._add_missing(pid, told):
@@ -112,10 +130,34 @@ class Following:
 
     def notes(self) -> list[str]:
         """See Follower."""
-        return [message for _, message in self._gone] + [
+        told = self._not_held()
+        told += [
+            f"process {pid} unloaded {self._names()} while a process that was forked keeps it: without programs (BPF), "
+            "hits of what it has at that address since may be counted as the variable's"
+            for pid in sorted(self._unsure)
+        ]
+        told += [
             f"process {pid} had {self._names()} again {count} time{'' if count == 1 else 's'}; what it did with it "
             "before ksym found that is not shown"
             for pid, count in self._late.items()
+        ]
+        return told
+
+    def _not_held(self) -> list[str]:
+        """Say what may have been missed where nobody is held; a short life leaves no trace to find it by.
+
+        A program that COMMAND has become itself, and that has not run another one, has had one life only.
+        """
+        self._executed |= self._armed.lives.executed()
+        holds = [hold for each in self._places.holds.values() for hold in each.values()]
+        others = self._named - {place.pid for place in self._places.first}
+        loads = any(hold.has_file and not hold.program for hold in holds)
+        if self._cause is None or not (self._executed or others or loads):
+            return []
+        why, todo = self._cause
+        return [
+            f"{self._names()}: later runs and loads of its file are not watched from their start on, as no process is "
+            f"held for that: {why}" + (f"; {todo}" if todo else "")
         ]
 
     # -- ends and beginnings ---------------------------------------------------------------------------
@@ -123,26 +165,80 @@ class Following:
     def _held(self, pid: int) -> list[str]:
         """A process that is held has mapped or unmapped a file, or runs another program."""
         told: list[str] = []
-        self._ended(pid)
+        self._left()
+        for place in self._armed.scope.places:
+            if self._has_registers(pid, place):
+                self._unloaded_or_back(place, pid)
         self._add_missing(pid, told)
         return told
 
-    def _ended(self, pid: int | None = None) -> list[tuple[int, str]]:
-        """End the places whose variables are not there any more, of one process or of all; return what to tell."""
-        told = []
+    def _left(self) -> None:
+        """End the places whose processes have ended or run another program, but for what those have forked."""
         living, left = self._armed.lives.living(), self._armed.lives.left()
+        self._executed |= self._armed.lives.executed()
         for place in self._armed.scope.places:
-            if not place.addresses or pid not in (None, place.pid):
+            if not place.addresses or place.number not in left:
                 continue
-            gone = place.number in left
-            if not gone and place_is_there(place, self._places.holds.get(place.number, {})):
+            if place.number not in self._gone:
+                self._gone.add(place.number)
+                if self._armed.engine:  # once: its next life may lie at the same address
+                    self._armed.engine.left(place.pid)
+            if place.number not in living:
+                self._end(place, process_left=True)
+
+    def _unloaded_or_back(self, place: Place, pid: int) -> bool:
+        """End a place for a process that has unloaded its file, and begin it anew for one that has it back there.
+
+        Where other processes have it still, an event that one of them has inherited cannot be closed by itself. Then
+        programs pass over what this one does.
+
+        Returns:
+            True if it was ended.
+        """
+        there = place_is_there(Place(pid, ()), self._places.holds.get(place.number, {}))
+        if there != self._is_over(place, pid):
+            return False
+        engine = self._armed.engine
+        if there:
+            self._over.discard((place.number, pid))
+            if engine:
+                from ksym.runs.engines import reload
+
+                reload(engine, place, pid, self._kernel)
+            return False
+        if not any(other != pid for other, _ in self._with(place)):
+            self._end(place, process_left=False)
+            return True
+        self._over.add((place.number, pid))
+        if engine:
+            from ksym.runs.engines import unload
+
+            unload(engine, place, pid)
+        else:
+            self._unsure.add(pid)
+        return True
+
+    def _is_over(self, place: Place, pid: int) -> bool:
+        """Return True if a place has ended for a process, or for the one that it was forked from."""
+        if self._armed.engine is None or not self._armed.engine.by_memory:
+            return (place.number, pid) in self._over
+        from ksym.runs.engines import unloaded
+
+        return unloaded(self._armed.engine, place, pid)
+
+    def _unloaded(self) -> list[str]:
+        """End the places whose files were unloaded, as far as nobody is held for that; return what to tell."""
+        told = []
+        left = self._armed.lives.left()
+        for place in self._armed.scope.places:
+            holds = self._places.holds.get(place.number, {})
+            if not place.addresses or place.number in left:
                 continue
-            if place.number in living and (gone or self._having([place])):
-                continue  # those that the process has forked have it still
-            self._end(place, process_left=gone)
-            if not gone:
+            if self._holds_all and all(hold.has_file for hold in holds.values()):
+                continue  # it may be unloaded and loaded right now, and is held for both
+            if self._unloaded_or_back(place, place.pid):
                 told += [
-                    (place.pid, f"{watch.name} is not watched any more{self._in(place)}: its memory was unmapped")
+                    f"{watch.name} is not watched any more{self._in(place)}: its memory was unmapped"
                     for watch in self._armed.plan.watches
                     if watch.index in place.addresses
                 ]
@@ -154,16 +250,17 @@ class Following:
             from ksym.runs.engines import end
 
             end(self._armed.engine, place, process_left=process_left)
+        self._gone.discard(place.number)
+        self._over = {(number, pid) for number, pid in self._over if number != place.number}
         # Records of what was mapped there since may not have been read yet.
         self._past.append((time.monotonic(), place.number))
 
     def _add_missing(self, pid: int, told: list[str]) -> bool:
         """Watch the variables of a process that has them, and is not watched; return True if there were any."""
-        left = self._armed.lives.left()
         there = {
             index
             for place in self._armed.scope.places
-            if (place.pid == pid and place.number not in left) or self._inherits(pid, place)
+            if self._has_registers(pid, place) and not self._is_over(place, pid)
             for index in place.addresses or ()
         }
         try:
@@ -176,8 +273,6 @@ class Following:
                 self._add(place)
             except KsymError as error:
                 told.append(f"{self._names()} in process {pid} is NOT watched: {error.why}")
-        if fresh:
-            self._gone = [(each, message) for each, message in self._gone if each != pid]
         return bool(fresh)
 
     def _add(self, place: Place) -> None:
@@ -191,27 +286,39 @@ class Following:
         if engine:
             seed(engine, place, self._kernel)
 
-    def _inherits(self, pid: int, place: Place) -> bool:
-        """Return True if a process has inherited the events of a place, forked since and not executed anything."""
+    def _has_registers(self, pid: int, place: Place) -> bool:
+        """Return True if a process has the events of a place: its own, or inherited ones."""
+        if not place.addresses:
+            return False
+        if place.pid == pid:
+            return place.number not in self._armed.lives.left()
         state = process_state(pid)
         if state is None or not state.forked or state.started < self._began[place.number]:
             return False
-        return self._descends(pid, place.pid) and place_is_there(
-            Place(pid, ()), self._places.holds.get(place.number, {})
-        )
+        if self._armed.engine:
+            from ksym.runs.engines import inherited
 
-    def _descends(self, pid: int, ancestor: int) -> bool:
+            if (known := inherited(self._armed.engine, place, pid)) is not None:
+                return known
+        # A daemon's parent has ended, and nothing tells who that was.
+        return self._descends(pid, place.pid) is not False
+
+    def _descends(self, pid: int, ancestor: int) -> bool | None:
+        """Return True if a process was started by another one, or by what that started; None if that is not known."""
+        ours = self._named | self._armed.pids | {os.getpid()}
         for _ in range(_ANCESTORS):
             if pid == ancestor:
                 return True
+            if pid == os.getpid():
+                return False
             state = process_state(pid)
             if state is None or state.parent <= 1:
-                return False
+                return False if pid in ours else None
             pid = state.parent
-        return False
+        return None
 
     def _told_of(self, pid: int) -> bool:
-        return any(self._descends(pid, each) for each in self._armed.pids)
+        return any(self._descends(pid, each) is True for each in self._armed.pids)
 
     # -- who there is ------------------------------------------------------------------------------------
 
@@ -236,19 +343,22 @@ class Following:
     def survivors(self) -> list[tuple[int, str]]:
         """See Follower."""
         living = self._armed.lives.living()
-        return self._having(place for place in self._armed.scope.places if place.number in living)
+        found = {
+            each for place in self._armed.scope.places if place.number in living for each in self._with(place)
+        }
+        return sorted((pid, name) for pid, name in found if pid not in self._named)
 
-    def _having(self, places: Iterable[Place]) -> list[tuple[int, str]]:
-        """The processes that have the variables of a place in their memory, besides those that are named."""
-        holds = [hold for place in places for hold in self._places.holds.get(place.number, {}).values()]
-        found = []
-        for pid in sorted(set(all_pids()) - self._named - {os.getpid()}):
+    def _with(self, place: Place) -> set[tuple[int, str]]:
+        """Return the PIDs and names of the processes that have the variables of a place in their memory."""
+        holds = self._places.holds.get(place.number, {}).values()
+        found = set()
+        for pid in set(all_pids()) - {os.getpid()}:
             state = process_state(pid)
             if state is None or state.ended or state.started < self._first_tick:
                 continue
             mappings = maps_of(pid)
             if any(hold.there(mappings) for hold in holds):
-                found.append((pid, state.name))
+                found.add((pid, state.name))
         return found
 
     def close(self) -> None:

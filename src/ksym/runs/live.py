@@ -164,11 +164,7 @@ class Live:
         watches = range(len(session.plan.watches))
         seen = sum(pipeline.hits.values())
         rejected, foreign = sum(pipeline.rejected.values()), sum(pipeline.foreign.values())
-        if foreign:
-            notes = [
-                *notes,
-                f"{number(foreign, 'hit')} of other memory at its address, after it was unmapped, not shown",
-            ]
+        notes = [*notes, *session.foreign(foreign)]
         hidden = seen - foreign - rejected - self._hits_shown
         no_room, suppressed = pipeline.lost_records, 0
         engine = session.armed.engine
@@ -216,7 +212,7 @@ def _unwatched(returns: list[tuple[int, int]], plan: Plan) -> list[str]:
         first.setdefault(pid, at)
     return [
         f"process {pid} ran the program of {names} again at {clock(at)}{_further(times[pid] - 1)}, "
-        "and was not watched from its start on; run ksym as root"
+        "and was not watched from its start on"
         for pid, at in first.items()
     ]
 

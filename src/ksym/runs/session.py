@@ -28,6 +28,7 @@ from ksym.runs.resources import Resources
 from ksym.symbols.originals import Originals
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Variable
+from ksym.views.summary import number
 from ksym.views.text import printable
 from ksym.watch.arm import ArmedWatch
 from ksym.watch.launch import Command
@@ -183,6 +184,13 @@ class Session:
         loaded = [each for pid in self.pids for each in users.loaded(pid)]
         return further_copies(self.plan.watches, watched, loaded)
 
+    def foreign(self, recorded: int = 0) -> list[str]:
+        """Say how many hits were of other memory at a variable's address, with those that records have told."""
+        count = recorded + self.armed.foreign()
+        if not count:
+            return []
+        return [f"{number(count, 'hit')} of other memory at its address, after it was unmapped, not shown"]
+
     def status(self) -> int:
         """Give the registers back, then end COMMAND if it still runs; return its exit status, 0 without COMMAND."""
         self.armed.release()  # COMMAND may take its time
@@ -229,6 +237,7 @@ def open_session(
         RegularFile.short = False  # of an earlier run of this process
         conditions = _conditions(found, resolver, kernel_accesses=asked.kernel_accesses)
         places = Places(found, conditions, resolver, pids, kernel_accesses=asked.kernel_accesses)
+        planting = _asks_whose(planting, places)
         planted = plant(found, conditions, _scope(asked, places), planting, stack, resolver.kernel)
         armed, unseen = planted.armed, None
         if armed.engine:
@@ -256,6 +265,19 @@ def open_session(
         yield Session(
             armed.plan, armed, run, resolver, command, pids, places.holds, follower, planted.lacking, unseen
         )
+
+
+def _asks_whose(planting: Planting, places: Places) -> Planting:
+    """Let programs ask of each hit whether its process still has the variable, where that may unload it.
+
+    A counter cannot tell the hits of a process from those of one that it has forked.
+    """
+    if not any(hold.has_file and not hold.program for each in places.holds.values() for hold in each.values()):
+        return planting
+    from ksym.program.wants import Sink, Wants
+
+    wants = planting.wants or Wants(Sink.NOTHING)
+    return planting._replace(wants=wants._replace(unloads=True))
 
 
 def resolve_all(
@@ -353,19 +375,20 @@ def _held(command: Command, wanted: Wanted, signals: Signals, *, programs: bool)
 def _holder(
     command: Command | None, requests: Sequence[Request], pids: Sequence[int], originals: Originals
 ) -> Holder | None:
-    """Return what holds processes that map the files of user variables; None where nobody can be held."""
+    """Return what holds processes that map the files of user variables; None where there are none.
+
+    Raises:
+        CannotHold: nobody can be held.
+    """
     if command:
         return command.holder
     objects = _objects(requests)
     if not objects or not pids:
         return None
     from ksym.symbols.wanted import Wanted
-    from ksym.watch.holding import CannotHold, Holder
+    from ksym.watch.holding import Holder
 
-    try:
-        return Holder(Wanted(objects, originals), pids, tree=False)
-    except CannotHold:
-        return None
+    return Holder(Wanted(objects, originals), pids, tree=False)
 
 
 def _objects(requests: Iterable[Request]) -> list[str]:

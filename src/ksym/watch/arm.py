@@ -417,12 +417,20 @@ class ArmedWatch:
         return [total - self._own(index) for index, total in enumerate(totals)]
 
     def _own(self, index: int) -> int:
-        """Hits that nobody asked for: ksym's own, to learn what the variable holds, and the kernel's."""
+        """Hits that nobody asked for: ksym's own, to learn what the variable holds, the kernel's, and foreign ones."""
         if self.engine is None:
             return 0
         from ksym.program.shared import Cell
 
-        return self.engine.shared.total(index, Cell.OWN) + self.engine.shared.total(index, Cell.KERNEL)
+        return sum(self.engine.shared.total(index, cell) for cell in (Cell.OWN, Cell.KERNEL, Cell.FOREIGN))
+
+    def foreign(self) -> int:
+        """Hits of processes that have unloaded the variable; see `runs.following`."""
+        if self.engine is None:
+            return 0
+        from ksym.program.shared import Cell
+
+        return sum(self.engine.shared.total(watch.index, Cell.FOREIGN) for watch in self.plan.watches)
 
     def _share(self, armed: ArmedEvent) -> int:
         """What an event adds to the hits of its watch: a write fires both registers of a twin, a read one.

@@ -128,7 +128,10 @@ class Probes:
         if len(cpus) < 2:
             raise Refused("holding in the kernel needs a second CPU")
         if os.stat("/proc/self/ns/pid").st_ino != _INITIAL_PID_NAMESPACE:
-            raise Refused("programs in the kernel have other process numbers than this PID namespace")
+            raise Refused(
+                "programs in the kernel have other process numbers than this PID namespace",
+                "run ksym outside of the PID namespace",
+            )
         # A held process is stopped by ptrace: without that it would run on unseen.
         if (forbidden := privileges.no_tracing()) is not None:
             raise Refused(*forbidden)

@@ -56,7 +56,10 @@ _LAST_ERROR = -4095
 
 
 def at_fork(offsets: Offsets) -> Program:
-    """sched_process_fork(parent, child): the child of a member is a member; a thread is a part of one already."""
+    """sched_process_fork(parent, child): the child of a member is one, and has the wanted files where that has.
+
+    A thread is a part of a member already.
+    """
     asm = Assembler()
     out = asm.new_label("out")
     asm.mov(R6, R1)
@@ -65,12 +68,22 @@ def at_fork(offsets: Offsets) -> Program:
     asm.load(R3, R6, 8)
     read(asm, offsets.tgid, 4)
     asm.comment("the process itself, for a thread: it runs the same program as before")
-    asm.load(R1, R10, KEY_AT)
+    asm.load(R7, R10, KEY_AT, U32)
     asm.alu(R8, ">>", 32)
-    asm.jump(out, R1, "==", R8)
+    asm.jump(out, R7, "==", R8)
     asm.call(Helper.KTIME_GET_NS)
     asm.store(R10, VALUE_AT, R0)
     update(asm, "members")
+    asm.store(R10, KEY_AT, 0)
+    asm.store(R10, KEY_AT, R8, U32)
+    look_up(asm, "ranges")
+    asm.jump(out, R0, "==", 0)
+    asm.load(R1, R0, 0)
+    asm.store(R10, VALUE_AT, R1)
+    asm.load(R1, R0, 8)
+    asm.store(R10, VALUE_AT + 8, R1)
+    asm.store(R10, KEY_AT, R7, U32)
+    update(asm, "ranges")
     leave(asm, out)
     return asm.finish("ksym_fork")
 

@@ -91,9 +91,11 @@ class Holder:
             word, _, text = self._receive().partition(" ")
         self.traces = word == "tracing"
         """COMMAND and all that it starts is traced; nobody else can trace it meanwhile, and setuid has no effect."""
+        why, _, todo = text.partition("; ")
+        self.cause = why, todo
+        """Why COMMAND is traced instead of held by programs in the kernel, and what to do about it."""
         if word not in ("tracing", "ready"):
             self.close()
-            why, _, todo = text.partition("; ")
             raise CannotHold(what, why or "the process that was started for it ended", todo)
 
     def fileno(self) -> int:

@@ -5,9 +5,10 @@ It has two ways. With privileges, programs in the kernel hold (`watch.hold_probe
 a hold, so COMMAND may trace, and setuid programs keep their privileges. Without, the keeper traces COMMAND and all
 that it starts (`watch.hold_tracing`).
 
-Messages to ksym: ``waiting`` with the descriptor of a map (see `watch.hold_release`), ``ready`` or ``tracing`` or
-``refused WHY; WHAT TO DO``, then ``held PID``, ``gone PID``, ``note TEXT``, ``warning TEXT`` and ``tracer PATH``.
-From ksym: ``release PID``; the end of the connection ends the keeper, and everything goes on.
+Messages to ksym: ``waiting`` with the descriptor of a map (see `watch.hold_release`), ``ready`` or
+``tracing WHY; WHAT TO DO`` or ``refused WHY; WHAT TO DO``, then ``held PID``, ``gone PID``, ``note TEXT``,
+``warning TEXT`` and ``tracer PATH``. From ksym: ``release PID``; the end of the connection ends the keeper, and
+everything goes on.
 """
 
 from __future__ import annotations
@@ -125,16 +126,17 @@ def _choose(wanted: Wanted, pids: Sequence[int], voice: Voice, *, tree: bool) ->
 
     try:
         probes = Probes(wanted, pids, voice, tree=tree)
-    except Refused:
+    except Refused as refused:
         if not tree:
             raise
+        why = f"{refused.why}; {refused.todo}"
     else:
         voice.say("ready")
         return probes
     from ksym.watch.hold_tracing import Tracing
 
     tracing = Tracing(wanted, pids[0], voice)
-    voice.say("tracing")
+    voice.say(f"tracing {why}")
     return tracing
 
 

@@ -86,6 +86,7 @@ class Hold(NamedTuple):
         key: What is mapped there (`Mapping.file_key`).
         shared: True if the variable lies in memory that other processes may have, too.
         program: The file is the process's program, which is there until the next exec.
+        offset: What part of the file lies at ``start``, by its first byte: another copy may reach there, too.
     """
 
     address: int
@@ -93,6 +94,7 @@ class Hold(NamedTuple):
     key: tuple[int, int, str]
     shared: bool
     program: bool = False
+    offset: int = 0
 
     @property
     def has_file(self) -> bool:
@@ -101,7 +103,12 @@ class Hold(NamedTuple):
 
     def there(self, mappings: Sequence[Mapping]) -> bool:
         """Return True if the same is still mapped."""
-        return any(self.start in mapping and mapping.file_key == self.key for mapping in mappings)
+        return any(
+            self.start in mapping
+            and mapping.file_key == self.key
+            and (not self.has_file or mapping.offset + self.start - mapping.start == self.offset)
+            for mapping in mappings
+        )
 
     def among(self, mappings: Sequence[Mapping]) -> bool:
         """Return True if another process's memory has the same: the same file anywhere, or memory at that address."""
@@ -125,11 +132,12 @@ def hold_at(mappings: Sequence[Mapping], address: int) -> Hold | None:
         front -= 1
     key = mappings[front].file_key
     if shared or not mappings[front].is_file or (mappings[at].path and front != at):
-        return Hold(address, address, mappings[at].file_key, shared)
+        offset = mappings[at].offset + address - mappings[at].start
+        return Hold(address, address, mappings[at].file_key, shared, offset=offset)
     for mapping in reversed(mappings[: front + 1]):
         if mapping.file_key == key and mapping.offset == 0:
             return Hold(address, mapping.start, key, shared)
-    return Hold(address, mappings[front].start, key, shared)
+    return Hold(address, mappings[front].start, key, shared, offset=mappings[front].offset)
 
 
 def maps_of(pid: int) -> list[Mapping]:
