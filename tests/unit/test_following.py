@@ -54,7 +54,8 @@ def following(holder: FakeHolder) -> Following:
 def unloaded(
     holder: FakeHolder, hold: Hold, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[str], list[Place]]:
-    """Look at a place whose memory is not there; return what is told, and the places that were ended."""
+    """Look at a place whose memory is not there, while nobody is held; return what is told, and what was ended."""
+    holder.now.clear()
     monkeypatch.setattr(module, "place_is_there", lambda place, holds: False)
     found = following(holder)
     ended: list[Place] = []
