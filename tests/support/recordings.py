@@ -132,6 +132,8 @@ class Recorded:
             mapped=lambda record: None, changed=lambda record: None, build_ids=dict[str, str],
             loaded=lambda pid: (),
         )  # fmt: skip
+        # How often it is flushed, which leaves marks in the file, is not for a slow machine to decide.
+        options.setdefault("flush_seconds", float("inf"))
         self.recorder = Recorder(
             cast(Any, armed), FakeSites(code or {}), users, pids=[os.getpid()], open_file=open_file, **options
         )

@@ -68,6 +68,7 @@ _PATHS = "a path of the user's choice"
 EXEMPT = {
     "watch execution (--x)": "the name of one of doctor's questions",
     "start it without ksym and use -p PID, or run ksym as root": "its own command; tests/native/test_waiting.py",
+    "run ksym outside of the PID namespace": "another place; tests/native/test_pid_namespace.py",
     'name one, as in ksym.trace("pid_max:-w-")': "Python; tests/unit/test_api.py calls it so",
     'write it as in ksym.trace("pid_max:-w-")': "Python; tests/unit/test_api.py calls it so",
     "give numbers, as in [0, 1]": "Python",

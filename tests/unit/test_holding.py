@@ -23,7 +23,7 @@ from ksym.linux.process_memory import ProcessMemory
 from ksym.symbols.elf import ElfFile
 from ksym.symbols.wanted import Wanted
 from ksym.watch import hold_probes
-from ksym.watch.hold_layout import WAITING_BYTES, Answer, Moment
+from ksym.watch.hold_layout import WAITING_BYTES, Answer, Event, Moment
 from ksym.watch.hold_release import let_all_go
 from ksym.watch.holding import CannotHold, Holder
 from ksym.watch.keeper import Refused, _explained
@@ -488,7 +488,7 @@ def test_an_event_that_is_past_is_passed_over(
     said = Said(None if since is None else struct.pack("=QQ", Answer.WAITS, since))
     probes = hold_probes.Probes.__new__(hold_probes.Probes)
     vars(probes).update(_wanted=said, _voice=said, _maps={"waiting": said}, _held={}, _seen={30: (1, ())})
-    probes._look(hold_probes._Event(31, 30, Moment.MAPPED, kept, 0, 1, 800))
+    probes._look(Event(31, 30, Moment.MAPPED, kept, 0, 1, 800))
     assert said.words == []
     assert (probes._held, probes._seen) == ({}, {})
     assert signalled == ([(30, signal.SIGCONT)] if kept == Answer.STOPPED and since is None else [])

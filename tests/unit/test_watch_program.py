@@ -283,34 +283,34 @@ def test_values_of_places() -> None:
     )
     loaded = Engine(plan, Wants(Sink.RECORD, walk=FOUR_LEVELS, tasks=TASKS), Spaces())
     one, other = b"one.....", b"other..."
-    loaded.place(0, 10, 0x1000)
-    loaded.place(1, 10, 0x1000)
-    loaded.place(0, 10, 0x3000)
-    loaded.place(0, 11, 0x1000, shared="page")
-    loaded.place(0, 12, 0x2000, shared="page")
-    assert loaded.last(0, 10, 0x1000) is None
-    loaded.seed(0, 10, 0x1000, one)
-    loaded.seed(0, 11, 0x1000, other)
-    assert loaded.last(0, 10, 0x1000) == one
-    assert loaded.last(1, 10, 0x1000) is None
-    assert loaded.last(0, 10, 0x3000) is None
+    loaded.chains.place(0, 10, 0x1000)
+    loaded.chains.place(1, 10, 0x1000)
+    loaded.chains.place(0, 10, 0x3000)
+    loaded.chains.place(0, 11, 0x1000, shared="page")
+    loaded.chains.place(0, 12, 0x2000, shared="page")
+    assert loaded.chains.last(0, 10, 0x1000) is None
+    loaded.chains.seed(0, 10, 0x1000, one)
+    loaded.chains.seed(0, 11, 0x1000, other)
+    assert loaded.chains.last(0, 10, 0x1000) == one
+    assert loaded.chains.last(1, 10, 0x1000) is None
+    assert loaded.chains.last(0, 10, 0x3000) is None
     # One memory, wherever it is mapped; the same address of another process is none.
-    assert loaded.last(0, 11, 0x1000) == loaded.last(0, 12, 0x2000) == other
-    assert loaded.last(0, 12, 0x1000) is None
+    assert loaded.chains.last(0, 11, 0x1000) == loaded.chains.last(0, 12, 0x2000) == other
+    assert loaded.chains.last(0, 12, 0x1000) is None
     # What comes to the same address later begins anew.
-    loaded.unplace(0, 10, 0x1000)
-    assert loaded.last(0, 10, 0x1000) is None
-    loaded.place(0, 10, 0x1000)
-    assert loaded.last(0, 10, 0x1000) is None
-    loaded.left(10)
-    assert [place for place in loaded.places() if place[1] == 10] == []
+    loaded.chains.unplace(0, 10, 0x1000)
+    assert loaded.chains.last(0, 10, 0x1000) is None
+    loaded.chains.place(0, 10, 0x1000)
+    assert loaded.chains.last(0, 10, 0x1000) is None
+    loaded.chains.left(10)
+    assert [place for place in loaded.chains.places() if place[1] == 10] == []
     # Those that have ended make room for others, of which there may be any number.
     for pid in range(100, 1000):
-        loaded.place(0, pid, 0x1000)
-        loaded.seed(0, pid, 0x1000, one)
-        assert loaded.last(0, pid, 0x1000) == one
-        loaded.left(pid)
-    loaded.place(0, -1, 0x1000)
+        loaded.chains.place(0, pid, 0x1000)
+        loaded.chains.seed(0, pid, 0x1000, one)
+        assert loaded.chains.last(0, pid, 0x1000) == one
+        loaded.chains.left(pid)
+    loaded.chains.place(0, -1, 0x1000)
     loaded.close()
 
 

@@ -179,7 +179,7 @@ def begin(engine: Engine, place: Place) -> None:
     """Begin the chains of values of a place, before it is armed."""
     for watch, base in _variables(engine, place):
         shared = shared_memory(place.pid, base)
-        engine.place(watch.index, place.pid, base, shared=shared, place=place.number)
+        engine.chains.place(watch.index, place.pid, base, shared=shared, place=place.number)
 
 
 def seed(engine: Engine, place: Place, kernel: Kernel) -> None:
@@ -204,22 +204,22 @@ def end(engine: Engine, place: Place, *, process_left: bool) -> None:
     """
     if not process_left:
         for watch, base in _variables(engine, place):
-            engine.unplace(watch.index, place.pid, base)
-    engine.end_chains(place.number)
+            engine.chains.unplace(watch.index, place.pid, base)
+    engine.chains.end_chains(place.number)
     engine.drop(place)
 
 
 def inherited(engine: Engine, place: Place, pid: int) -> bool | None:
     """Return True if a process has a place's registers, its own or forked ones; None if that is not known."""
     for watch, base in _variables(engine, place):
-        return engine.inherited(place.number, watch.index, pid, base)
+        return engine.chains.inherited(place.number, watch.index, pid, base)
     return None
 
 
 def unload(engine: Engine, place: Place, pid: int) -> None:
     """Pass over what a process does at the addresses of a place from now on."""
     for watch, base in _variables(engine, place):
-        engine.unload(watch.index, pid, base)
+        engine.chains.unload(watch.index, pid, base)
 
 
 def reload(engine: Engine, place: Place, pid: int, kernel: Kernel) -> None:
@@ -230,12 +230,12 @@ def reload(engine: Engine, place: Place, pid: int, kernel: Kernel) -> None:
     with held.reading():
         for watch, base in _variables(engine, place):
             takes = engine.takes_values[watch.index]
-            engine.reload(watch.index, pid, base, held.now(Spot(watch, pid, base)) if takes else None)
+            engine.chains.reload(watch.index, pid, base, held.now(Spot(watch, pid, base)) if takes else None)
 
 
 def unloaded(engine: Engine, place: Place, pid: int) -> bool:
     """Return True if what a process does at the addresses of a place is passed over."""
-    return any(engine.unloaded(watch.index, pid, base) for watch, base in _variables(engine, place))
+    return any(engine.chains.unloaded(watch.index, pid, base) for watch, base in _variables(engine, place))
 
 
 def _begin(held: Held, before: Sequence[tuple[Spot, bytes | None]]) -> None:

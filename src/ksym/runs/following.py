@@ -182,7 +182,7 @@ class Following:
             if place.number not in self._gone:
                 self._gone.add(place.number)
                 if self._armed.engine:  # once: its next life may lie at the same address
-                    self._armed.engine.left(place.pid)
+                    self._armed.engine.chains.left(place.pid)
             if place.number not in living:
                 self._end(place, process_left=True)
 

@@ -54,7 +54,7 @@ class Held:
                 copies = watch.variable.per_cpu or {0: watch.variable.address}
                 for cpu, address in copies.items():
                     yield Spot(watch, 0, address, cpu if watch.variable.per_cpu else 0)
-        for index, pid, base in self._engine.places():
+        for index, pid, base in self._engine.chains.places():
             if takes[index]:
                 yield Spot(watches[index], pid, base)
 
@@ -81,15 +81,15 @@ class Held:
         """What the last access has left there; None where that is not known."""
         engine, index = self._engine, spot.watch.index
         if spot.pid:
-            return engine.last(index, spot.pid, spot.address)
+            return engine.chains.last(index, spot.pid, spot.address)
         return engine.shared.value(index, spot.watch.variable.length, cpu=spot.cpu)
 
     def forget(self, spot: Spot) -> None:
         """Forget what is known of it, while nothing is watched."""
         engine, index = self._engine, spot.watch.index
         if spot.pid:
-            engine.unplace(index, spot.pid, spot.address)
-            engine.place(index, spot.pid, spot.address, shared=shared_memory(spot.pid, spot.address))
+            engine.chains.unplace(index, spot.pid, spot.address)
+            engine.chains.place(index, spot.pid, spot.address, shared=shared_memory(spot.pid, spot.address))
         else:
             engine.shared.begin_anew(index, spot.cpu)
 
@@ -97,6 +97,6 @@ class Held:
         """Tell the programs what the first access finds."""
         engine, index = self._engine, spot.watch.index
         if spot.pid:
-            engine.seed(index, spot.pid, spot.address, value)
+            engine.chains.seed(index, spot.pid, spot.address, value)
         else:
             engine.shared.seed(engine.shape.seed_number(index, spot.cpu), value)

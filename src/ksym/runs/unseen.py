@@ -49,10 +49,10 @@ class Unseen:
 
         What is forked from now on is watched with its parent.
         """
-        for watch, pid, base in self._engine.places():
+        for watch, pid, base in self._engine.chains.places():
             shared = shared_memory(pid, base)
             if shared is not None:
-                watched = {other for _, other, _ in self._engine.places()} | {os.getpid()}
+                watched = {other for _, other, _ in self._engine.chains.places()} | {os.getpid()}
                 others = [each for each in processes_sharing(shared) if each not in watched]
                 if others:
                     self._sharing[watch] = others

@@ -53,6 +53,23 @@ class Answer(enum.IntEnum):
     """No answer: another thread was held just then, and this one could not be stopped: somebody traces it."""
 
 
+class Event(NamedTuple):
+    """A record of the ring; see EVENT."""
+
+    tid: int
+    pid: int
+    moment: int
+    kept: int
+    cpu: int
+    program: int
+    since: int
+
+    @classmethod
+    def of(cls, record: bytes) -> Event:
+        """Decode a record."""
+        return cls(*EVENT.unpack(record))
+
+
 class Control(enum.IntEnum):
     """Byte offsets in ``control``, the memory that programs share with ksym."""
 

@@ -32,9 +32,8 @@ from ksym.linux.perf_event import COUNT_SW_DUMMY, TYPE_SOFTWARE, Attr, PerfEvent
 from ksym.symbols.btf import Btf
 from ksym.symbols.wanted import Placement, Wanted
 from ksym.watch import hold_program as programs
-from ksym.watch.hold_cpus import allowed_cpus, bind, ring_for
+from ksym.watch.hold_cpus import Cpus, allowed_cpus
 from ksym.watch.hold_layout import (
-    EVENT,
     MEMBER_BYTES,
     MOST_MEMBERS,
     NAME_BYTES,
@@ -42,22 +41,21 @@ from ksym.watch.hold_layout import (
     WAITING_BYTES,
     Answer,
     Control,
+    Event,
     Files,
     Moment,
     kernel_offsets,
 )
 from ksym.watch.hold_placements import Placements
 from ksym.watch.hold_release import let_all_go
-from ksym.watch.hold_tracing import mentions_ptrace, name_of, tracer_of
+from ksym.watch.hold_tracers import Tracers, why_not_stopped
+from ksym.watch.hold_tracing import tracer_of
 from ksym.watch.keeper import Refused, Voice
 
 _UPROBE = "/sys/bus/event_source/devices/uprobe/type"
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 _RING_BYTES = 1 << 16
 _THREADS = 1 << 12
-_TRANSLATORS = ("valgrind", "qemu-", "drrun")
-"""How parts of paths begin of programs that read another one's code instead of executing it: they would take a uprobe's
-breakpoint for code, and end with SIGTRAP. What they trace is themselves."""
 _TO_DO = "run it as root"
 
 
@@ -65,18 +63,6 @@ class _How(enum.Enum):
     """What keeps a held process."""
 
     TRACED, SPINS, STOPPED, RUNS = range(4)
-
-
-class _Event(NamedTuple):
-    """A record of the ring; see hold_layout.EVENT."""
-
-    tid: int
-    pid: int
-    moment: int
-    kept: int
-    cpu: int
-    program: int
-    since: int
 
 
 class _Hold(NamedTuple):
@@ -88,7 +74,7 @@ class _Hold(NamedTuple):
         status: Of the stop of one that is traced.
     """
 
-    event: _Event
+    event: Event
     how: _How
     status: int = 0
 
@@ -115,15 +101,12 @@ class Probes:
         self._entries = 0
         """First instructions at which processes are held."""
         self._entries_open = False
-        self._harmless: set[tuple[int, int]] = set()
-        """Programs that trace nobody, by device and inode."""
+        self._tracers = Tracers()
         self._held: dict[int, list[_Hold]] = {}
         """By process; the first one was told."""
         self._seen: dict[int, tuple[int, Placement]] = {}
         """By process: where it had the files when it was held, and in which of its programs."""
-        self._cpu, self._ringer = 0, 0
-        self._moved: dict[int, set[int]] = {}
-        """CPUs of ksym's threads as they were."""
+        self._cpus: Cpus | None = None
         cpus = allowed_cpus()
         if len(cpus) < 2:
             raise Refused("holding in the kernel needs a second CPU")
@@ -137,7 +120,9 @@ class Probes:
             raise Refused(*forbidden)
         try:
             self._open(pids, tree=tree)
-            self._stay_reachable(cpus)
+            self._set(Control.KEEPER_CPU, cpus[-1])
+            # Without the tracepoints, which it would keep when the keeper leaves them.
+            self._cpus = Cpus(cpus, self._bell, self._fds)
         except (OSError, KsymError) as error:
             self.close()
             why = error.why if isinstance(error, KsymError) else error.strerror
@@ -221,39 +206,15 @@ class Probes:
     def turn(self) -> None:
         """See Way."""
         for record in self._events_ring.take():
-            self._look(_Event(*EVENT.unpack(record)))
-        self._go_back()
+            self._look(Event.of(record))
+        self._none_spins()
 
-    def _go_back(self) -> None:
-        """Return to the keeper's own CPU, and let ksym use all of its own, unless a process spins still."""
-        if all(hold.how is not _How.SPINS for holds in self._held.values() for hold in holds):
-            bind(0, {self._cpu})
-            for tid, cpus in self._moved.items():
-                bind(tid, cpus)
-            self._moved.clear()
+    def _none_spins(self) -> None:
+        """Use all CPUs again, unless a process spins still."""
+        if self._cpus and all(hold.how is not _How.SPINS for holds in self._held.values() for hold in holds):
+            self._cpus.go_back()
 
-    def _stay_reachable(self, cpus: list[int]) -> None:
-        """Let no held process keep the CPU on which the keeper is woken: it does not give it up.
-
-        The keeper stays on one CPU, and only one process is held at a time. If that is on the keeper's CPU, the bell
-        wakes a second process, which stays on the others: it moves the keeper to them until the turn is over. The
-        scheduler would leave a woken keeper where it is for as long as the hold lasts.
-        """
-        self._cpu = cpus[-1]
-        self._set(Control.KEEPER_CPU, self._cpu)
-        keeper, others = os.getpid(), set(cpus) - {self._cpu}
-        self._ringer = os.fork()
-        if self._ringer == 0:
-            try:
-                for fd in self._fds:  # else they would keep the tracepoints when the keeper leaves them
-                    os.close(fd)
-                bind(0, others)
-                ring_for(keeper, self._bell, others)
-            finally:
-                os._exit(0)
-        bind(0, {self._cpu})
-
-    def _stopped_late(self, event: _Event) -> bool:
+    def _stopped_late(self, event: Event) -> bool:
         """True if the event's thread is held already: the SIGSTOP of its bound must not outlive the hold."""
         for number, hold in enumerate(self._held.get(event.pid, ())):
             if (hold.event.tid, hold.event.since) == (event.tid, event.since):
@@ -263,7 +224,7 @@ class Probes:
                 return True
         return False
 
-    def _look(self, event: _Event) -> None:
+    def _look(self, event: Event) -> None:
         pid = event.pid
         if event.kept == Answer.STOPPED and self._stopped_late(event):
             return
@@ -283,15 +244,16 @@ class Probes:
         elif state == Answer.STOPPED:
             self._hold(_Hold(event, _How.STOPPED), where)
         elif event.moment == Moment.ENTRY and state != Answer.RUNS:
-            self._keep_ksym_off(event.cpu)
+            assert self._cpus is not None
+            self._cpus.keep_ksym_off(event.cpu)
             self._hold(_Hold(event, _How.SPINS), where)
         elif status := self._stop(event) if state == Answer.WAITS else None:
             self._hold(_Hold(event, _How.TRACED, status), where)
         elif status is None and (not self._entries or event.moment == Moment.ENTRY):
-            self._voice.say(f"note process {pid} ran before it was watched: {_why_not_stopped(event.tid)}")
+            self._voice.say(f"note process {pid} ran before it was watched: {why_not_stopped(event.tid)}")
             self._hold(_Hold(event, _How.RUNS), where)
 
-    def _past(self, event: _Event, state: Answer | None) -> None:
+    def _past(self, event: Event, state: Answer | None) -> None:
         """Pass over an event whose thread was answered already, has ended, or has gone on.
 
         Where the process has the files by now is not where it had them then: a thread that has gone on, and maps
@@ -302,7 +264,7 @@ class Probes:
         if event.kept == Answer.STOPPED and (state is not None or self._value(event) is None):
             self._continue(event.pid)
 
-    def _unmapped(self, event: _Event, where: tuple[int, Placement] | None) -> None:
+    def _unmapped(self, event: Event, where: tuple[int, Placement] | None) -> None:
         """Hold a process that has unmapped what it had, so that nothing comes to its place before ksym knows."""
         if where is not None and where == self._seen.get(event.pid):
             self._answer(event, Answer.GO)
@@ -321,21 +283,15 @@ class Probes:
         extent = struct.pack("=QQ", *self._wanted.extent(pid))
         self._maps["ranges"].update(struct.pack("=I", pid), extent)
 
-    def _pass(self, event: _Event) -> None:
+    def _pass(self, event: Event) -> None:
         """Let a thread go on that has not mapped what is wanted; before it may trace others, see the module, 2."""
         status = None
-        if (
-            event.moment == Moment.EXEC
-            and not self._entries_open
-            and (program := _program(event.pid)) not in self._harmless
-        ):
+        if event.moment == Moment.EXEC and not self._entries_open and not self._tracers.knows(event.pid):
             if self._state(event) == Answer.WAITS:
                 status = self._stop(event, Answer.NOT_YET)
-            if may_trace(event.pid):
+            if self._tracers.may_trace(event.pid):
                 self._open_entries()
                 self._set(Control.ALL_EXECS, self._any_name)
-            elif program:
-                self._harmless.add(program)
         self._answer(event, Answer.NOT_YET)
         if status:
             ptrace.detach(event.tid, status)
@@ -354,17 +310,7 @@ class Probes:
         if len(self._held[pid]) == 1:
             self._voice.say(f"held {pid}")
 
-    def _keep_ksym_off(self, cpu: int) -> None:
-        """Move ksym away from a CPU where a process spins until ksym has done its work; `_go_back` undoes it."""
-        folder = f"/proc/{os.getppid()}/task"
-        with contextlib.suppress(OSError):
-            for tid in map(int, os.listdir(folder)):
-                before = os.sched_getaffinity(tid)
-                if cpu in before and len(before) > 1:
-                    self._moved[tid] = before
-                    bind(tid, before - {cpu})
-
-    def _stop(self, event: _Event, answer: Answer = Answer.GO) -> int | None:
+    def _stop(self, event: Event, answer: Answer = Answer.GO) -> int | None:
         """Stop a thread that a tracepoint's program holds, and let that go.
 
         Returns:
@@ -385,11 +331,11 @@ class Probes:
                 return status
         return 0
 
-    def _value(self, event: _Event) -> bytes | None:
+    def _value(self, event: Event) -> bytes | None:
         """What ``waiting`` has of the thread, until it ends."""
         return self._maps["waiting"].get(struct.pack("=I", event.tid))
 
-    def _state(self, event: _Event) -> Answer | None:
+    def _state(self, event: Event) -> Answer | None:
         """What the thread was answered; None where it has ended, or gone on to another event."""
         value = self._value(event)
         if value is None:
@@ -397,7 +343,7 @@ class Probes:
         state, since = struct.unpack("=QQ", value)
         return Answer(state) if since == event.since else None
 
-    def _answer(self, event: _Event, answer: Answer) -> None:
+    def _answer(self, event: Event, answer: Answer) -> None:
         state = self._state(event)
         if state is None:
             return
@@ -437,7 +383,7 @@ class Probes:
                 f"note process {event.pid} ran before it was watched: it could not be held for so long"
             )
         self._answer(event, Answer.GO)
-        self._go_back()
+        self._none_spins()
 
     def close(self) -> None:
         """See Way."""
@@ -450,35 +396,9 @@ class Probes:
             for hold in holds:
                 self._let_one_go(hold)
         # Without the ringer nobody was let in. Without members nobody is left that could be held.
-        if self._ringer and (held or any(self._maps["members"].items(MEMBER_BYTES))):
+        if self._cpus and (held or any(self._maps["members"].items(MEMBER_BYTES))):
             let_all_go(self._maps["waiting"])
-        if self._ringer:
-            os.kill(self._ringer, signal.SIGKILL)
-            os.waitpid(self._ringer, 0)
+        if self._cpus:
+            self._cpus.close()
         for event in self._events:
             event.close()
-
-
-def _program(pid: int) -> tuple[int, int] | None:
-    try:
-        status = os.stat(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _why_not_stopped(tid: int) -> str:
-    tracer = tracer_of(tid)
-    if not tracer:
-        return "it could not be stopped just then (ptrace)"
-    return f"{name_of(tracer) or 'another process'} (process {tracer}) traces it"
-
-
-def may_trace(pid: int) -> bool:
-    """Return True if a process runs a program that may trace others."""
-    exe = f"/proc/{pid}/exe"
-    try:
-        parts = os.readlink(exe).split("/")
-    except OSError:
-        return False
-    return not any(part.startswith(_TRANSLATORS) for part in parts) and mentions_ptrace(exe)
