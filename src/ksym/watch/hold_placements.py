@@ -84,7 +84,7 @@ class Placements:
             lacked = [name for name in self._wanted.names if name not in had]
             self._voice.say(
                 f"note what {who} did with {', '.join(had)} while {', '.join(lacked)} "
-                f"{'was' if len(lacked) == 1 else 'were'} not in memory, too, is not shown; "
+                f"{'was' if len(lacked) == 1 else 'were'} not loaded is not shown; "
                 "a run for each file shows it"
             )
         self._missed.clear()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _LONGEST = 1 << 12
 """Bytes of a message."""
-_NOT_HELD = "from some moment on processes were not held any more, so what they did first may not be shown"
+_NOT_HELD = "part of the run is incomplete: later programs and libraries may have been watched too late"
 
 
 class CannotHold(KsymError):
@@ -120,7 +120,7 @@ class Holder:
         elif word == "warning" and text not in self.warnings:
             self.warnings.append(text)
         elif word == "refused":
-            self._notes.append(f"{_NOT_HELD}: the process that does it failed: {text.partition('; ')[0]}")
+            self._notes.append(f"{_NOT_HELD}, as the process that holds them failed: {text.partition('; ')[0]}")
         elif word == "tracer" and text not in self.tracers:
             self.tracers.append(text)
 
@@ -183,7 +183,7 @@ class Holder:
             let_all_go(Map.of(self._waiting, value=WAITING_BYTES))
         if status is not None and os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
-            self._notes.append(f"{_NOT_HELD}: the process that does it was killed ({name})")
+            self._notes.append(f"{_NOT_HELD}, as the process that holds them was killed ({name})")
         if self._waiting >= 0:
             os.close(self._waiting)
             self._waiting = -1
