@@ -25,8 +25,9 @@ from ksym.symbols.wanted import Wanted
 from ksym.watch import hold_probes
 from ksym.watch.hold_layout import WAITING_BYTES, Answer, Event, Moment
 from ksym.watch.hold_release import let_all_go
+from ksym.watch.hold_way import Refused
 from ksym.watch.holding import CannotHold, Holder
-from ksym.watch.keeper import Refused, _explained
+from ksym.watch.keeper import _explained
 from ksym.watch.launch import Command
 from ksym.watch.run import Undisturbed
 from synthetic.compile import build
@@ -527,7 +528,8 @@ def test_a_tracer_of_ksym_is_named(folder: Path) -> None:
         pytest.skip("strace is not installed")
     code = f"""
 from ksym.watch import hold_probes
-from ksym.watch.keeper import Refused, _explained
+from ksym.watch.hold_way import Refused
+from ksym.watch.keeper import _explained
 from ksym.watch.launch import Command
 from ksym.watch.run import Undisturbed
 from ksym.symbols.wanted import Wanted

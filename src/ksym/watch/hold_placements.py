@@ -13,7 +13,7 @@ import itertools
 from collections import defaultdict
 
 from ksym.symbols.wanted import Placement, Wanted
-from ksym.watch.keeper import Voice
+from ksym.watch.hold_way import Voice
 
 
 class Placements:

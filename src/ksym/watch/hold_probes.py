@@ -50,7 +50,7 @@ from ksym.watch.hold_placements import Placements
 from ksym.watch.hold_release import let_all_go
 from ksym.watch.hold_tracers import Tracers, why_not_stopped
 from ksym.watch.hold_tracing import tracer_of
-from ksym.watch.keeper import Refused, Voice
+from ksym.watch.hold_way import Refused, Voice
 
 _UPROBE = "/sys/bus/event_source/devices/uprobe/type"
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h

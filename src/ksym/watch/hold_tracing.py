@@ -17,7 +17,7 @@ from collections import Counter
 from ksym.linux import privileges, ptrace
 from ksym.symbols.wanted import Placement, Wanted
 from ksym.watch.hold_placements import Placements
-from ksym.watch.keeper import Refused, Voice
+from ksym.watch.hold_way import Refused, Voice
 
 _CAPABILITIES = "security.capability"
 _ST_NOSUID = 2

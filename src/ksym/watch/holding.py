@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.linux.mounted import check_mounted
+from ksym.watch.hold_way import LONGEST
 
 if TYPE_CHECKING:
     from ksym.symbols.wanted import Wanted
 
-_LONGEST = 1 << 12
-"""Bytes of a message."""
 _NOT_HELD = "part of the run is incomplete: later programs and libraries may have been watched too late"
 
 
@@ -160,7 +159,7 @@ class Holder:
 
     def _receive(self) -> str:
         with contextlib.suppress(OSError):
-            message, fds, _, _ = socket.recv_fds(self._socket, _LONGEST, 1)
+            message, fds, _, _ = socket.recv_fds(self._socket, LONGEST, 1)
             if fds:
                 self._waiting = fds[0]
             if message:

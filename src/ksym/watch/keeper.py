@@ -20,55 +20,14 @@ import select
 import signal
 import socket
 from collections.abc import Sequence
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from ksym.errors import SHORT_OF
 from ksym.symbols.wanted import Wanted
+from ksym.watch.hold_way import LONGEST, Refused, Voice, Way
 
-_LONGEST = 1 << 12
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGPIPE)
 """A terminal sends some to the whole foreground: the keeper ends with ksym, not before it."""
-
-
-class Refused(Exception):
-    """This way of holding is not allowed here; ``why`` and ``todo`` say so in words."""
-
-    def __init__(self, why: str, todo: str = "") -> None:
-        super().__init__(why)
-        self.why, self.todo = why, todo
-
-
-class Way(Protocol):
-    """A way of holding processes."""
-
-    def fileno(self) -> int:
-        """Readable when there is something to do."""
-
-    def turn(self) -> None:
-        """Do what there is to do."""
-
-    def release(self, pid: int) -> None:
-        """Let a held process go on."""
-
-    def close(self) -> None:
-        """Let all go on."""
-
-
-class Voice:
-    """What the keeper tells ksym."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-
-    def share(self, fd: int) -> None:
-        """Give ksym the map of those that are held: it lets them go if the keeper is killed."""
-        with contextlib.suppress(OSError):
-            socket.send_fds(self._connection, [b"waiting"], [fd])
-
-    def say(self, text: str) -> None:
-        """Send a message; ksym may be gone."""
-        with contextlib.suppress(OSError):
-            self._connection.send(text.encode("utf-8", "surrogateescape")[:_LONGEST])
 
 
 def keep(connection: socket.socket, wanted: Wanted, pids: Sequence[int], *, tree: bool) -> NoReturn:
@@ -156,7 +115,7 @@ def _serve(connection: socket.socket, way: Way) -> None:
         if way.fileno() in ready:
             way.turn()
         if connection.fileno() in ready:
-            message = connection.recv(_LONGEST).decode()
+            message = connection.recv(LONGEST).decode()
             if not message:
                 return
             way.release(int(message.partition(" ")[2]))
