@@ -94,7 +94,7 @@ class Target:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(b"a")
-        assert self.process.stdout.read(1) == b"x"
+        assert self.process.stdout.read(1) == b"x", f"it ended with {self.process.wait()}"
 
     def close(self) -> None:
         """End it."""

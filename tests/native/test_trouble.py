@@ -158,7 +158,7 @@ def test_what_cannot_be_watched(verb: str, request_: str, sentence: str | re.Pat
     result = ksym(verb, request_, "--duration", "5")
     assert (result.status, result.out) == (125, "")
     text = result.err.removeprefix("ksym: ").removesuffix("\n")
-    assert text == sentence if isinstance(sentence, str) else sentence.fullmatch(text)
+    assert text == sentence if isinstance(sentence, str) else sentence.fullmatch(text), text
 
 
 def test_resolve_has_no_command_to_offer() -> None:

@@ -15,17 +15,21 @@ def descriptors() -> int:
 
 
 @contextmanager
-def leaves_open(more: int = 0) -> Iterator[None]:
-    """What is done within leaves so many more open than there were.
-
-    Python's collector waits meanwhile: it would close what other tests have left to it.
-    """
+def collector_off() -> Iterator[None]:
+    """Let Python's collector wait: it would close what other tests have left to it."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        before = descriptors()
         yield
-        assert descriptors() == before + more
     finally:
         if collecting:
             gc.enable()
+
+
+@contextmanager
+def leaves_open(more: int = 0) -> Iterator[None]:
+    """What is done within leaves so many more open than there were."""
+    with collector_off():
+        before = descriptors()
+        yield
+        assert descriptors() == before + more
