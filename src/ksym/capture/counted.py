@@ -79,15 +79,15 @@ class Table(Protocol):
     """The table in the kernel; ``program.engine`` has it."""
 
     def counts(self) -> Iterable[Element]:
-        """What it counts; a value has 8 bytes for each possible CPU."""
+        """Return the elements; each value has an 8-byte counter for every possible CPU."""
         ...
 
     def comms(self) -> Iterable[Element]:
-        """Names of threads, by process and thread (u64, as the kernel has it)."""
+        """Return the names of threads; each key is `pid << 32 | tid` (u64)."""
         ...
 
     def drop_counts(self, keys: Iterable[bytes]) -> None:
-        """Make room: nobody counts by these keys of ``counts`` any more."""
+        """Delete elements of ``counts`` that no thread can change any more."""
         ...
 
 
@@ -95,7 +95,7 @@ class Code(Follower, Protocol):
     """Knows the code of processes; ``capture.users`` does."""
 
     def replaces(self, record: MmapRecord) -> bool:
-        """Whether a process had other code at one of the addresses."""
+        """Return True if the process had different code anywhere in this mapping's range."""
         ...
 
 
@@ -126,20 +126,20 @@ class Counted:
         self._outside = own_pid_namespace() != 0
         self._known: dict[bytes, tuple[Who, bool]] = {}
         self._settled: dict[Who, int] = {}
-        """Hits of code that is not there any more."""
+        """Hits made by code that has since been replaced; their names are final."""
         self._before: dict[bytes, tuple[int, ...]] = {}
-        """Of each element, the hits that are settled, by CPU."""
+        """For each element, how many of its hits on each CPU are already in ``_settled``."""
         self._ended: dict[int, None] = {}
-        """Processes that have ended, and whose hits are not settled yet."""
+        """Processes that have ended and still have elements in the table."""
         self.unnamed = 0
-        """Hits of which it is not known whose code made them."""
+        """Hits that two different pieces of code at one address may have made."""
         self._looks: deque[_Look] = deque(maxlen=_LOOKS)
 
     def follow(self, records: Iterable[Record]) -> None:
-        """Follow what the kernel tells of code, sorted by time.
+        """Process records about code: mappings, execs, forks and exits, in order of time.
 
-        A key has no more of the code than its address, so what was counted there gets its name before other code comes.
-        Where nobody was held for that, hits since the last look before it may be of either: they get no name.
+        A key has only the address of the code. So hits are named before other code replaces it. If the process ran on
+        meanwhile, hits counted since the last look before the change may be of either code; they get no name.
         """
         look = self._look()
         for record in records:
@@ -162,7 +162,7 @@ class Counted:
             self._let_go(self._look())
 
     def _let_go(self, look: _Look) -> None:
-        """Settle the hits of processes that have ended, and make room."""
+        """Name the hits of processes that have ended, and delete their elements."""
         # Threads of a process may go on when its first one has ended.
         gone = [pid for pid in self._ended if not os.path.exists(f"/proc/{pid}")]
         for pid in gone:
@@ -281,10 +281,10 @@ class _Look:
         self.over = 0
         """When it was read, CLOCK_MONOTONIC in nanoseconds."""
         self.names: dict[bytes, str] = {}
-        """Of threads."""
+        """Thread names, by `pid << 32 | tid` (u64)."""
 
     def all(self) -> dict[bytes, bytes]:
-        """All elements."""
+        """Return all elements, by key."""
         if self._elements is None:
             self._elements = dict(self._table.counts())
             self.over = monotonic_ns()
@@ -298,11 +298,11 @@ class _Look:
         return self._elements
 
     def value(self, key: bytes) -> bytes | None:
-        """The value of an element, if it was there."""
+        """Return an element's value; None if it was not there."""
         return self.all().get(key)
 
     def of(self, pid: int) -> list[Element]:
-        """Those of a process."""
+        """Return the elements of one process."""
         if self._by_pid is None:
             self._by_pid = {}
             for element in self.all().items():

@@ -37,7 +37,7 @@ class Image:
 
 
 class _Mapped:
-    """What a process has mapped, as far as records tell.
+    """The mappings of one process that records have reported.
 
     Args:
         parent: What the process has that it was forked from; None: nothing is known. What that maps later is left out.
@@ -50,11 +50,11 @@ class _Mapped:
             self._parent, self._inherited = parent._parent, parent._inherited
 
     def add(self, record: MmapRecord | DataRecord) -> None:
-        """It maps something more."""
+        """Add a mapping."""
         self._own.append(record)
 
     def newest_first(self) -> Iterator[MmapRecord | DataRecord]:
-        """What it has mapped, then what the processes had that it comes from, not for ever back."""
+        """Yield its own mappings, then those inherited at fork, for at most _ANCESTORS generations; newest first."""
         mapped, count = self, len(self._own)
         for _ in range(_ANCESTORS):
             yield from reversed(mapped._own[:count])
@@ -78,7 +78,7 @@ class Users:
         self._live: dict[int, UserNames] = {}
         self._recorded: dict[int, _Mapped] = {}
         self._inherited: dict[int, tuple[UserNames, ...]] = {}
-        """What the processes had in memory that a process was forked from."""
+        """For each forked process, the memory maps of its ancestors at the time of the fork."""
         self._images: dict[tuple[object, ...], Image | None] = {}
         self._kept = Kept()
         self._ended: dict[int, None] = {}
@@ -105,7 +105,7 @@ class Users:
         return True
 
     def _covered(self, record: DataRecord) -> bool:
-        """Note memory that has come to where code was: what had that is gone."""
+        """Note a mapping that replaces code: the file that the code came from is no longer loaded."""
         pid = record.pid
         code: list[MmapRecord | Mapping] = [*self._code(pid)]
         for names in self._memory_maps(pid):
@@ -242,7 +242,7 @@ class Users:
         return known[2]
 
     def _unrecorded(self, pid: int, record: MmapRecord | None) -> Iterable[UserNames]:
-        """What may know code of no recorded file: all memory maps where there is no record, the vDSO's for its own."""
+        """Yield the memory maps to ask if no recorded file holds an address."""
         if record is None:
             return self._memory_maps(pid)
         if record.path != VDSO:
@@ -254,7 +254,7 @@ class Users:
         ]
 
     def _memory_maps(self, pid: int) -> Iterable[UserNames]:
-        """What the process has in memory, then what it was forked with."""
+        """Yield the memory map of the process, then those of its ancestors at fork."""
         yield self._names(pid)
         yield from self._inherited.get(pid, ())
 
