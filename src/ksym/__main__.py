@@ -183,7 +183,7 @@ def _before_the_command(arguments: list[str]) -> UsageError:
     """Return the error for options before the command, as git and perf take them."""
     at = next((at for at, each in enumerate(arguments) if each in COMMANDS), None)
     if at is None:
-        why, todo = f"there is no option {arguments[0]}", "see ksym --help"
+        why, todo = f"unknown option {arguments[0]}", "see ksym --help"
     else:
         import shlex
 

@@ -23,7 +23,7 @@ from ksym.linux.libc import MACHINE
 from native.programs import reloading
 from native.running import ONE_LINE, ended, nobody_command, started, summary
 from support.program import command, environment, ksym
-from synthetic.compile import build
+from synthetic.compile import build, need
 
 pytestmark = [
     pytest.mark.native,
@@ -397,6 +397,15 @@ def test_a_library_that_comes_back_begins_a_new_life(
     host: Path, request_: str, more: tuple[str, ...]
 ) -> None:
     result = ksym("trace", request_, "--format", "json", "--", "./host", "4", *more, cwd=host.parent)
+    assert result.status == 0
+    assert values(result.rows()) == reloading.levels(4)
+
+
+def test_a_library_that_a_traced_program_reloads_begins_a_new_life(host: Path) -> None:
+    """The program cannot be held when it unloads the library, only before the library's first instruction."""
+    need("strace")
+    words = ("--", "strace", "-f", "-o", "/dev/null", "./host", "4")
+    result = ksym("trace", "./libplug.so:level:-w-", "--format", "json", *words, cwd=host.parent)
     assert result.status == 0
     assert values(result.rows()) == reloading.levels(4)
 

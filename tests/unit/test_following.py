@@ -34,6 +34,9 @@ class FakeHolder:
         self.now += self.coming.pop(0) if self.coming else []
         return ["a note"] if len(self.coming) == 1 else []
 
+    def unmapped(self, pid: int) -> set[str]:
+        return set()
+
     def release(self, pid: int) -> None:
         self.now.remove(pid)
         self.released.append(pid)

@@ -109,7 +109,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             ["-e", "./meter:gauge", "--", "./meter"],
-            "cannot read the command line: there is no option -e; leave it out, REQUEST stands by itself",
+            "cannot read the command line: unknown option -e; leave it out, REQUEST stands by itself",
         ),
     ],
 )

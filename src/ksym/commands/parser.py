@@ -68,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         """
         word = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
         if word != message.partition(" ")[0] and word in _FOREIGN_OPTIONS:
-            message, todo = f"there is no option {word}", _FOREIGN_OPTIONS[word]
+            message, todo = f"unknown option {word}", _FOREIGN_OPTIONS[word]
         elif word != message.partition(" ")[0] and not word.strip("rwx-"):
             message, todo = f"{word} stands apart", "put ACCESS right after the variable, as in pid_max:-w-"
         else:

@@ -165,10 +165,11 @@ class Following:
     def _held(self, pid: int) -> list[str]:
         """A process that is held has mapped or unmapped a file, or runs another program."""
         told: list[str] = []
+        unmapped = self._holder.unmapped(pid) if self._holder else set()
         self._left()
         for place in self._armed.scope.places:
             if self._has_registers(pid, place):
-                self._unloaded_or_back(place, pid)
+                self._unloaded_or_back(place, pid, came_back=self._places.file(place) in unmapped)
         self._add_missing(pid, told)
         return told
 
@@ -186,17 +187,22 @@ class Following:
             if place.number not in living:
                 self._end(place, process_left=True)
 
-    def _unloaded_or_back(self, place: Place, pid: int) -> bool:
+    def _unloaded_or_back(self, place: Place, pid: int, *, came_back: bool = False) -> bool:
         """End a place for a process that has unloaded its file, and begin it anew for one that has it back there.
 
         Where other processes have it still, an event that one of them has inherited cannot be closed by itself. Then
         programs pass over what this one does.
 
+        Args:
+            place: The place.
+            pid: The process.
+            came_back: If the file is there, it was unloaded and loaded since the last look.
+
         Returns:
             True if it was ended.
         """
         there = place_is_there(Place(pid, ()), self._places.holds.get(place.number, {}))
-        if there != self._is_over(place, pid):
+        if there != self._is_over(place, pid) and not (there and came_back):
             return False
         engine = self._armed.engine
         if there:

@@ -121,6 +121,11 @@ class Places:
         }
         return self.at(pid, variables)
 
+    def file(self, place: Place) -> str | None:
+        """Return the file that the variables of a place belong to, as it was asked for."""
+        roots = [self._root(index) for index in place.addresses or ()]
+        return next((root.object for root in roots if isinstance(root, UserSymbol)), None)
+
     def comes_back(self, index: int) -> bool:
         """Return True if a variable belongs to a file, which may be mapped again."""
         return isinstance(self._root(index), UserSymbol)

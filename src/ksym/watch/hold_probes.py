@@ -269,13 +269,17 @@ class Probes:
         if where is not None and where == self._seen.get(event.pid):
             self._answer(event, Answer.GO)
             return
-        self._seen.pop(event.pid, None)
+        before = self._seen.pop(event.pid, None)
         if where is not None:
             self._seen[event.pid] = where
         self._note_range(event.pid)
         if self._state(event) == Answer.STOPPED:
             self._add(_Hold(event, _How.STOPPED))
-        elif status := self._stop(event):
+        elif (status := self._stop(event)) is None:
+            # Somebody else traces it. It is held when it has the file again, maybe at the same address.
+            for number in _lost(before, where):
+                self._voice.say(f"unmapped {event.pid} {number}")
+        elif status:
             self._add(_Hold(event, _How.TRACED, status))
 
     def _note_range(self, pid: int) -> None:
@@ -402,3 +406,11 @@ class Probes:
             self._cpus.close()
         for event in self._events:
             event.close()
+
+
+def _lost(before: tuple[int, Placement] | None, now: tuple[int, Placement] | None) -> list[int]:
+    """Return the numbers of the wanted files of which a copy is gone."""
+    if before is None:
+        return []
+    left = now[1] if now else [frozenset[int]()] * len(before[1])
+    return [number for number, biases in enumerate(before[1]) if biases - left[number]]

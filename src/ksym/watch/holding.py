@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,8 @@ class Holder:
         self._waiting = -1
         """Descriptor of the map of those that programs in the kernel hold, from the keeper."""
         self._notes: list[str] = []
+        self._names = wanted.names
+        self._unmapped: defaultdict[int, set[str]] = defaultdict(set)
         self.tracers: list[str] = []
         """Programs of COMMAND that look as if they traced others, where ksym's own tracing keeps them from it."""
         self.warnings: list[str] = []
@@ -114,6 +117,9 @@ class Holder:
         elif word == "gone":
             with contextlib.suppress(ValueError):
                 self._held.remove(int(text))
+        elif word == "unmapped":
+            pid, number = map(int, text.split())
+            self._unmapped[pid].add(self._names[number])
         elif word == "note":
             self._notes.append(text)
         elif word == "warning" and text not in self.warnings:
@@ -129,6 +135,10 @@ class Holder:
             self.held()
         notes, self._notes = self._notes, []
         return notes
+
+    def unmapped(self, pid: int) -> set[str]:
+        """Return the wanted files that a process has unmapped since the last call, without being held for it."""
+        return self._unmapped.pop(pid, set())
 
     def release(self, pid: int) -> None:
         """Let a held process go on; one that has ended is passed over."""

@@ -7,8 +7,8 @@ that it starts (`watch.hold_tracing`).
 
 Messages to ksym: ``waiting`` with the descriptor of a map (see `watch.hold_release`), ``ready`` or
 ``tracing WHY; WHAT TO DO`` or ``refused WHY; WHAT TO DO``, then ``held PID``, ``gone PID``, ``note TEXT``,
-``warning TEXT`` and ``tracer PATH``. From ksym: ``release PID``; the end of the connection ends the keeper, and
-everything goes on.
+``warning TEXT``, ``tracer PATH`` and ``unmapped PID NUMBER`` (of the wanted file). From ksym: ``release PID``; the
+end of the connection ends the keeper, and everything goes on.
 """
 
 from __future__ import annotations
