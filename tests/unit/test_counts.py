@@ -306,6 +306,22 @@ def test_hits_that_may_be_of_either_library_have_no_name() -> None:
     assert by_function(one) == {"liba.so": 1, None: 5, "libb.so": 4}
 
 
+def test_no_hit_is_counted_twice_where_libraries_come_in_quick_succession() -> None:
+    """The second change is known to be behind the first look alone, and the hits of that are settled already."""
+    kernel = Kernel([element([2], 0x1010)])
+    one = follow(Programs(p7="main"), kernel)
+    one.follow([mapping(NEVER, 7, "liba.so")])
+    assert by_function(one) == {"liba.so": 2}
+    between = monotonic_ns()
+    kernel.elements[0] = element([5], 0x1010)
+    one.follow([mapping(between, 7, "libb.so")])
+    kernel.elements[0] = element([8], 0x1010)
+    one.follow([mapping(between + 1, 7, "libc.so")])
+    kernel.elements[0] = element([9], 0x1010)
+    assert by_function(one) == {"liba.so": 2, None: 6, "libc.so": 1}
+    assert one.unnamed == 6
+
+
 def test_the_byte_before_the_address_tells_whose_code_it_is() -> None:
     kernel = Kernel([element([2], 0x2000)])
     one = follow(Programs(p7="main"), kernel)

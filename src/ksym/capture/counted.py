@@ -7,6 +7,7 @@ The kernel counts by watch, by what it knows of the access, by instruction and t
 
 from __future__ import annotations
 
+import operator
 import os
 import struct
 from collections import deque
@@ -201,17 +202,21 @@ class Counted:
             if _ELEMENT.unpack(key)[2] - 1 not in addresses:
                 continue
             if certain and (earlier := certain.value(key)) is not None:
-                self._add(self._settled, key, self._fresh(key, earlier), look.names)
-                self._before[key] = _each_cpu(earlier)
+                self._count(key, earlier, look.names)
             self._known[key] = self._who(key, look.names, named=False)
-            unnamed = self._fresh(key, value)
-            self._add(self._settled, key, unnamed, look.names)
-            self.unnamed += sum(unnamed)
-            self._before[key] = _each_cpu(value)
+            self.unnamed += self._count(key, value, look.names)
             del self._known[key]
             settled.append(key)
         self._places.forget(pid, addresses)
         return settled
+
+    def _count(self, key: bytes, value: bytes, names: Mapping[bytes, str]) -> int:
+        """Settle the hits of an element up to a value; return how many came to those that were settled before."""
+        fresh = self._fresh(key, value)
+        self._add(self._settled, key, fresh, names)
+        before = self._before.get(key) or (0,) * len(fresh)
+        self._before[key] = tuple(map(operator.add, before, fresh))
+        return sum(fresh)
 
     def _fresh(self, key: bytes, value: bytes) -> Sequence[int]:
         """The hits on each CPU that are not settled."""

@@ -198,13 +198,6 @@ class UserNames:
             files = self._cache.open(self.pid, program)
         return code_bits(files[-1]) if files else None
 
-    def has_code(self, addresses: range) -> bool:
-        """True if the process had code at one of the addresses at the last snapshot."""
-        return any(
-            each.executable and each.start < addresses.stop and addresses.start < each.end
-            for each in self._mappings
-        )
-
     @property
     def mappings(self) -> Sequence[Mapping]:
         """The memory map as of the last snapshot; another object after each."""

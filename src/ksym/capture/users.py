@@ -107,11 +107,9 @@ class Users:
     def _covered(self, record: DataRecord) -> bool:
         """Note a mapping that replaces code: the file that the code came from is no longer loaded."""
         pid = record.pid
-        code: list[MmapRecord | Mapping] = [*self._code(pid)]
-        for names in self._memory_maps(pid):
-            code += names.code
-        if not any(_replaces(record, each) for each in code):
+        if not any(_replaces(record, each) for each in self._known_code(pid)):
             return False
+        self._names(pid).freeze()
         self._recorded.setdefault(pid, _Mapped()).add(record)
         return True
 
@@ -168,13 +166,10 @@ class Users:
 
     def replaces(self, record: MmapRecord) -> bool:
         """See counted.Code."""
-        addresses = range(record.start, record.start + record.length)
-        for other in self._code(record.pid):
-            if other.start < addresses.stop and addresses.start < other.start + other.length:
-                return (record.file, record.start, record.length, record.offset) != (
-                    other.file, other.start, other.length, other.offset,
-                )  # fmt: skip
-        return any(names.has_code(addresses) for names in self._memory_maps(record.pid))
+        for other in self._known_code(record.pid):
+            if record.start < _end(other) and other.start < record.start + record.length:
+                return not _same(record, other)
+        return False
 
     def name(self, pid: int, ip: int) -> Named:
         """See sites.UserCode."""
@@ -271,6 +266,12 @@ class Users:
         known = self._recorded.get(pid, _NOTHING)
         return (record for record in known.newest_first() if isinstance(record, MmapRecord))
 
+    def _known_code(self, pid: int) -> Iterator[MmapRecord | Mapping]:
+        """Yield all code that a process is known to have had, the newest first."""
+        yield from self._code(pid)
+        for names in self._memory_maps(pid):
+            yield from names.code
+
     def _record(self, pid: int, ip: int) -> MmapRecord | None:
         # The newest mapping of an address is the one that counts.
         for record in self._code(pid):
@@ -326,9 +327,22 @@ class Users:
 
 def _replaces(later: MmapRecord | DataRecord, code: MmapRecord | Mapping) -> bool:
     """Return True if other memory has come to a file's code, or to what lies before it, of which none is its .bss."""
-    end = code.end if isinstance(code, Mapping) else code.start + code.length
-    overlaps = later.start < end and code.start - code.offset < later.start + later.length
+    overlaps = later.start < _end(code) and code.start - code.offset < later.start + later.length
     return overlaps and later.path.removesuffix(DELETED) != code.path.removesuffix(DELETED)
+
+
+def _same(one: MmapRecord, other: MmapRecord | Mapping) -> bool:
+    """Return True if two mappings put the same part of a file of the same name at the same addresses."""
+    same_file = one.file == other.file if isinstance(other, MmapRecord) else one.name == other.path
+    return same_file and (one.start, one.start + one.length, one.offset) == (
+        other.start,
+        _end(other),
+        other.offset,
+    )
+
+
+def _end(mapping: MmapRecord | Mapping) -> int:
+    return mapping.end if isinstance(mapping, Mapping) else mapping.start + mapping.length
 
 
 def _is_at(path: str, fd: int) -> bool:

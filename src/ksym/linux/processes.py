@@ -85,3 +85,12 @@ def threads_of(pid: int) -> tuple[int, ...]:
         return tuple(sorted(int(name) for name in os.listdir(f"/proc/{pid}/task")))
     except OSError:
         return ()
+
+
+def program_of(pid: int) -> tuple[int, int] | None:
+    """Return device and inode of the program that a process runs; None if that cannot be told."""
+    try:
+        status = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

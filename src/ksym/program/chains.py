@@ -163,13 +163,13 @@ class Chains:
 
     def _memory_now(self, pid: int) -> int | None:
         """The memory of a process; that of one without a place is looked up anew, as nobody tells of its exec."""
-        placed = self._spaces is None or any(pid == each for _, each, _ in self._seeds)
-        if not placed and self._spaces is not None:
+        if self._spaces is None or any(pid == each for _, each, _ in self._seeds):
+            return self._memory(pid)
+        self._spaces.forget(pid)
+        try:
+            return self._spaces.of(pid)
+        finally:
             self._spaces.forget(pid)
-        memory = self._memory(pid)
-        if not placed and self._spaces is not None:
-            self._spaces.forget(pid)
-        return memory
 
     def end_chains(self, place: int) -> None:
         """End all chains of a place that has ended, in whichever memory."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 
 from ksym.linux.maps import Mapping
-from ksym.linux.processes import all_pids, descendants
+from ksym.linux.processes import all_pids, descendants, program_of
 from ksym.runs.places import Places
 from ksym.watch.plan import Place, Plan, Watch
 from ksym.watch.presence import Hold, maps_of
@@ -72,7 +72,7 @@ def _of(
 def _has(pid: int, place: Place, hold: Hold, memory: dict[int, list[Mapping]]) -> bool:
     if not hold.among(_maps(pid, memory)):
         return False
-    return hold.has_file or _program(pid) == _program(place.pid)
+    return hold.has_file or program_of(pid) == program_of(place.pid)
 
 
 def _sharers(pids: Sequence[int], holds: list[Hold], memory: dict[int, list[Mapping]]) -> list[int]:
@@ -93,14 +93,6 @@ def _maps(pid: int, memory: dict[int, list[Mapping]]) -> list[Mapping]:
     if pid not in memory:
         memory[pid] = maps_of(pid)
     return memory[pid]
-
-
-def _program(pid: int) -> tuple[int, int] | None:
-    try:
-        status = os.stat(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _processes(pids: Sequence[int]) -> str:

@@ -7,13 +7,12 @@ library that was loaded elsewhere), and at another one again after an exec. So e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from ksym.errors import KsymError
 from ksym.language.request import Request, Root, UserSymbol
-from ksym.linux.processes import threads_of
+from ksym.linux.processes import program_of, threads_of
 from ksym.symbols.resolver import Resolver
 from ksym.symbols.variable import Space, Variable
 from ksym.watch.plan import Place, split
@@ -146,9 +145,11 @@ class Places:
         )
         self._numbers += 1
         holds = {index: hold_at(mappings, variables[index].address) for index in group}
-        program = _program(pid)
+        program = program_of(pid)
         self.holds[place.number] = {
-            index: hold._replace(program=hold.key[1] == program) for index, hold in holds.items() if hold
+            index: hold._replace(program=program is not None and hold.key[1] == program[1])
+            for index, hold in holds.items()
+            if hold
         }
         return place
 
@@ -189,11 +190,3 @@ class Places:
             for index, condition in zip(group, bound, strict=True)
             if condition != self._conditions[index]
         }
-
-
-def _program(pid: int) -> int | None:
-    """Return the inode of the program of a process."""
-    try:
-        return os.stat(f"/proc/{pid}/exe").st_ino
-    except OSError:
-        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 
+from ksym.linux.processes import program_of
 from ksym.watch.hold_tracing import mentions_ptrace, name_of, tracer_of
 
 _TRANSLATORS = ("valgrind", "qemu-", "drrun")
@@ -21,23 +22,15 @@ class Tracers:
 
     def knows(self, pid: int) -> bool:
         """Return True if a process runs a program that was looked at and traces nobody."""
-        return _program(pid) in self._harmless
+        return program_of(pid) in self._harmless
 
     def may_trace(self, pid: int) -> bool:
         """Return True if a process runs a program that may trace others."""
         if may_trace(pid):
             return True
-        if program := _program(pid):
+        if program := program_of(pid):
             self._harmless.add(program)
         return False
-
-
-def _program(pid: int) -> tuple[int, int] | None:
-    try:
-        status = os.stat(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def may_trace(pid: int) -> bool:
