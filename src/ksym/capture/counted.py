@@ -27,9 +27,9 @@ _ELEMENT = struct.Struct("=IIQII")
 """Key of ``counts``: watch, flags, ip, pid, tid."""
 
 _LOOKS = 3
-"""A mapping is told within two."""
+"""A mapping record is processed within two."""
 _MOST_ENDED = 64
-"""Processes that have ended, and whose names are kept; code of more is known to `Users`."""
+"""When more processes have ended, their elements are deleted from the table."""
 
 Element = tuple[bytes, bytes]
 """Key and value of a map in the kernel."""
@@ -77,7 +77,7 @@ class Places(Protocol):
 
 
 class Table(Protocol):
-    """The table in the kernel; ``program.engine`` has it."""
+    """The table in the kernel; implemented by ``program.engine``."""
 
     def counts(self) -> Iterable[Element]:
         """Return the elements; each value has an 8-byte counter for every possible CPU."""
@@ -93,7 +93,7 @@ class Table(Protocol):
 
 
 class Code(Follower, Protocol):
-    """Knows the code of processes; ``capture.users`` does."""
+    """Knows the code of processes; implemented by ``capture.users``."""
 
     def replaces(self, record: MmapRecord) -> bool:
         """Return True if the process had different code anywhere in this mapping's range."""
@@ -137,7 +137,7 @@ class Counted:
         self._looks: deque[_Look] = deque(maxlen=_LOOKS)
 
     def follow(self, records: Iterable[Record]) -> None:
-        """Process records about code: mappings, execs, forks and exits, in order of time.
+        """Process records about code (mappings, execs, forks, exits) in order of time.
 
         A key has only the address of the code. So hits are named before other code replaces it. If the process ran on
         meanwhile, hits counted since the last look before the change may be of either code; they get no name.
@@ -174,7 +174,7 @@ class Counted:
             del self._ended[pid]
 
     def sum(self) -> dict[Who, int]:
-        """The hits so far, of everybody who made any."""
+        """Return all hits so far, by who made them."""
         look = self._look()
         totals = dict(self._settled)
         for key, value in look.all().items():
@@ -211,7 +211,7 @@ class Counted:
         return settled
 
     def _count(self, key: bytes, value: bytes, names: Mapping[bytes, str]) -> int:
-        """Settle the hits of an element up to a value; return how many came to those that were settled before."""
+        """Add the hits of an element up to ``value`` to ``_settled``; return how many were new."""
         fresh = self._fresh(key, value)
         self._add(self._settled, key, fresh, names)
         before = self._before.get(key) or (0,) * len(fresh)
@@ -219,7 +219,7 @@ class Counted:
         return sum(fresh)
 
     def _fresh(self, key: bytes, value: bytes) -> Sequence[int]:
-        """The hits on each CPU that are not settled."""
+        """Return the hits on each CPU that are not in ``_settled`` yet."""
         hits, before = _each_cpu(value), self._before.get(key)
         return (
             hits if before is None else [max(0, now - then) for now, then in zip(hits, before, strict=True)]

@@ -228,7 +228,7 @@ class Pipeline:
                 self._ended(record.pid)
 
     def _forget_values(self) -> None:
-        """Pointers may have other names from now on."""
+        """Drop decoded values: pointers in them may need other names."""
         for each in self._values:
             each.forget()
 

@@ -146,7 +146,7 @@ class UserNames:
         self._frozen = mappings is not None
 
     def freeze(self) -> None:
-        """Keep what is known: what comes from now on is told otherwise."""
+        """Do not read the memory map again; later changes come from records."""
         self._frozen = True
 
     def snapshot(self) -> bool:
@@ -209,7 +209,7 @@ class UserNames:
 
     @property
     def code(self) -> Collection[Mapping]:
-        """The code of the program and of each library, as of the last snapshot."""
+        """The executable mappings of the program and of its libraries, as of the last snapshot."""
         return {
             mapping.file_key: mapping
             for mapping in self._mappings
@@ -217,7 +217,7 @@ class UserNames:
         }.values()
 
     def loaded(self, mapping: Mapping) -> Loaded | None:
-        """The program or library that has a mapping."""
+        """Return the program or library that a mapping belongs to."""
         files = self._cache.open(self.pid, mapping)
         return loaded_at(files, self._bias(mapping), self.library(mapping.path))
 

@@ -87,7 +87,7 @@ class Users:
             self._read_map(pid)
 
     def _read_map(self, pid: int) -> None:
-        """Read a memory map for the last time: from now on, the records tell."""
+        """Read a memory map for the last time; later changes come from records."""
         names = self._names(pid)
         names.snapshot()
         names.freeze()
@@ -262,7 +262,7 @@ class Users:
         return names
 
     def _code(self, pid: int) -> Iterator[MmapRecord]:
-        """The executable mappings that were told, the newest first."""
+        """Return the recorded executable mappings, the newest first."""
         known = self._recorded.get(pid, _NOTHING)
         return (record for record in known.newest_first() if isinstance(record, MmapRecord))
 
@@ -326,7 +326,7 @@ class Users:
 
 
 def _replaces(later: MmapRecord | DataRecord, code: MmapRecord | Mapping) -> bool:
-    """Return True if other memory has come to a file's code, or to what lies before it, of which none is its .bss."""
+    """Return True if a later mapping of another file covers this code, or the part of its file before it."""
     overlaps = later.start < _end(code) and code.start - code.offset < later.start + later.length
     return overlaps and later.path.removesuffix(DELETED) != code.path.removesuffix(DELETED)
 

@@ -41,7 +41,7 @@ class Values:
         self.of = _counter(layout) if layout else self._known.__getitem__
 
     def forget(self) -> None:
-        """Addresses may have other names from now on."""
+        """Drop decoded values: the names of the addresses in them may have changed."""
         self._known.clear()
 
 

@@ -45,7 +45,7 @@ class Whose:
             self._session.run.notes += self._session.further_copies(self._users)
 
     def _mapped(self, data: bytes) -> None:
-        """Name what was counted before other code comes."""
+        """Name what was counted so far, as new code may replace the old."""
         self._users.hold(data)
         self._catch_up()
 

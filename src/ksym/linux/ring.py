@@ -17,7 +17,7 @@ class Drained(Protocol):
 
     @property
     def cpu(self) -> int:
-        """Whose records they are; -1: nobody's."""
+        """The CPU that the records come from; -1: none."""
         ...
 
     def drain(self) -> bytes:

@@ -42,9 +42,9 @@ class Chains:
         self._spaces = spaces
         self._free_seeds = list(range(shape.first_placed_seed, shape.seeds))
         self._seeds: dict[tuple[int, int, int], int] = {}
-        """Numbers of the seeds of placed variables, by watch, process and address."""
+        """Seed number of each placed variable, by (watch, PID, address)."""
         self._numbers: dict[tuple[int, int, int], int | None] = {}
-        """Numbers of the places of placed variables, by the same."""
+        """Place number of each placed variable, by (watch, PID, address)."""
         self._shared: dict[tuple[int, Hashable], int] = {}
         """Keys in ``chains`` of memory that several processes have."""
 
@@ -92,7 +92,7 @@ class Chains:
         memories.update(_word(memory), b"".join(map(_word, sorted(keys)[:PLACES])).ljust(MEMORY_BYTES, b"\0"))
 
     def places(self) -> list[tuple[int, int, int]]:
-        """What is placed: number of the watch, process, address."""
+        """Return (watch, PID, address) of each placed variable."""
         return list(self._seeds)
 
     def seed(self, watch: int, pid: int, base: int, value: bytes) -> None:
@@ -116,7 +116,7 @@ class Chains:
             self._free_seeds.append(number)
 
     def inherited(self, place: int, watch: int, pid: int, base: int) -> bool | None:
-        """Return True if the memory of a process is a place's, or was forked from it: it has the place's registers.
+        """Return True if a process has the registers of a place: its memory is the place's, or a fork of it.
 
         None where that is not known, as chains do not follow forks.
         """
@@ -127,11 +127,11 @@ class Chains:
         return None if number == 0 else number == place + 1
 
     def unload(self, watch: int, pid: int, base: int) -> None:
-        """Pass over the hits of a process that has unloaded a variable, while others go on with its registers."""
+        """Ignore the hits of a process that has unloaded a variable while others keep its registers."""
         self._change(watch, pid, base, over=True)
 
     def reload(self, watch: int, pid: int, base: int, value: bytes | None) -> None:
-        """Take the hits of a process again that has a variable back at its address.
+        """Count the hits of a process again that has reloaded a variable at its address.
 
         Args:
             watch: Number of the watch.
@@ -142,7 +142,7 @@ class Chains:
         self._change(watch, pid, base, over=False, value=value)
 
     def unloaded(self, watch: int, pid: int, base: int) -> bool:
-        """Return True if the hits of a process are passed over: it, or one that it was forked from, has unloaded."""
+        """Return True if the hits of a process are ignored: it, or an ancestor, has unloaded the variable."""
         chains, memory = self._maps.get("chains"), self._memory_now(pid)
         chain = chains.get(_key(memory, watch, base)) if chains and memory else None
         return chain is not None and _field(chain, Chain.OVER) != 0
@@ -162,7 +162,7 @@ class Chains:
             chains.update(key, (head + (value or b"") * known).ljust(self._shape.chain_bytes, b"\0"))
 
     def _memory_now(self, pid: int) -> int | None:
-        """The memory of a process; that of one without a place is looked up anew, as nobody tells of its exec."""
+        """Return the key of a process's address space; look it up anew if the process has no place."""
         if self._spaces is None or any(pid == each for _, each, _ in self._seeds):
             return self._memory(pid)
         self._spaces.forget(pid)
@@ -172,7 +172,7 @@ class Chains:
             self._spaces.forget(pid)
 
     def end_chains(self, place: int) -> None:
-        """End all chains of a place that has ended, in whichever memory."""
+        """Delete all chains of a place that has ended, in every address space."""
         self._numbers = {spot: number for spot, number in self._numbers.items() if number != place}
         chains = self._maps.get("chains")
         if chains is None or self._spaces is None:
@@ -190,7 +190,7 @@ class Chains:
             self._spaces.forget(pid)
 
     def last(self, watch: int, pid: int, base: int) -> bytes | None:
-        """What the last access has left in a user variable; None where that is not known."""
+        """Return the value that the last access left in a user variable; None if unknown."""
         chains, memory = self._maps.get("chains"), self._memory(pid)
         chain = chains.get(_key(memory, watch, base)) if chains and memory else None
         if chains is None or chain is None:
@@ -201,12 +201,12 @@ class Chains:
         return self._shared_state.end_of(chain, self._lengths[watch]) if chain else None
 
     def _chain(self, seed: int, shared: int = 0, place: int | None = None) -> bytes:
-        """A chain without a value yet."""
+        """Return a chain that has no value yet."""
         number = 0 if place is None else place + 1
         return struct.pack("=QQQQQQ", 0, 0, seed, shared, 0, number).ljust(self._shape.chain_bytes, b"\0")
 
     def _memory(self, pid: int) -> int | None:
-        """The memory of a process, as ``chains`` has it."""
+        """Return the key of a process's address space in ``chains``."""
         if self._spaces is None:
             return pid
         return self._spaces.of(pid)

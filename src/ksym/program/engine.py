@@ -310,7 +310,7 @@ class Engine:
         return self._maps["comms"].items(COMM_BYTES)
 
     def drop_counts(self, keys: Iterable[bytes]) -> None:
-        """Make room in ``counts``: nobody counts by these keys any more."""
+        """Delete elements of ``counts`` that no thread can change any more."""
         for key in keys:
             self._maps["counts"].delete(key)
 

@@ -250,7 +250,7 @@ class Recorder:
         }
 
     def _add_events(self) -> None:
-        """Tell of events that have come since the file was begun."""
+        """Write the events that were opened since the file was begun."""
         if len(self._armed.planned) > self._planned:
             self._note("events", self._events_data(self._planned))
             self._planned = len(self._armed.planned)

@@ -126,7 +126,7 @@ class PerfWriter:
         self._name(events)
 
     def add(self, events: Sequence[Event]) -> None:
-        """Take events that came after the file was begun; in front of their first records.
+        """Write events that were opened after the file was begun; call it before their first records.
 
         perf takes them so from a pipe (struct perf_record_header_attr), and from a file as well.
         """

@@ -217,13 +217,13 @@ def inherited(engine: Engine, place: Place, pid: int) -> bool | None:
 
 
 def unload(engine: Engine, place: Place, pid: int) -> None:
-    """Pass over what a process does at the addresses of a place from now on."""
+    """Ignore the hits of a process at the addresses of a place from now on."""
     for watch, base in _variables(engine, place):
         engine.chains.unload(watch.index, pid, base)
 
 
 def reload(engine: Engine, place: Place, pid: int, kernel: Kernel) -> None:
-    """Go on with a process that has the variables of a place back; it is held."""
+    """Count the hits of a process again that has reloaded the file of a place; the process is held."""
     from ksym.runs.held import Held, Spot
 
     held = Held(engine, kernel)
@@ -234,7 +234,7 @@ def reload(engine: Engine, place: Place, pid: int, kernel: Kernel) -> None:
 
 
 def unloaded(engine: Engine, place: Place, pid: int) -> bool:
-    """Return True if what a process does at the addresses of a place is passed over."""
+    """Return True if the hits of a process at the addresses of a place are ignored."""
     return any(engine.chains.unloaded(watch.index, pid, base) for watch, base in _variables(engine, place))
 
 

@@ -62,19 +62,19 @@ class Following:
             (state.started for place in places.first if (state := process_state(place.pid))), default=0
         )
         self._cause: tuple[str, str] | None = None
-        """Why nobody is held, though files are waited for, and what to do about it."""
+        """Why processes cannot be held, and what to do about it; None if they can."""
         self._past: deque[tuple[float, int]] = deque()
         """Places that have ended: when, and their numbers."""
         self._late: Counter[int] = Counter()
         """How often the variables of a process were found again only after they could have been accessed."""
         self._gone: set[int] = set()
-        """Numbers of the places whose processes have ended or run another program; what those have forked may live."""
+        """Numbers of the places whose own process has ended or run another program; forked children may remain."""
         self._executed: set[int] = set()
-        """Numbers of the places whose processes have run another program."""
+        """Numbers of the places whose own process has run another program."""
         self._over: set[tuple[int, int]] = set()
-        """Numbers of places and processes for which they have ended, while others have them still."""
+        """(place number, PID): the place has ended for this process, but other processes still have it."""
         self._unsure: set[int] = set()
-        """Such processes, where no programs pass over what they do since."""
+        """PIDs of processes whose hits may be foreign, because no BPF program filters them."""
 
     def begin(self) -> None:
         """See Follower."""
@@ -144,7 +144,7 @@ class Following:
         return told
 
     def _not_held(self) -> list[str]:
-        """Say what may have been missed where nobody is held; a short life leaves no trace to find it by.
+        """Report what may have been missed because processes cannot be held.
 
         A program that COMMAND has become itself, and that has not run another one, has had one life only.
         """
@@ -174,7 +174,7 @@ class Following:
         return told
 
     def _left(self) -> None:
-        """End the places whose processes have ended or run another program, but for what those have forked."""
+        """End the places whose processes have ended or run another program, unless forked children remain."""
         living, left = self._armed.lives.living(), self._armed.lives.left()
         self._executed |= self._armed.lives.executed()
         for place in self._armed.scope.places:
@@ -188,7 +188,7 @@ class Following:
                 self._end(place, process_left=True)
 
     def _unloaded_or_back(self, place: Place, pid: int, *, came_back: bool = False) -> bool:
-        """End a place for a process that has unloaded its file, and begin it anew for one that has it back there.
+        """End a place for a process that has unloaded the file; restart it for one that has reloaded it there.
 
         Where other processes have it still, an event that one of them has inherited cannot be closed by itself. Then
         programs pass over what this one does.
@@ -233,7 +233,7 @@ class Following:
         return unloaded(self._armed.engine, place, pid)
 
     def _unloaded(self) -> list[str]:
-        """End the places whose files were unloaded, as far as nobody is held for that; return what to tell."""
+        """End the places whose files were unloaded by processes that are not held; return what to report."""
         told = []
         left = self._armed.lives.left()
         for place in self._armed.scope.places:
@@ -293,7 +293,7 @@ class Following:
             seed(engine, place, self._kernel)
 
     def _has_registers(self, pid: int, place: Place) -> bool:
-        """Return True if a process has the events of a place: its own, or inherited ones."""
+        """Return True if a process has the registers of a place, opened in it or inherited."""
         if not place.addresses:
             return False
         if place.pid == pid:
@@ -310,7 +310,7 @@ class Following:
         return self._descends(pid, place.pid) is not False
 
     def _descends(self, pid: int, ancestor: int) -> bool | None:
-        """Return True if a process was started by another one, or by what that started; None if that is not known."""
+        """Return True if a process is a descendant of another one; None if that is not known."""
         ours = self._named | self._armed.pids | {os.getpid()}
         for _ in range(_ANCESTORS):
             if pid == ancestor:

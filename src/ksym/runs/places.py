@@ -121,7 +121,7 @@ class Places:
         return self.at(pid, variables)
 
     def file(self, place: Place) -> str | None:
-        """Return the file that the variables of a place belong to, as it was asked for."""
+        """Return the file that a place's variables belong to, as named in the request."""
         roots = [self._root(index) for index in place.addresses or ()]
         return next((root.object for root in roots if isinstance(root, UserSymbol)), None)
 

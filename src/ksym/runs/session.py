@@ -185,7 +185,7 @@ class Session:
         return further_copies(self.plan.watches, watched, loaded)
 
     def foreign(self, recorded: int = 0) -> list[str]:
-        """Say how many hits were of other memory at a variable's address, with those that records have told."""
+        """Report how many hits were on other memory at a variable's address; ``recorded`` ones included."""
         count = recorded + self.armed.foreign()
         if not count:
             return []

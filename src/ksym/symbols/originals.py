@@ -40,7 +40,7 @@ class Originals:
         self._kept.clear()
 
     def is_that_of(self, name: str, device: int, inode: int) -> bool:
-        """Return True if a file, by its numbers in a memory map, is the one that had the name."""
+        """Return True if a file in a memory map is the one that the name led to at the start."""
         kept = self._kept.get(name)
         return kept is not None and inode in kept.numbers and same_device(device, kept.device)
 
@@ -50,7 +50,7 @@ class Originals:
         return frozenset() if kept is None else kept.numbers
 
     def path(self, name: str) -> str | None:
-        """Return a path that leads this process to the file, whatever became of its name; None if it is not kept."""
+        """Return a path by which ksym can open the file, even if it was renamed or removed; None if it is not kept."""
         kept = self._kept.get(name)
         return None if kept is None else f"/proc/self/fd/{kept.fd}"
 

@@ -56,7 +56,7 @@ class Wanted:
         return found if any(found) else None
 
     def in_use(self, pid: int) -> set[str]:
-        """Return the names of those files of a process that its code may have used: the dynamic linker is through."""
+        """Return the names of the files that a process may have used, because they are already relocated."""
         found = set()
         with contextlib.suppress(KsymError), Process(pid, self._originals) as process:
             for name in self.names:

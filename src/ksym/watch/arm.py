@@ -417,7 +417,7 @@ class ArmedWatch:
         return [total - self._own(index) for index, total in enumerate(totals)]
 
     def _own(self, index: int) -> int:
-        """Hits that nobody asked for: ksym's own, to learn what the variable holds, the kernel's, and foreign ones."""
+        """Hits to leave out: ksym's own reads, the kernel's accesses, and hits after the variable was unloaded."""
         if self.engine is None:
             return 0
         from ksym.program.shared import Cell

@@ -28,12 +28,12 @@ class Placements:
     def __init__(self, wanted: Wanted, voice: Voice, *, begun: bool) -> None:
         self._wanted, self._voice, self._begun = wanted, voice, begun
         self._partly: dict[int, tuple[int, list[str]]] = {}
-        """Processes that went on with a part of the files: which program each ran, and with which files."""
+        """Processes that run with only some of the files: the program of each, and the files that it has."""
         self._missed: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        """By files, the processes that used them unseen, which is to be told still."""
+        """To be reported: by the files that they had, processes that used these files before they were watched."""
 
     def of(self, pid: int, program: int) -> Placement | None:
-        """Return where a process has the files; None if it has not enough of them to be held.
+        """Return where a process has the files; None if it need not be held.
 
         Args:
             pid: The process.
@@ -52,7 +52,7 @@ class Placements:
         return None
 
     def begin(self) -> None:
-        """Note that a process with all files is held."""
+        """Note that a process with all files is held, so the run begins."""
         if not self._begun:
             self._begun = True
             # Those that are being started have not done anything yet, and may get the other files at once.
@@ -61,7 +61,7 @@ class Placements:
             self._tell()
 
     def close(self) -> None:
-        """Tell of all that is left to tell."""
+        """Report what has not been reported yet."""
         for pid in list(self._partly):
             self._is_over(pid)
         self._tell()
@@ -70,13 +70,13 @@ class Placements:
         return self._wanted.placement(pid) is not None and not self._wanted.in_use(pid)
 
     def _is_over(self, pid: int, among: set[str] | None = None) -> None:
-        """Note what a process did with a part of the files, or with those ``among`` them."""
+        """Note that a process used some of the files unwatched; only those in ``among``, if it is given."""
         had = tuple(name for name in self._partly.pop(pid)[1] if among is None or name in among)
         if had:
             self._missed[had].append(pid)
 
     def _tell(self) -> None:
-        """Tell of what was missed; where no process ever has all files, there is no run to tell it of."""
+        """Report what was missed; nothing if no process ever had all files, because then there was no run."""
         if not self._begun:
             return
         for had, pids in self._missed.items():

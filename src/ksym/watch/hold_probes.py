@@ -105,7 +105,7 @@ class Probes:
         self._held: dict[int, list[_Hold]] = {}
         """By process; the first one was told."""
         self._seen: dict[int, tuple[int, Placement]] = {}
-        """By process: where it had the files when it was held, and in which of its programs."""
+        """By process: the program that it ran when it was last held, and where it had the files."""
         self._cpus: Cpus | None = None
         cpus = allowed_cpus()
         if len(cpus) < 2:
@@ -210,7 +210,7 @@ class Probes:
         self._none_spins()
 
     def _none_spins(self) -> None:
-        """Use all CPUs again, unless a process spins still."""
+        """Use all CPUs again, unless a held process is still spinning."""
         if self._cpus and all(hold.how is not _How.SPINS for holds in self._held.values() for hold in holds):
             self._cpus.go_back()
 

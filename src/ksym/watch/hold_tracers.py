@@ -14,14 +14,14 @@ breakpoint for code, and end with SIGTRAP. What they trace is themselves."""
 
 
 class Tracers:
-    """Looks at programs, at each once."""
+    """Remembers which programs do not trace others."""
 
     def __init__(self) -> None:
         self._harmless: set[tuple[int, int]] = set()
-        """Programs that trace nobody, by device and inode."""
+        """Device and inode of programs that do not trace others."""
 
     def knows(self, pid: int) -> bool:
-        """Return True if a process runs a program that was looked at and traces nobody."""
+        """Return True if a process runs a program that is known not to trace others."""
         return program_of(pid) in self._harmless
 
     def may_trace(self, pid: int) -> bool:
@@ -34,7 +34,7 @@ class Tracers:
 
 
 def may_trace(pid: int) -> bool:
-    """Return True if a process runs a program that may trace others, whoever has looked at it before."""
+    """Return True if a process runs a program that may trace others, by its path and its file."""
     exe = f"/proc/{pid}/exe"
     try:
         parts = os.readlink(exe).split("/")

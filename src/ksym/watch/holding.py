@@ -137,7 +137,7 @@ class Holder:
         return notes
 
     def unmapped(self, pid: int) -> set[str]:
-        """Return the wanted files that a process has unmapped since the last call, without being held for it."""
+        """Return the wanted files that a process has unmapped, unheld, since the last call."""
         return self._unmapped.pop(pid, set())
 
     def release(self, pid: int) -> None:

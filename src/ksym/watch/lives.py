@@ -33,7 +33,7 @@ class Lives:
         """By descriptor: number of the place, the event, and the dummy event of its task."""
 
         self._ended: set[int] = set()
-        """Descriptors of events whose tasks have ended, or may have."""
+        """Descriptors of events whose tasks have ended, or may have ended."""
 
     def follow(self, place: int, event: PerfEvent, *, has_ring: bool) -> None:
         """Follow an event that was opened in a place; one for each of its threads is enough.

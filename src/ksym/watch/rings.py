@@ -123,7 +123,7 @@ class Rings:
                 self.size //= 2
 
     def describe(self, pid: int) -> None:
-        """Tell what a process is like whose changes are reported from now on only."""
+        """Add records of what a process has now; the kernel reports only later changes."""
         if self._names_user_code and self._sideband_ids:
             self._synthetic.describe(pid, self._sideband_ids[-1])
 

@@ -205,8 +205,8 @@ class Run:
         self.on_note: Callable[[str], None] = lambda note: None
         """Told of each note at once."""
         self.on_mapped: Callable[[bytes], None] = lambda records: None
-        """Given the records of mappings as soon as they are made, before the rounds; before a process is looked at that
-        has other code or may have, too, with what there is."""
+        """Called with new mapping records as soon as they arrive, before the rounds; also, maybe with none, before ksym
+        looks at a process whose code may have changed."""
         self.on_wait: Callable[[str], None] = lambda text: None
         """Told once why the run goes on though COMMAND, or the process that was named, has ended."""
         self.armed_at = 0.0

@@ -56,7 +56,7 @@ def _mmap2(pid: int, mapping: Mapping, trailer: Trailer) -> bytes:
 
 
 class Synthetic:
-    """Passes for a ring (`linux.ring.Ring`) that has the synthetic records of processes that joined a run."""
+    """Synthetic records of processes that joined a run, with the interface of a ring (`linux.ring.Ring`)."""
 
     cpu = -1
 
@@ -64,7 +64,7 @@ class Synthetic:
         self._records: list[bytes] = []
 
     def describe(self, pid: int, identifier: int) -> None:
-        """Tell what a process is like now.
+        """Add records of a process's threads and code as they are now.
 
         Args:
             pid: The process.
