@@ -119,10 +119,10 @@ class Way:
         if not self._reads and not always:
             return None
         told = (
-            f"{text} has led to another object since: to {{now}} at the last look; "
-            "what was watched is the one that it led to when it was armed"
+            f"{text} was followed once, at the start; at the last look it led elsewhere, to {{now}}, "
+            "which was not watched"
         )
-        unseen = f"where {text} led at the end is not known: its process ended between two looks, 0.2 s apart"
+        unseen = f"{text} was followed once, at the start; whether it led there to the end is not known"
         return Again(self._now, told, frozenset(self._reads), unseen)
 
     def _now(self) -> int | None:
